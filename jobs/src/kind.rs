@@ -1,0 +1,241 @@
+//! What a job kind must say, and the registry of kinds.
+//!
+//! A kind says which tasks a job has, what each needs of those before it, how one is run, and
+//! what the job's result is made of. It decides nothing about where, when or how often: that is
+//! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
+//! and [`Host`] (running a task on a worker).
+
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::ids::{FileRef, PeerId, TaskId};
+use crate::message::{FailureClass, Input, Payload};
+use crate::spec::{JobSpec, SpecError};
+
+/// A job kind: `mr` and those to come. One folder each in this crate, one line in [`find`].
+pub trait Kind: Send + Sync {
+    /// Its name in `job.toml`.
+    fn name(&self) -> &'static str;
+
+    /// Its stages in order, for progress: `["map", "reduce"]`. [`TaskSpec::stage`] indexes it.
+    fn stages(&self) -> &'static [&'static str];
+
+    /// Checks the kind's part of a job's description whole and freezes it: the value that every
+    /// worker will read back, with each file of the job directory it names resolved to a
+    /// [`FileRef`]. Nothing that does not determine the outputs may be in it.
+    ///
+    /// # Errors
+    /// All that is wrong, not only the first.
+    fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>>;
+
+    /// The job's tasks. The same configuration and input give the same tasks, always.
+    ///
+    /// # Errors
+    /// When the input cannot be read or fits no task.
+    fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError>;
+
+    /// What `task` needs of the output of one task it depends on.
+    fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
+
+    /// The files of the result directory, by name, from the outputs of the last stage in task order.
+    ///
+    /// # Errors
+    /// When an output is not of the kind's form.
+    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<(String, FileRef)>, PlanError>;
+
+    /// Runs one attempt to its end, on a thread of its own.
+    ///
+    /// # Errors
+    /// Why the attempt failed.
+    fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError>;
+}
+
+/// The kind of this name, if there is one.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static dyn Kind> {
+    KINDS.iter().copied().find(|kind| kind.name() == name)
+}
+
+/// Every kind there is.
+pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce];
+
+/// One task, as its kind planned it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    /// Index into [`Kind::stages`].
+    pub stage: u16,
+    /// What the kind's [`Kind::run`] reads back.
+    pub body: Bytes,
+    /// The tasks whose outputs it needs: all of an earlier stage, or none.
+    pub needs: Range<u32>,
+    /// Draws tasks on the same data to the same peer (rendezvous hash); none, to any.
+    pub affinity: Option<[u8; 32]>,
+    /// Input bytes, to balance load; a guess is fine.
+    pub weight: u64,
+}
+
+/// A job directory while a job is checked.
+pub trait JobFiles {
+    /// The file at `path` (relative, `/` between parts), if there is one.
+    fn find(&self, path: &str) -> Option<FileRef>;
+    /// The bytes of a file found, at most `limit`.
+    ///
+    /// # Errors
+    /// When it is longer than `limit` or cannot be read.
+    fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes>;
+    /// Checks that `module` is wasm (or wat) that exports `memory`, `ipdc_alloc` and `function`,
+    /// and imports nothing but what the sandbox has.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the user.
+    fn check_module(&self, module: &FileRef, function: &str) -> Result<(), String>;
+}
+
+/// A job's input while it is planned: a file, or a directory of files.
+pub trait Tree {
+    /// Its files by path, sorted by path bytes; one file with an empty path when the input is a file.
+    ///
+    /// # Errors
+    /// When a directory block cannot be had.
+    fn files(&self) -> io::Result<Vec<(String, FileRef)>>;
+    /// A reader of one of its files.
+    ///
+    /// # Errors
+    /// When its root block cannot be had.
+    fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>>;
+}
+
+/// Reads of a file anywhere in it.
+pub trait ReadAt: Send {
+    /// The file's length in bytes.
+    fn len(&self) -> u64;
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Up to `want` bytes from `offset`, at least one unless `offset` is at the end. Blocks are
+    /// checked against their CID and handed over without a copy where that can be.
+    ///
+    /// # Errors
+    /// When a block cannot be had; its kind is `NotFound` when nobody has it.
+    fn read_at(&mut self, offset: u64, want: usize) -> io::Result<Bytes>;
+}
+
+/// A task's input could not be made sense of.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The input could not be read.
+    #[error("the input could not be read")]
+    Read(#[from] io::Error),
+    /// The kind's own words.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// One attempt's work.
+pub struct Work<'a> {
+    /// The job's frozen configuration.
+    pub config: &'a Value,
+    /// The task's number.
+    pub task: TaskId,
+    /// [`TaskSpec::body`].
+    pub body: &'a [u8],
+    /// The outputs it depends on, in task order.
+    pub inputs: &'a [Input],
+}
+
+/// The worker's side of the world, for one attempt. Every call may block; every call fails with
+/// [`TaskError::Stopped`] soon after the attempt is revoked.
+pub trait Host: Sync {
+    /// A reader of `file`; blocks not held here are fetched, `holders` first.
+    ///
+    /// # Errors
+    /// [`TaskError::Missing`] when nobody has its root.
+    fn open(&self, file: &FileRef, holders: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError>;
+
+    /// A writer of a new file.
+    ///
+    /// # Errors
+    /// When the disk is full or failing.
+    fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError>;
+
+    /// A fresh instance of the module at `file`, compiled and checked before.
+    ///
+    /// # Errors
+    /// When the module cannot be had or compiled.
+    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError>;
+
+    /// Bytes of memory that the attempt may use in all, the guest's included.
+    fn memory(&self) -> u64;
+
+    /// How far it is: input bytes done, of a total.
+    fn progress(&self, done: u64, total: u64);
+}
+
+/// What a file that a task writes is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasting {
+    /// Addressed and served until the job ends; not flushed to disk, not pinned.
+    Scratch,
+    /// Part of the result: flushed to disk.
+    Kept,
+}
+
+/// Writes one file of a task's output.
+pub trait FileWriter: Send {
+    /// Appends.
+    ///
+    /// # Errors
+    /// When the disk is full or failing, or the output limit is reached.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TaskError>;
+    /// Ends the file and names it.
+    ///
+    /// # Errors
+    /// As [`FileWriter::write`].
+    fn finish(self: Box<Self>) -> Result<FileRef, TaskError>;
+}
+
+/// One instance of a user's code.
+pub trait Guest: Send {
+    /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits:
+    /// packed records `[klen u32 LE][vlen u32 LE][key][value]…`, each call whole records only.
+    ///
+    /// # Errors
+    /// A trap, a limit reached, or what `sink` failed with.
+    fn call(
+        &mut self,
+        function: &str,
+        input: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError>;
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The attempt was revoked, or the node stops. Nobody is to blame.
+    #[error("the attempt was stopped")]
+    Stopped,
+    /// Blocks of a file that nobody has.
+    #[error("{message}")]
+    Missing {
+        /// The file.
+        file: Box<FileRef>,
+        /// Which block, who was asked, what they said.
+        message: String,
+    },
+    /// Any other failure.
+    #[error("{message}")]
+    Failed {
+        /// Whose fault.
+        class: FailureClass,
+        /// The stable code, `IPDC-xxxx`.
+        code: &'static str,
+        /// What happened.
+        message: String,
+    },
+}

@@ -1,0 +1,25 @@
+//! What a job is and who does what next.
+//!
+//! This crate is pure: no I/O, no async runtime, no clock, no randomness of its own. Time is a
+//! [`std::time::Duration`] since the owner's start, given from outside. What touches the world
+//! (sockets, disks, wasm) lives in `ipdc-node` and reaches this crate through traits.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`ids`] | the names: peers, jobs, tasks, attempts, epochs, content |
+//! | [`spec`] | `job.toml`: parsing and checking |
+//! | [`manifest`] | the signed, frozen description of a submitted job |
+//! | [`message`] | what controllers and workers say to each other |
+//! | [`kind`] | what a job kind must say; the registry of kinds |
+//! | [`mr`] | the map-reduce kind |
+//! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
+//! | [`sim`] | the deterministic swarm simulator that tests the engine |
+
+pub mod engine;
+pub mod ids;
+pub mod kind;
+pub mod manifest;
+pub mod message;
+pub mod mr;
+pub mod sim;
+pub mod spec;

@@ -1,0 +1,29 @@
+//! The ipdc node: everything that touches the world.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`home`], [`config`] | the node's directory, its settings |
+//! | [`swarm`] | identity, admission, peers, streams |
+//! | [`blocks`] | content-addressed blocks, UnixFS, exchange between nodes |
+//! | [`broker`] | the embedded MQTT broker and the links between nodes' brokers |
+//! | [`runtime`] | the sandbox that runs user code |
+//! | [`state`] | the SQLite file: what must survive a crash |
+//! | [`worker`] | runs attempts |
+//! | [`controller`] | accepts jobs and drives their engines |
+//! | [`api`] | HTTP for the command line and programs |
+//! | [`cli`] | the command line |
+//!
+//! Dependencies point one way: `cli → api → controller, worker → broker, blocks, runtime → swarm,
+//! state → home, config`; and `node → jobs`. Nothing here knows a job kind by name.
+
+pub mod api;
+pub mod blocks;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod home;
+pub mod runtime;
+pub mod state;
+pub mod swarm;
+pub mod worker;

@@ -1,0 +1,3 @@
+//! The `ipdc` binary.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The closed swarm: identity, admission, peers, streams.
+
+pub mod streams;
