@@ -60,9 +60,9 @@ pub enum StateError {
     #[diagnostic(code("IPDC-1303"), help("use the newer ipdc that made it"))]
     Newer {
         /// Its version.
-        found: usize,
+        found: u32,
         /// Ours.
-        known: usize,
+        known: u32,
     },
     /// The node is stopping.
     #[error("the node's database is closed")]
@@ -138,13 +138,13 @@ impl Db {
 }
 
 fn migrate(connection: &mut Connection) -> Result<(), StateError> {
-    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = MIGRATIONS.len();
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = MIGRATIONS.len() as u32;
     if found > known {
         return Err(StateError::Newer { found, known });
     }
     let transaction = connection.transaction()?;
-    for migration in &MIGRATIONS[found..] {
+    for migration in &MIGRATIONS[found as usize..] {
         transaction.execute_batch(migration)?;
     }
     transaction.pragma_update(None, "user_version", known)?;
