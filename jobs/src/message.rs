@@ -94,6 +94,8 @@ pub enum WorkerOrder {
     Query,
     /// Hold these files and pin them: the job's result. Repeated until answered.
     Store {
+        /// The job's signed manifest: this may be the first that the worker hears of the job.
+        manifest: FileRef,
         /// Roots to fetch whole: the result, the report.
         roots: Vec<Cid>,
         /// Peers that hold them.
@@ -203,6 +205,11 @@ pub enum Outcome {
         tasks: Vec<TaskId>,
         /// Who was asked and what they said, for the user.
         message: String,
+    },
+    /// It was handed back without an end: the node is stopping. Nobody is to blame.
+    Returned {
+        /// Why, for the user.
+        reason: String,
     },
 }
 
