@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
-const BATCH_LIMIT: usize = 256;
+pub const BATCH_LIMIT: usize = 256;
 
 /// Calls that may wait; a caller beyond that waits for room.
 const QUEUE_LIMIT: usize = 4096;
