@@ -97,6 +97,7 @@ pub enum WorkerOrder {
         /// The job's signed manifest: this may be the first that the worker hears of the job.
         manifest: FileRef,
         /// Roots to fetch whole: the result, the report.
+        #[serde(with = "crate::ids::cid_text::list")]
         roots: Vec<Cid>,
         /// Peers that hold them.
         holders: Vec<PeerId>,
@@ -141,6 +142,7 @@ pub enum ControllerNote {
     /// Whether the files of a [`WorkerOrder::Store`] are held.
     Stored {
         /// The roots asked for.
+        #[serde(with = "crate::ids::cid_text::list")]
         roots: Vec<Cid>,
         /// None when they are; else why not.
         error: Option<String>,
