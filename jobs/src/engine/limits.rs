@@ -37,6 +37,9 @@ pub struct Limits {
     /// After a connection broke, how long its peer may take to come back before its attempts
     /// count as lost. A node redials within a second.
     pub down_grace: Duration,
+    /// How long a peer may be away before what only it holds counts as lost and is made again. A
+    /// reader that needs it sooner finds out by itself.
+    pub holder_gone: Duration,
     /// The pause before a failed task is tried again; doubled each time.
     pub retry: Duration,
     /// The longest such pause.
@@ -95,6 +98,7 @@ impl Default for Limits {
             resend: Duration::from_secs(1),
             resend_max: Duration::from_secs(30),
             down_grace: Duration::from_secs(3),
+            holder_gone: Duration::from_secs(30),
             retry: Duration::from_millis(200),
             retry_max: Duration::from_secs(60),
             guest_tries: 3,

@@ -1,7 +1,6 @@
 //! What goes into an engine and what comes out of it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +28,9 @@ pub struct JobPlan {
     pub kind: &'static dyn Kind,
     /// What a peer must have to work for this job, besides the manifest's memory.
     pub needs: Needs,
+    /// The peers that are connected now, this node among them: known at once, so that the first
+    /// of them is not given everything. Later ones come by [`Event::PeerUp`].
+    pub peers: Vec<(PeerId, PeerFacts)>,
     /// The bounds to keep.
     pub limits: super::Limits,
 }
@@ -47,6 +49,20 @@ pub enum Runtime {
     Process,
     /// A container.
     Container,
+}
+
+impl Runtime {
+    /// Its name in `job.toml` and to users.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Runtime::Wasm => "wasm",
+            Runtime::Wasi => "wasi",
+            Runtime::Python => "python",
+            Runtime::Process => "process",
+            Runtime::Container => "container",
+        }
+    }
 }
 
 /// What a peer must have to work for a job.
@@ -383,5 +399,3 @@ pub struct Counters {
     pub other_epochs: u64,
 }
 
-/// Time since the owner's start.
-pub(crate) type Instant = Duration;
