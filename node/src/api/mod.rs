@@ -1,1 +1,4 @@
-//! HTTP.
+//! HTTP for the command line and programs.
+
+pub mod client;
+pub mod types;
