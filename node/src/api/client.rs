@@ -4,7 +4,6 @@
 //! may ask. It keeps nothing but its connection pool. Every wait has a bound: an answer comes
 //! within [`ANSWER_LIMIT`], and a transfer that moves no byte for [`STALL_LIMIT`] is given up.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -22,10 +21,11 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use super::problem::{ErrorBody, Reported};
 use super::types::{
-    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, ErrorBody, Invite,
-    InviteRequest, JobLogs, JobQuery, JobView, Listing, NewDir, Peer, Pin, Problem, Revocation,
-    RunInfo, Status, Stop, Submission, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
+    JobLogs, JobQuery, JobView, Listing, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo, Status,
+    Stop, Submission, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -117,100 +117,23 @@ pub enum ClientError {
     /// The node said no.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] Reported),
 }
-
-/// A node's own error, as it came over HTTP.
-#[derive(Debug)]
-pub struct Refusal {
-    /// The answer's status, 400 and above.
-    pub status: StatusCode,
-    problem: Problem,
-    cause: Option<Box<Cause>>,
-    details: Vec<Detail>,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, problem: Problem) -> Self {
-        let cause =
-            problem.causes.iter().rev().fold(None, |next, message| {
-                Some(Box::new(Cause { message: message.clone(), next }))
-            });
-        let details = problem.details.iter().cloned().map(Detail).collect();
-        Refusal { status, problem, cause, details }
-    }
-
-    /// The error as it travelled.
-    #[must_use]
-    pub fn problem(&self) -> &Problem {
-        &self.problem
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problem.message)
-    }
-}
-
-impl std::error::Error for Refusal {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.cause.as_deref().map(|cause| cause as _)
-    }
-}
-
-impl Diagnostic for Refusal {
-    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        Some(Box::new(&self.problem.code))
-    }
-
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.problem.help.as_ref().map(|help| Box::new(help) as _)
-    }
-
-    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
-        if self.details.is_empty() {
-            return None;
-        }
-        Some(Box::new(self.details.iter().map(|detail| detail as _)))
-    }
-}
-
-/// One of the causes that came with an error, and those behind it.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-struct Cause {
-    message: String,
-    #[source]
-    next: Option<Box<Cause>>,
-}
-
-/// One of the several things that are wrong.
-#[derive(Debug, thiserror::Error, Diagnostic)]
-#[error("{0}")]
-struct Detail(String);
 
 /// How far a transfer is. Clones share it, so that a progress bar can watch.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<MeterState>);
-
-#[derive(Debug, Default)]
-struct MeterState {
-    moved: AtomicU64,
-    /// Whether we wait for our own side (a slow pipe on stdin), not for the node.
-    reading: AtomicBool,
-}
+pub struct Meter(Arc<AtomicU64>);
 
 impl Meter {
     /// Bytes moved so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.0.moved.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Counts `bytes` as moved.
     pub fn add(&self, bytes: u64) {
-        self.0.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -313,10 +236,19 @@ impl Client {
         query: AddQuery,
         meter: &Meter,
     ) -> Result<Added, ClientError> {
-        let body = reqwest::Body::wrap_stream(metered(bytes, meter.clone()));
+        // Whether it is our own side that is waited for: a slow pipe is no stalled node.
+        let reading = Arc::new(AtomicBool::new(false));
+        let body = reqwest::Body::wrap_stream(chunks(bytes, meter.clone(), reading.clone()));
         let request = self.request(Method::POST, &["files"]).query(&query).body(body);
-        let response = self.unless_stalled(meter, request.send()).await?;
-        let response = response.map_err(|source| self.unreachable(source))?;
+        let mut answer = pin!(request.send());
+        let response = loop {
+            let before = meter.bytes();
+            match timeout(STALL_LIMIT, &mut answer).await {
+                Ok(response) => break response.map_err(|source| self.unreachable(source))?,
+                Err(_) if meter.bytes() > before || reading.load(Ordering::Relaxed) => {}
+                Err(_) => return Err(self.silent(STALL_LIMIT)),
+            }
+        };
         self.read_answer(response).await
     }
 
@@ -457,7 +389,7 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &[impl AsRef<str>]) -> RequestBuilder {
-        let mut url = Url::parse(&format!("http://{}{}", self.run.http, super::types::PREFIX))
+        let mut url = Url::parse(&format!("http://{}{}", self.run.http, PREFIX))
             .expect("a socket address makes an http URL");
         url.path_segments_mut().expect("an http URL has a path").extend(path);
         self.http.request(method, url).bearer_auth(&self.token)
@@ -490,7 +422,7 @@ impl Client {
         }
         let body = self.read_body(response).await?;
         match serde_json::from_slice(&body) {
-            Ok(ErrorBody { error }) => Err(Refusal::new(status, error).into()),
+            Ok(ErrorBody { error }) => Err(Reported::with_status(error, status.as_u16()).into()),
             Err(source) => Err(self.unreadable(format!("status {status}: {source}"))),
         }
     }
@@ -504,24 +436,6 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
-    }
-
-    /// Waits for `work` as long as `meter` moves or our own side is what is waited for.
-    async fn unless_stalled<T>(
-        &self,
-        meter: &Meter,
-        work: impl Future<Output = T>,
-    ) -> Result<T, ClientError> {
-        let mut work = pin!(work);
-        loop {
-            let before = meter.bytes();
-            match timeout(STALL_LIMIT, &mut work).await {
-                Ok(value) => return Ok(value),
-                Err(_) if meter.bytes() > before => {}
-                Err(_) if meter.0.reading.load(Ordering::Relaxed) => {}
-                Err(_) => return Err(self.silent(STALL_LIMIT)),
-            }
-        }
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
@@ -550,7 +464,7 @@ pub struct Download {
 impl Download {
     /// How many bytes there will be, when the node said so.
     #[must_use]
-    pub fn len(&self) -> Option<u64> {
+    pub fn size(&self) -> Option<u64> {
         self.response.content_length()
     }
 
@@ -574,19 +488,20 @@ async fn next_chunk(
     }
 }
 
-/// The bytes of `source` in chunks, counted by `meter` when the connection takes the next one.
-fn metered(
+/// The bytes of `source` in chunks, counted by `meter`; `reading` says whether one is waited for.
+fn chunks(
     source: impl AsyncRead + Send + Unpin + 'static,
     meter: Meter,
+    reading: Arc<AtomicBool>,
 ) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::try_unfold((source, meter), |(mut source, meter)| async move {
+    stream::try_unfold((source, meter, reading), |(mut source, meter, reading)| async move {
         let mut chunk = BytesMut::with_capacity(CHUNK);
-        meter.0.reading.store(true, Ordering::Relaxed);
+        reading.store(true, Ordering::Relaxed);
         let read = source.read_buf(&mut chunk).await;
-        meter.0.reading.store(false, Ordering::Relaxed);
+        reading.store(false, Ordering::Relaxed);
         let read = read?;
         meter.add(read as u64);
-        Ok((read > 0).then(|| (chunk.freeze(), (source, meter))))
+        Ok((read > 0).then(|| (chunk.freeze(), (source, meter, reading))))
     })
 }
 
@@ -612,6 +527,7 @@ mod tests {
     use axum::routing::{get, post};
     use ipdc_jobs::ids::{CODEC_RAW, cid_of};
 
+    use super::super::problem::Problem;
     use super::*;
 
     async fn client_of(router: Router) -> Client {
@@ -681,8 +597,8 @@ mod tests {
         );
         let error = client_of(router).await.status().await.unwrap_err();
         assert_eq!(Problem::of(&error), problem);
-        let ClientError::Refused(refusal) = error else { panic!("{error:?}") };
-        assert_eq!(refusal.status, StatusCode::BAD_REQUEST);
+        let ClientError::Refused(reported) = error else { panic!("{error:?}") };
+        assert_eq!(reported.status(), Some(400));
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
 //! HTTP for the command line and programs.
 
 pub mod client;
+pub mod problem;
 pub mod types;

@@ -15,6 +15,8 @@ use rust_ipfs::Multiaddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::problem::Problem;
+
 /// The first part of every path.
 pub const PREFIX: &str = "/v1";
 
@@ -489,55 +491,6 @@ pub struct AttemptFailure {
     pub message: String,
 }
 
-/// Body of every answer with a status of 400 and above.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ErrorBody {
-    /// What went wrong.
-    pub error: Problem,
-}
-
-/// An error in a form that travels: what `miette` prints, as data.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// The stable code, `IPDC-xxxx`; each has a page in `docs/errors/`.
-    pub code: String,
-    /// What happened.
-    pub message: String,
-    /// Why, nearest cause first.
-    #[serde(default)]
-    pub causes: Vec<String>,
-    /// What to do.
-    #[serde(default)]
-    pub help: Option<String>,
-    /// Each thing that is wrong, when there are several: `job.toml:3: …`.
-    #[serde(default)]
-    pub details: Vec<String>,
-}
-
-impl Problem {
-    /// The same error as data. An error without a code gets [`Problem::UNNAMED`].
-    #[must_use]
-    pub fn of(error: &dyn miette::Diagnostic) -> Self {
-        let mut causes = Vec::new();
-        let mut source = std::error::Error::source(error);
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
-        }
-        Problem {
-            code: error.code().map_or_else(|| Self::UNNAMED.into(), |code| code.to_string()),
-            message: error.to_string(),
-            causes,
-            help: error.help().map(|help| help.to_string()),
-            details: error.related().into_iter().flatten().map(ToString::to_string).collect(),
-        }
-    }
-
-    /// The code of an error that no page describes: a defect in ipdc, or a failure of the system
-    /// that the message itself explains.
-    pub const UNNAMED: &str = "IPDC-1699";
-}
-
 /// Names something in the swarm: `CID`, `CID/dir/file`, either also after `/ipfs/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContentPath {
@@ -753,21 +706,5 @@ mod tests {
             assert_eq!(wrong.parse::<ByteRange>(), Err(BadRange(wrong.into())));
         }
         assert_eq!(ByteRange { first: 7, last: None }.to_string(), "7-");
-    }
-
-    #[test]
-    fn a_problem_keeps_code_causes_and_help() {
-        #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-        #[error("outer")]
-        #[diagnostic(code("IPDC-0000"), help("do this"))]
-        struct Outer(#[source] std::io::Error);
-
-        let problem = Problem::of(&Outer(std::io::Error::other("inner")));
-        assert_eq!(problem.code, "IPDC-0000");
-        assert_eq!(problem.causes, ["inner"]);
-        assert_eq!(problem.help.as_deref(), Some("do this"));
-        let body = serde_json::to_value(ErrorBody { error: problem.clone() }).unwrap();
-        assert_eq!(body["error"]["message"], "outer");
-        assert_eq!(serde_json::from_value::<ErrorBody>(body).unwrap().error, problem);
     }
 }
