@@ -146,8 +146,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let blocks = Blocks::open(swarm.repo(), Arc::clone(&streams), home, &config.blocks, db.clone()).await?;
     let runtime = Runtime::new(home.cache());
     let broker = broker::start(broker::Options::new(&config.mqtt, home.mqtt_password()?)).await?;
-    serve_peers(Arc::clone(&broker), streams.incoming(Protocol::Mqtt));
-    let (links, incoming) = Links::new(Arc::clone(&broker), streams, home).await?;
+    let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
     let (post, mail) = Post::open(me, links, incoming);
     let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);
     let controller = Controller::start(controller::Context {
@@ -197,14 +196,6 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
     tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
     Ok(node)
-}
-
-fn serve_peers(broker: Arc<dyn Broker>, mut incoming: swarm::streams::Incoming) {
-    tokio::spawn(async move {
-        while let Some((peer, stream)) = incoming.recv().await {
-            broker.serve(stream, peer);
-        }
-    });
 }
 
 impl Node {

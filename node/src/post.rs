@@ -3,12 +3,15 @@
 //! A letter to this node itself goes straight to its mailbox; any other travels over the link to
 //! the peer's broker. Nothing here promises delivery: the engine repeats what matters.
 
+use std::sync::Arc;
+
 use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::message::{MESSAGE_LIMIT, ToController, ToWorker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::broker::Links;
+use crate::broker::link::Incoming;
 
 /// Letters that wait for the worker or the controllers of this node. When a mailbox is full the
 /// letter is dropped, as a link would: its sender repeats it.
@@ -28,7 +31,7 @@ enum Letter {
 #[derive(Clone)]
 pub struct Post {
     me: PeerId,
-    links: Links,
+    links: Arc<Links>,
     worker: mpsc::Sender<(PeerId, ToWorker)>,
     controllers: mpsc::Sender<(PeerId, ToController)>,
 }
@@ -47,11 +50,11 @@ impl Post {
     pub fn open(
         me: PeerId,
         links: Links,
-        mut incoming: mpsc::Receiver<(PeerId, bytes::Bytes)>,
+        mut incoming: Incoming,
     ) -> (Post, Mailboxes) {
         let (worker, worker_mail) = mpsc::channel(MAILBOX_LIMIT);
         let (controllers, controllers_mail) = mpsc::channel(MAILBOX_LIMIT);
-        let post = Post { me, links, worker, controllers };
+        let post = Post { me, links: Arc::new(links), worker, controllers };
         let inbound = post.clone();
         tokio::spawn(async move {
             while let Some((from, bytes)) = incoming.recv().await {
@@ -82,6 +85,11 @@ impl Post {
         let bytes = serde_json::to_vec(&letter).expect("a letter has string keys only");
         debug_assert!(bytes.len() <= MESSAGE_LIMIT, "the engine cuts its batches below the limit");
         self.links.send(to, bytes.into());
+    }
+
+    /// Closes the links, when what they hold is out or after a moment.
+    pub async fn close(&self) {
+        self.links.shutdown().await;
     }
 
     fn deliver(&self, from: PeerId, letter: Letter) {

@@ -16,7 +16,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::ApiError;
 use crate::broker::{Broker, Message, Properties, Sender, topics};
 use crate::node::Node;
-use crate::view::{Accepted, ErrorBody, Problem, Submission};
+use crate::problem::{ErrorBody, Problem};
+use crate::view::{Accepted, JobView, Submission};
 
 /// What a submitter hears.
 #[derive(Serialize)]
@@ -30,9 +31,7 @@ enum Answer {
 pub async fn serve(node: Arc<Node>) {
     let submissions = node.broker.subscribe(topics::SUBMIT).await;
     let cancels = node.broker.subscribe(topics::CANCELS).await;
-    for view in node.controller.views().await.unwrap_or_default() {
-        publish(&*node.broker, &topics::job(view.job), &view, true, Properties::default()).await;
-    }
+    show_now(&node).await;
     tokio::join!(submit_all(&node, submissions), cancel_all(&node, cancels), show_all(&node));
 }
 
@@ -86,14 +85,22 @@ async fn show_all(node: &Node) {
     let mut changes = node.controller.changes();
     loop {
         match changes.recv().await {
-            Ok(view) => {
-                publish(&*node.broker, &topics::job(view.job), &view, true, Properties::default()).await;
-            }
-            // The views it missed are older than the next one.
-            Err(RecvError::Lagged(_)) => {}
+            Ok(view) => show(node, &view).await,
+            // It missed some: show what is now.
+            Err(RecvError::Lagged(_)) => show_now(node).await,
             Err(RecvError::Closed) => return,
         }
     }
+}
+
+async fn show_now(node: &Node) {
+    for view in node.controller.views().await.unwrap_or_default() {
+        show(node, &view).await;
+    }
+}
+
+async fn show(node: &Node, view: &JobView) {
+    publish(&*node.broker, &topics::job(view.job), view, true, Properties::default()).await;
 }
 
 /// Publishes `value` as JSON.

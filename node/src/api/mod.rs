@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 pub use jobs_mqtt::serve as serve_mqtt;
 
 use crate::node::Node;
-use crate::view::{ErrorBody, Problem};
+use crate::problem::{ErrorBody, Problem};
 
 /// The longest JSON body: a list of the files of a large directory.
 const BODY_LIMIT: usize = 64 << 20;

@@ -17,7 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Context, assemble};
 use crate::state;
-use crate::view::{JobState, JobView, Problem, StageView};
+use crate::problem::Problem;
+use crate::view::{JobState, JobView, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
 pub(super) const EVENT_LIMIT: usize = 4_096;

@@ -34,7 +34,7 @@ use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::{Db, StateError};
 pub use submit::SubmitError;
-use crate::view::{JobState, JobView, Problem};
+use crate::view::{JobState, JobView};
 
 /// Views that a slow follower may lag behind before it misses some; it then reads the latest.
 const CHANGES_LIMIT: usize = 1_024;
