@@ -172,8 +172,7 @@ impl Engine {
         let stored = self.finish.asked_to_store();
         // After a take-over anybody may have been given something by an earlier term.
         let known = self.peers.keys().copied().filter(|_| self.recovered);
-        let within_reach =
-            |peer: &PeerId| self.peers.get(peer).is_some_and(|p: &Peer| !p.gone);
+        let within_reach = |peer: &PeerId| self.peers.get(peer).is_some_and(|p: &Peer| !p.gone);
         workers
             .chain(committed)
             .chain(stored)
