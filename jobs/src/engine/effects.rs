@@ -160,7 +160,7 @@ impl Engine {
             pending: self.peers_to_tell(),
             until: self.now + self.plan.limits.end,
         };
-        self.timers.clear();
+        self.timers.retain(|(_, timer)| matches!(timer, super::Timer::Peer(_)));
         self.outbox.actions.push(Action::Ended(end));
         self.look_at_finish();
     }

@@ -61,7 +61,7 @@ pub enum Broken {
 
 /// What is known of one job from outside.
 #[derive(Debug, Default)]
-pub struct Laws {
+pub(super) struct Laws {
     /// Tasks whose commit was appended and not lost again.
     appended: BTreeMap<TaskId, Attempt>,
     newest: BTreeMap<TaskId, Attempt>,
@@ -71,7 +71,7 @@ pub struct Laws {
     end_is_durable: bool,
     told: Option<End>,
     good_reports: BTreeSet<(PeerId, TaskId, Attempt)>,
-    started: BTreeSet<(TaskId, Attempt)>,
+    started: BTreeMap<(TaskId, Attempt), (PeerId, u32)>,
 }
 
 impl Laws {
@@ -79,7 +79,7 @@ impl Laws {
     ///
     /// # Errors
     /// When it may not.
-    pub fn on_append(&mut self, record: &Record) -> Result<(), Broken> {
+    pub(super) fn on_append(&mut self, record: &Record) -> Result<(), Broken> {
         if self.end_is_durable {
             return Err(Broken::WrittenAfterTheEnd);
         }
@@ -107,7 +107,7 @@ impl Laws {
     }
 
     /// The disk holds a record.
-    pub fn on_durable(&mut self, record: &Record) {
+    pub(super) fn on_durable(&mut self, record: &Record) {
         match record {
             Record::Committed { task, .. } => {
                 self.durable.insert(*task);
@@ -118,7 +118,7 @@ impl Laws {
     }
 
     /// The controller crashed and comes back with this journal: what was not durable never was.
-    pub fn on_recovery(&mut self, journal: &[Record]) {
+    pub(super) fn on_recovery(&mut self, journal: &[Record]) {
         self.appended.clear();
         self.newest.clear();
         self.epoch = None;
@@ -138,7 +138,7 @@ impl Laws {
     }
 
     /// A worker reported a good output.
-    pub fn on_good_report(&mut self, worker: PeerId, task: TaskId, attempt: Attempt) {
+    pub(super) fn on_good_report(&mut self, worker: PeerId, task: TaskId, attempt: Attempt) {
         self.good_reports.insert((worker, task, attempt));
     }
 
@@ -146,7 +146,12 @@ impl Laws {
     ///
     /// # Errors
     /// When a crash could still undo what it stands for.
-    pub fn on_settled(&self, worker: PeerId, task: TaskId, attempt: Attempt) -> Result<(), Broken> {
+    pub(super) fn on_settled(
+        &self,
+        worker: PeerId,
+        task: TaskId,
+        attempt: Attempt,
+    ) -> Result<(), Broken> {
         let was_good = self.good_reports.contains(&(worker, task, attempt));
         if was_good && !self.durable.contains(&task) && !self.end_is_durable {
             return Err(Broken::SettledTooEarly(task));
@@ -154,15 +159,22 @@ impl Laws {
         Ok(())
     }
 
-    /// A worker starts an attempt.
+    /// A worker starts an attempt, in the `life`-th life of its node.
     ///
     /// # Errors
-    /// When it, or another, did so before.
-    pub fn on_start(&mut self, task: TaskId, attempt: Attempt) -> Result<(), Broken> {
-        if self.started.insert((task, attempt)) {
-            Ok(())
-        } else {
-            Err(Broken::StartedTwice(task, attempt))
+    /// When another node did so, or this one in the same life.
+    pub(super) fn on_start(
+        &mut self,
+        task: TaskId,
+        attempt: Attempt,
+        worker: PeerId,
+        life: u32,
+    ) -> Result<(), Broken> {
+        match self.started.insert((task, attempt), (worker, life)) {
+            Some((before, then)) if before != worker || then == life => {
+                Err(Broken::StartedTwice(task, attempt))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -170,7 +182,7 @@ impl Laws {
     ///
     /// # Errors
     /// When the journal does not say so, or the user was told otherwise before.
-    pub fn on_told(&mut self, end: &End) -> Result<(), Broken> {
+    pub(super) fn on_told(&mut self, end: &End) -> Result<(), Broken> {
         if !self.end_is_durable {
             return Err(Broken::ToldTooEarly);
         }
@@ -187,13 +199,13 @@ impl Laws {
 
     /// The newest term in the journal, or on its way there.
     #[must_use]
-    pub fn epoch(&self) -> Option<Epoch> {
+    pub(super) fn epoch(&self) -> Option<Epoch> {
         self.epoch
     }
 
     /// What the user was told.
     #[must_use]
-    pub fn told(&self) -> Option<&End> {
+    pub(super) fn told(&self) -> Option<&End> {
         self.told.as_ref()
     }
 }

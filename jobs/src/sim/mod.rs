@@ -31,8 +31,8 @@ pub use scenario::{JobDraw, Scenario};
 use world::World;
 
 /// What happened in one or more runs.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // each field says what it counts
 pub struct Tally {
     pub events: u64,
     pub jobs: u64,

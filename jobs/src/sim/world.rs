@@ -813,7 +813,12 @@ impl World {
 
     fn start_run(&mut self, node: usize, id: JobId, assignment: Assignment) -> Result<(), Broken> {
         let Some(job) = self.job_index(id) else { return Ok(()) };
-        self.jobs[job].laws.on_start(assignment.task, assignment.attempt)?;
+        self.jobs[job].laws.on_start(
+            assignment.task,
+            assignment.attempt,
+            self.nodes[node].id,
+            self.nodes[node].life,
+        )?;
         let run = (id, assignment.task, assignment.attempt);
         let state = &mut self.nodes[node];
         let (life, slowness) = (state.life, state.slowness);
@@ -995,6 +1000,7 @@ impl World {
         self.sides = None;
         for node in 0..self.nodes.len() {
             self.nodes[node].frozen_until = Duration::ZERO;
+            self.nodes[node].slowness = 1;
             self.boot(node)?;
         }
         self.hint_all();
