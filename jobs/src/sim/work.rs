@@ -1,11 +1,14 @@
 //! A synthetic kind: two stages of hashing, so that every output depends on all that it should.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::engine::Runtime;
 use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
-use crate::kind::{Host, JobFiles, Kind, PlanError, TaskError, TaskSpec, Tree, Work};
+use crate::kind::{Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work};
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
@@ -25,6 +28,10 @@ impl Kind for Hashing {
         Ok(Value::Null)
     }
 
+    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
+        BTreeSet::from([Runtime::Wasm])
+    }
+
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
         Err(PlanError::Unfit("the simulator plans by itself".to_owned()))
     }
@@ -34,13 +41,15 @@ impl Kind for Hashing {
         hash(&[&task.body, output])
     }
 
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<(String, FileRef)>, PlanError> {
-        let file = |(task, output): &(TaskId, Payload)| match output {
-            Payload::Inline(bytes) => {
-                let cid = cid_of(CODEC_RAW, bytes);
-                (format!("part-{task}"), FileRef { cid, len: bytes.len() as u64 })
-            }
-            Payload::File(file) => (format!("part-{task}"), *file),
+    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
+        let file = |(task, output): &(TaskId, Payload)| {
+            let file = match output {
+                Payload::Inline(bytes) => {
+                    FileRef { cid: cid_of(CODEC_RAW, bytes), len: bytes.len() as u64 }
+                }
+                Payload::File(file) => *file,
+            };
+            ResultFile { task: *task, name: format!("part-{task}"), file }
         };
         Ok(outputs.iter().map(file).collect())
     }
@@ -102,8 +111,7 @@ pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
 #[must_use]
 pub(super) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
     let files = Hashing.finish(outputs).unwrap_or_default();
-    let listing = serde_json::to_vec(&files).unwrap_or_default();
-    cid_of(CODEC_RAW, &listing)
+    cid_of(CODEC_RAW, format!("{files:?}").as_bytes())
 }
 
 fn hash(parts: &[&[u8]]) -> Payload {
