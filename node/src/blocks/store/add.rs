@@ -101,6 +101,11 @@ impl Spared {
     pub(super) fn holds(&self, cid: &Cid) -> bool {
         self.blocks.contains_key(&key(cid))
     }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
 }
 
 /// While this lives, what additions release stays spared.

@@ -121,18 +121,16 @@ struct Inner {
 const SWEEP_BATCH: usize = 16;
 
 impl Store {
-    /// Opens the store over `repo`, with its scratch files under `directory`.
+    /// Opens the store in `directory`, or makes it: `blocks/` the repository, `scratch/` the rest.
     ///
     /// # Errors
-    /// When the directory or the repository cannot be opened, or another process has the latter.
-    pub async fn open(
-        repo: Repo<DefaultStorage>,
-        directory: &Path,
-        limits: Limits,
-    ) -> Result<Store, StoreError> {
-        let failed = |source| StoreError::Io { action: "open", source };
-        repo.init().await.map_err(|error| failed(as_io(error)))?;
-        let root = directory.join("scratch");
+    /// When the directory cannot be written, or another process has the repository open.
+    pub async fn open(directory: &Path, limits: Limits) -> Result<Store, StoreError> {
+        let (blocks, root) = (directory.join("blocks"), directory.join("scratch"));
+        let made = blocks.clone();
+        blocking("make its directory", move || std::fs::create_dir_all(made)).await?;
+        let repo = Repo::new_fs(blocks);
+        repo.init().await.map_err(io_error("open its repository"))?;
         let scratch = blocking("open", move || Scratch::open(root, limits.cache)).await?;
         let inner = Inner {
             repo,
@@ -144,6 +142,12 @@ impl Store {
             sweep: tokio::sync::Mutex::default(),
         };
         Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The repository, for the swarm's library, which insists on having one.
+    #[must_use]
+    pub fn repo(&self) -> &Repo<DefaultStorage> {
+        &self.inner.repo
     }
 
     /// Begins an addition of blocks to `tier`.
@@ -425,4 +429,4 @@ fn as_io(error: rust_ipfs::Error) -> io::Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::blocks) mod tests;
