@@ -49,12 +49,23 @@ impl Block {
         if bytes.len() > BLOCK_LIMIT {
             return Err(BadBlock::TooLong { cid, len: bytes.len() });
         }
+        Block::can_check(&cid)?;
         let same = match cid.hash().code() {
-            SHA2_256 => Sha256::digest(&bytes).as_slice() == cid.hash().digest(),
             IDENTITY => bytes == cid.hash().digest(),
-            code => return Err(BadBlock::Hash { cid, code }),
+            _ => Sha256::digest(&bytes).as_slice() == cid.hash().digest(),
         };
         if same { Ok(Block { cid, bytes }) } else { Err(BadBlock::Mismatch { cid }) }
+    }
+
+    /// Whether a block of this name could be checked.
+    ///
+    /// # Errors
+    /// When `cid` names a hash that is not known.
+    pub fn can_check(cid: &Cid) -> Result<(), BadBlock> {
+        match cid.hash().code() {
+            SHA2_256 | IDENTITY => Ok(()),
+            code => Err(BadBlock::Hash { cid: *cid, code }),
+        }
     }
 
     /// [`Block::check`] that does not hold up the async runtime.
