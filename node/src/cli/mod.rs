@@ -6,6 +6,8 @@
 
 mod data;
 mod error;
+#[cfg(test)]
+mod fake;
 mod interrupt;
 mod jobs;
 mod local;

@@ -356,7 +356,49 @@ impl FromStr for Param {
 mod tests {
     use serde_json::json;
 
+    use crate::problem::Problem;
+
+    use super::super::fake::FakeNode;
+    use super::super::output::Form;
     use super::*;
+
+    #[tokio::test]
+    async fn a_job_is_followed_over_the_death_and_return_of_its_node() {
+        let mut node = FakeNode::start().await;
+        node.world()
+            .views
+            .extend([FakeNode::view(JobState::Queued, 1), FakeNode::view(JobState::Running, 2)]);
+        let mut place = Place::new(node.home().to_owned()).unwrap();
+        let job = place.look(JobId::of_manifest(b"job"), None).await.unwrap().job;
+        node.kill().await;
+        let progress = Progress::new(Output::new(Form::Quiet));
+        let following = place.follow_to_end(job, &progress);
+        let returning = async {
+            sleep(RECONNECT_PAUSE).await;
+            node.start_again().await;
+            node.world().views.push_back(FakeNode::view(JobState::Done, 3));
+        };
+        let (view, ()) = tokio::join!(following, returning);
+        assert_eq!(view.unwrap().state, JobState::Done);
+    }
+
+    #[test]
+    fn each_end_of_a_job_is_told_apart() {
+        assert!(end_of(&FakeNode::view(JobState::Done, 1)).is_ok());
+        let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
+        assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));
+        let problem = Problem {
+            code: "IPDC-0000".into(),
+            message: "the guest trapped".into(),
+            causes: Vec::new(),
+            help: None,
+            details: Vec::new(),
+        };
+        let mut failed = FakeNode::view(JobState::Failed, 1);
+        failed.error = Some(problem.clone());
+        let error = end_of(&failed).unwrap_err();
+        assert_eq!(Problem::of(&error), problem);
+    }
 
     #[test]
     fn a_parameter_is_json_or_else_text() {

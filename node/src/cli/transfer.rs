@@ -283,6 +283,54 @@ fn put_in_place(staged: &Path, goal: &Path) -> Result<(), CliError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cli::fake::FakeNode;
+    use crate::cli::output::{Form, Output};
+    use crate::view::Entry;
+
+    fn unseen() -> Progress {
+        Progress::new(Output::new(Form::Quiet))
+    }
+
+    #[tokio::test]
+    async fn a_directory_comes_back_as_it_was_sent() {
+        let node = FakeNode::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs::create_dir_all(from.join("sub")).unwrap();
+        let large = vec![b'x'; 3_000_000];
+        fs::write(from.join("large"), &large).unwrap();
+        fs::write(from.join("sub/small"), "small").unwrap();
+        fs::write(from.join("empty"), "").unwrap();
+        let sent = send(&node.client(), &from, &unseen()).await.unwrap();
+        assert_eq!(sent.added.size, 3_000_005);
+
+        let to = dir.path().join("new/place");
+        let fetched = fetch(&node.client(), &sent.added.cid.into(), &to, &unseen()).await.unwrap();
+        assert_eq!(fetched, Fetched { files: 3, size: 3_000_005 });
+        assert_eq!(fs::read(to.join("large")).unwrap(), large);
+        assert_eq!(fs::read(to.join("sub/small")).unwrap(), b"small");
+        assert_eq!(fs::read(to.join("empty")).unwrap(), b"");
+        let left: Vec<_> = fs::read_dir(to.parent().unwrap()).unwrap().collect();
+        assert_eq!(left.len(), 1, "nothing is left beside it: {left:?}");
+    }
+
+    #[tokio::test]
+    async fn a_directory_with_a_name_that_leads_out_leaves_nothing_behind() {
+        let node = FakeNode::start().await;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "evil").unwrap();
+        let cid = send(&node.client(), &file, &unseen()).await.unwrap().added.cid;
+        let root = ipdc_jobs::ids::cid_of(ipdc_jobs::ids::CODEC_DAG_PB, b"evil");
+        let entry = Entry { name: "../evil".into(), cid, size: 4, kind: NodeKind::File };
+        node.world().dirs.insert(root, vec![entry]);
+
+        let goal = dir.path().join("goal");
+        let error = fetch(&node.client(), &root.into(), &goal, &unseen()).await.unwrap_err();
+        assert!(matches!(error, CliError::Name { name } if name == "../evil"));
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(left, [file]);
+    }
 
     #[test]
     fn a_walk_finds_files_at_any_depth_and_skips_links() {
