@@ -60,7 +60,7 @@ impl Engine {
             && state.waiting.is_none()
             && state.live().next().is_none()
             && state.retry_at.is_none_or(|at| at <= self.now)
-            && state.group.is_none_or(|group| self.groups[group].missing == 0)
+            && !self.is_missing_input(task)
     }
 
     /// Puts those of `tasks` that can run into the queues of their homes.
