@@ -63,6 +63,12 @@ impl Engine {
             && !self.is_missing_input(task)
     }
 
+    /// Puts every task that can run into the queue of its home.
+    pub(super) fn enqueue_all(&mut self) {
+        let all: Vec<TaskId> = (0..self.tasks.len() as u32).map(TaskId).collect();
+        self.enqueue(&all);
+    }
+
     /// Puts those of `tasks` that can run into the queues of their homes.
     pub(super) fn enqueue(&mut self, tasks: &[TaskId]) {
         if !self.started || !matches!(self.finish, Finish::Working) {

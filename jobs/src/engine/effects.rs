@@ -69,8 +69,7 @@ impl Engine {
             up.into_iter().for_each(|peer| self.query(peer));
         }
         self.choose();
-        let ready: Vec<TaskId> = (0..self.tasks.len() as u32).map(TaskId).collect();
-        self.enqueue(&ready);
+        self.enqueue_all();
         self.look_at_finish();
     }
 
