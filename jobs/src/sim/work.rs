@@ -13,7 +13,7 @@ use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
 /// `scatter` tasks hash their body; `gather` tasks hash what they pick from every one of those.
-pub(super) struct Hashing;
+pub(crate) struct Hashing;
 
 impl Kind for Hashing {
     fn name(&self) -> &'static str {
@@ -61,7 +61,7 @@ impl Kind for Hashing {
 
 /// What a task gives.
 #[must_use]
-pub(super) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
+pub(crate) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
     let picked = inputs.iter().map(|input| match &input.payload {
         Payload::Inline(bytes) => bytes.clone(),
         Payload::File(file) => Bytes::from(file.cid.to_bytes()),
@@ -73,7 +73,7 @@ pub(super) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
 
 /// `scatter` first tasks and `gather` that need them all.
 #[must_use]
-pub(super) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
+pub(crate) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
     let task = |stage: u16, n: u32| TaskSpec {
         stage,
         body: Bytes::copy_from_slice(&[&[stage as u8][..], &n.to_be_bytes()].concat()),
@@ -87,7 +87,7 @@ pub(super) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
 
 /// The result that the job must give, whatever happens on the way.
 #[must_use]
-pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
+pub(crate) fn expected(tasks: &[TaskSpec]) -> Cid {
     let mut outputs: Vec<Payload> = Vec::new();
     for spec in tasks {
         let inputs: Vec<Input> = spec
@@ -109,7 +109,7 @@ pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
 
 /// The root of the result directory of these outputs.
 #[must_use]
-pub(super) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
+pub(crate) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
     let files = Hashing.finish(outputs).unwrap_or_default();
     cid_of(CODEC_RAW, format!("{files:?}").as_bytes())
 }
