@@ -1,0 +1,211 @@
+//! The jobs this node controls, and their journals.
+//!
+//! A job's row is written before its submitter is told `accepted`; a journal record before the
+//! engine hears that it was appended; the end before anybody hears `done`.
+
+use ipdc_jobs::ids::JobId;
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{Db, StateError};
+
+pub(super) const SCHEMA: &str = "
+CREATE TABLE jobs (
+    id       TEXT PRIMARY KEY,
+    key      TEXT NOT NULL UNIQUE,
+    manifest BLOB NOT NULL,
+    notes    TEXT NOT NULL,
+    accepted INTEGER NOT NULL,
+    ended    TEXT
+) STRICT;
+CREATE TABLE journal (
+    job    TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
+    seq    INTEGER NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (job, seq)
+) STRICT, WITHOUT ROWID;
+";
+
+/// How many ended jobs are remembered: a year of one job every two hours. The oldest go first;
+/// their results stay as long as they are pinned.
+const ENDED_LIMIT: u32 = 4_096;
+
+/// A job as stored.
+#[derive(Debug, Clone)]
+pub struct StoredJob {
+    /// Its ID.
+    pub id: JobId,
+    /// The signed manifest's bytes.
+    pub manifest: Vec<u8>,
+    /// What the submitter was told beside `accepted`, as JSON.
+    pub notes: String,
+    /// The final view as JSON; none while it runs.
+    pub ended: Option<String>,
+}
+
+/// The outcome of [`accept`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// The job is new.
+    New,
+    /// The submitter's key names this job already.
+    Before(JobId),
+}
+
+/// Commits a job and the first record of its journal. The same `key` again gives the job that it
+/// named first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn accept(
+    db: &Db,
+    job: StoredJob,
+    key: String,
+    first_record: String,
+) -> Result<Accepted, StateError> {
+    db.call(move |c| {
+        let before: Option<String> =
+            c.query_row("SELECT id FROM jobs WHERE key = ?1", [&key], |r| r.get(0)).optional()?;
+        if let Some(id) = before {
+            return Ok(Accepted::Before(parse_id(&id)?));
+        }
+        c.execute(
+            "INSERT INTO jobs (id, key, manifest, notes, accepted)
+             VALUES (?1, ?2, ?3, ?4, 1 + (SELECT coalesce(max(accepted), 0) FROM jobs))",
+            params![job.id.to_string(), key, job.manifest, job.notes],
+        )?;
+        c.execute(
+            "INSERT INTO journal (job, seq, record) VALUES (?1, 0, ?2)",
+            params![job.id.to_string(), first_record],
+        )?;
+        Ok(Accepted::New)
+    })
+    .await
+}
+
+/// The job that the submitter's `key` names.
+///
+/// # Errors
+/// When the database fails.
+pub async fn by_key(db: &Db, key: String) -> Result<Option<JobId>, StateError> {
+    db.call(move |c| {
+        c.query_row("SELECT id FROM jobs WHERE key = ?1", [key], |r| {
+            parse_id(&r.get::<_, String>(0)?)
+        })
+        .optional()
+    })
+    .await
+}
+
+/// Appends records to a job's journal, all or none. Repeating one changes nothing.
+///
+/// # Errors
+/// When the database fails.
+pub async fn append(db: &Db, job: JobId, records: Vec<(u64, String)>) -> Result<(), StateError> {
+    db.call(move |c| {
+        let mut insert = c.prepare_cached(
+            "INSERT OR IGNORE INTO journal (job, seq, record) VALUES (?1, ?2, ?3)",
+        )?;
+        for (seq, record) in records {
+            insert.execute(params![job.to_string(), seq.cast_signed(), record])?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A job's journal, in order.
+///
+/// # Errors
+/// When the database fails.
+pub async fn journal(db: &Db, job: JobId) -> Result<Vec<String>, StateError> {
+    db.call(move |c| {
+        c.prepare("SELECT record FROM journal WHERE job = ?1 ORDER BY seq")?
+            .query_map([job.to_string()], |r| r.get(0))?
+            .collect()
+    })
+    .await
+}
+
+/// Writes down that a job ended, with its final view, and frees its journal.
+///
+/// # Errors
+/// When the database fails.
+pub async fn end(db: &Db, job: JobId, view: String) -> Result<(), StateError> {
+    db.call(move |c| {
+        c.execute("UPDATE jobs SET ended = ?2 WHERE id = ?1", params![job.to_string(), view])?;
+        c.execute("DELETE FROM journal WHERE job = ?1", [job.to_string()])?;
+        c.execute(
+            "DELETE FROM jobs WHERE ended IS NOT NULL AND accepted <= (SELECT max(accepted) FROM jobs) - ?1",
+            [ENDED_LIMIT],
+        )?;
+        Ok(())
+    })
+    .await
+}
+
+/// Every job, newest first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all(db: &Db) -> Result<Vec<StoredJob>, StateError> {
+    db.call(|c| {
+        c.prepare("SELECT id, manifest, notes, ended FROM jobs ORDER BY accepted DESC")?
+            .query_map([], stored_job)?
+            .collect()
+    })
+    .await
+}
+
+fn stored_job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
+    Ok(StoredJob {
+        id: parse_id(&row.get::<_, String>(0)?)?,
+        manifest: row.get(1)?,
+        notes: row.get(2)?,
+        ended: row.get(3)?,
+    })
+}
+
+fn parse_id(text: &str) -> rusqlite::Result<JobId> {
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn job(name: &str) -> StoredJob {
+        StoredJob {
+            id: JobId::of_manifest(name.as_bytes()),
+            manifest: name.into(),
+            notes: "[]".into(),
+            ended: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_key_names_the_same_job() {
+        let db = Db::in_memory().unwrap();
+        assert_eq!(accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap(), Accepted::New);
+        let again = accept(&db, job("b"), "k".into(), "r0".into()).await.unwrap();
+        assert_eq!(again, Accepted::Before(job("a").id));
+        assert_eq!(by_key(&db, "k".into()).await.unwrap(), Some(job("a").id));
+        assert_eq!(by_key(&db, "other".into()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_journal_reads_back_in_order_and_goes_with_the_end() {
+        let db = Db::in_memory().unwrap();
+        let id = job("a").id;
+        accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap();
+        append(&db, id, vec![(1, "r1".into()), (2, "r2".into())]).await.unwrap();
+        append(&db, id, vec![(2, "again".into())]).await.unwrap();
+        assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
+        end(&db, id, "{}".into()).await.unwrap();
+        assert!(journal(&db, id).await.unwrap().is_empty());
+        let all = all(&db).await.unwrap();
+        assert_eq!(all[0].ended.as_deref(), Some("{}"));
+    }
+}
