@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use ipdc_jobs::engine;
 use ipdc_jobs::ids::PeerId;
+use libp2p_identity::Keypair;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,12 +23,12 @@ use crate::machine;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::{Db, StateError};
+use crate::swarm::certificate::BadCertificate;
 use crate::swarm::facts::PeerFacts;
-use crate::swarm::streams::{Protocol, Streams};
-use crate::swarm::{self, Swarm, SwarmError, SwarmEvent};
-use crate::view::{
-    Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor,
-};
+use crate::swarm::identity::{self, IdentityError, SwarmKey};
+use crate::swarm::streams::Streams;
+use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
+use crate::view::{Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor};
 use crate::worker::{self, Policy, Worker};
 
 /// How long a stopping node waits for the attempts that run; what is left then is handed back by
@@ -55,6 +57,14 @@ pub enum NodeError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Swarm(#[from] SwarmError),
+    /// The node's keys.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Identity(#[from] IdentityError),
+    /// The node's certificate.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Certificate(#[from] BadCertificate),
     /// Blocks.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -69,7 +79,10 @@ pub enum NodeError {
     Api(#[from] ApiError),
     /// It works for others, and was not told to stop all the same.
     #[error("this node works for others: {0}")]
-    #[diagnostic(code("IPDC-1501"), help("`ipdc stop --yes` finishes or hands back what runs, then stops"))]
+    #[diagnostic(
+        code("IPDC-1501"),
+        help("`ipdc stop --yes` finishes or hands back what runs, then stops")
+    )]
     WorksForOthers(String),
 }
 
@@ -87,9 +100,10 @@ pub struct Node {
     pub controller: Controller,
     /// Its work for jobs.
     pub worker: Worker,
+    post: Post,
     home: PathBuf,
-    config: Config,
     run_info: RunInfo,
+    facts: watch::Receiver<PeerFacts>,
     started: Instant,
     stop: CancellationToken,
     stopped: CancellationToken,
@@ -99,8 +113,13 @@ pub struct Node {
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(home: Home, config: Config, ready: impl FnOnce(&RunInfo)) -> Result<(), NodeError> {
+pub async fn run(
+    home: Home,
+    config: Config,
+    ready: impl FnOnce(&RunInfo),
+) -> Result<(), NodeError> {
     let _lock = home.lock()?;
+    home.remove_run_info();
     let node = start(&home, config).await?;
     home.write_run_info(&node.run_info)?;
     ready(&node.run_info);
@@ -118,40 +137,43 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     // What can be refused at once comes first: a used port costs no swarm.
     let http = api::bind(config.http.listen).await?;
     let db = Db::open(&home.database())?;
-    let member = home.member()?;
-    let me = member.keypair.public().to_peer_id();
+    let keypair = identity::load(&home.identity())?;
+    let me = keypair.public().to_peer_id();
     let slots = config.node.slots.unwrap_or_else(machine::cpus);
-    let policy = Policy::from(&config.policy);
+    let policy = Policy { members: config.policy.members.clone() };
     let (facts, told) = watch::channel(PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
-        runtimes: policy.runtimes(),
+        runtimes: policy.offered(),
         labels: config.node.labels.clone(),
         slots,
         ..PeerFacts::default()
     });
-    let swarm = Swarm::start(swarm::Options {
-        keypair: member.keypair.clone(),
-        psk: member.swarm_key,
-        listen: config.swarm.listen.clone(),
-        bootstrap: config.swarm.bootstrap.clone(),
-        root: member.root,
-        certificate: member.certificate,
-        db: db.clone(),
-        repo: home.blocks(),
-        facts: told.clone(),
+    let swarm = Swarm::start(swarm_options(home, &config, &keypair, &db, told.clone())?).await?;
+    let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
+    let repo = swarm.repo().clone();
+    let blocks = Blocks::open(
+        repo,
+        Arc::clone(&streams),
+        &home.scratch(),
+        config.blocks.options(),
+        db.clone(),
+    )
+    .await?;
+    let runtime = Runtime::new(home.cache().join("wasm"));
+    let broker = broker::start(broker::Options {
+        listen: config.mqtt.listen,
+        websocket: config.mqtt.websocket(),
+        password: broker::Password::new(&home.mqtt_password()?),
     })
     .await?;
-    let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
-    let blocks = Blocks::open(swarm.repo(), Arc::clone(&streams), home, &config.blocks, db.clone()).await?;
-    let runtime = Runtime::new(home.cache());
-    let broker = broker::start(broker::Options::new(&config.mqtt, home.mqtt_password()?)).await?;
     let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
     let (post, mail) = Post::open(me, links, incoming);
     let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);
     let controller = Controller::start(controller::Context {
         me,
-        keypair: member.keypair,
+        keypair,
         db: db.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
@@ -167,7 +189,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
-        post,
+        post: post.clone(),
         db,
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
@@ -176,7 +198,9 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         peer_id: me,
         listen: swarm.listen_addrs(),
         mqtt: broker.addr(),
-        http: http.local_addr().map_err(|source| ApiError::Listen { addr: config.http.listen, source })?,
+        http: http
+            .local_addr()
+            .map_err(|source| ApiError::Listen { addr: config.http.listen, source })?,
     };
     let node = Arc::new(Node {
         me,
@@ -185,9 +209,10 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         broker,
         controller,
         worker,
+        post: post.clone(),
         home: home.path().to_owned(),
-        config,
         run_info,
+        facts: told.clone(),
         started,
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
@@ -196,6 +221,32 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
     tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
     Ok(node)
+}
+
+fn swarm_options(
+    home: &Home,
+    config: &Config,
+    keypair: &Keypair,
+    db: &Db,
+    facts: watch::Receiver<PeerFacts>,
+) -> Result<swarm::Options, NodeError> {
+    let credential = home.credential()?;
+    let certificate = credential.certificate.open().map_err(BadCertificate::from)?;
+    let root_key = home.root_key();
+    Ok(swarm::Options {
+        keypair: keypair.clone(),
+        swarm_key: SwarmKey::load(&home.swarm_key())?,
+        root: certificate.swarm,
+        root_key: if root_key.exists() { Some(identity::load(&root_key)?) } else { None },
+        credential,
+        domain: config.node.domain.clone(),
+        listen: config.swarm.listen.clone(),
+        announce: config.swarm.announce.clone(),
+        bootstrap: config.swarm.bootstrap.clone(),
+        db: db.clone(),
+        blocks: Some(home.blocks()),
+        facts,
+    })
 }
 
 impl Node {
@@ -228,23 +279,43 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             let mut events = node.swarm.events();
-            while let Some(event) = events.recv().await {
-                node.follow(&event);
-                let _ = to_worker.send(event).await;
+            loop {
+                match events.recv().await {
+                    Ok(event) => {
+                        node.follow(event);
+                        let _ = to_worker.send(event).await;
+                    }
+                    Err(RecvError::Lagged(_)) => node.follow_all(),
+                    Err(RecvError::Closed) => return,
+                }
             }
         });
         let node = Arc::clone(self);
         tokio::spawn(async move { machine::watch(facts, &node.home).await });
     }
 
-    fn follow(&self, event: &SwarmEvent) {
+    fn follow(&self, event: SwarmEvent) {
         match event {
             SwarmEvent::Up(peer) | SwarmEvent::Facts(peer) => {
-                if let Some(facts) = self.swarm.facts(peer) {
-                    self.controller.peer_up(*peer, placement(&facts));
+                let view = self.swarm.peers().into_iter().find(|view| view.peer == peer);
+                if let Some(facts) = view.filter(|view| view.connected).and_then(|view| view.facts)
+                {
+                    self.controller.peer_up(peer, placement(&facts));
                 }
             }
-            SwarmEvent::Down(peer) => self.controller.peer_down(*peer),
+            SwarmEvent::Down(peer) => self.controller.peer_down(peer),
+        }
+    }
+
+    /// What is now, after events were missed.
+    fn follow_all(&self) {
+        for view in self.swarm.peers() {
+            match view.facts {
+                Some(facts) if view.connected => {
+                    self.controller.peer_up(view.peer, placement(&facts));
+                }
+                _ => self.controller.peer_down(view.peer),
+            }
         }
     }
 
@@ -260,18 +331,17 @@ impl Node {
     pub async fn status(&self) -> Result<Status, NodeError> {
         let views = self.controller.views().await?;
         let count = |state| views.iter().filter(|view| view.state == state).count() as u32;
-        let own = self.swarm.own_certificate();
         Ok(Status {
             peer_id: self.me,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            domain: self.config.node.domain.clone(),
-            owner: own.owner,
+            domain: self.swarm.domain().to_owned(),
+            owner: self.swarm.owner(self.me).unwrap_or_default(),
             listen: self.swarm.listen_addrs(),
             mqtt: self.run_info.mqtt,
             http: self.run_info.http,
             home: self.home.clone(),
             uptime_s: self.started.elapsed().as_secs(),
-            peers_connected: self.swarm.connected().len() as u32,
+            peers_connected: Streams::connected(&self.swarm).len() as u32,
             jobs: JobCounts { running: count(JobState::Running), queued: count(JobState::Queued) },
             working_for: self.working_for(),
             disk: self.blocks.usage().await?,
@@ -282,7 +352,18 @@ impl Node {
     /// The nodes of the swarm, this one first.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        self.swarm.peers().into_iter().map(Peer::from).collect()
+        let facts = self.facts.borrow().clone();
+        let me = Peer {
+            peer_id: self.me,
+            owner: self.swarm.owner(self.me).unwrap_or_default(),
+            me: true,
+            connected: true,
+            latency_ms: None,
+            addresses: self.swarm.listen_addrs(),
+            facts: Some(facts.into()),
+            last_seen_s: Some(0),
+        };
+        std::iter::once(me).chain(self.swarm.peers().into_iter().map(Peer::from)).collect()
     }
 
     /// Makes a token that lets others in.
@@ -292,7 +373,8 @@ impl Node {
     pub async fn invite(&self, request: InviteRequest) -> Result<Invite, NodeError> {
         let ttl = request.ttl_s.map_or(INVITE_TTL, Duration::from_secs);
         let uses = request.uses.unwrap_or(INVITE_USES);
-        let token = self.swarm.invite(ttl, uses, request.owner).await?;
+        let options = InviteOptions { ttl, uses, owner: request.owner, may_invite: false };
+        let token = self.swarm.invite(options).await?;
         Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
     }
 
@@ -304,7 +386,9 @@ impl Node {
         let others: Vec<_> = self.working_for();
         let others = others.iter().filter(|work| work.submitter != self.me);
         let list: Vec<_> = others
-            .map(|work| format!("job {} of {} ({} attempts)", work.job, work.submitter, work.attempts))
+            .map(|work| {
+                format!("job {} of {} ({} attempts)", work.job, work.submitter, work.attempts)
+            })
             .collect();
         if !force && !list.is_empty() {
             return Err(NodeError::WorksForOthers(list.join(", ")));
@@ -329,6 +413,7 @@ impl Node {
         self.controller.drain();
         self.worker.drain(DRAIN_BOUND).await;
         self.stopped.cancel();
+        self.post.close().await;
         self.broker.shutdown().await;
         self.swarm.shutdown().await;
     }

@@ -47,11 +47,7 @@ pub struct Mailboxes {
 impl Post {
     /// The post of node `me`. `incoming` is what its broker gets from other nodes.
     #[must_use]
-    pub fn open(
-        me: PeerId,
-        links: Links,
-        mut incoming: Incoming,
-    ) -> (Post, Mailboxes) {
+    pub fn open(me: PeerId, links: Links, mut incoming: Incoming) -> (Post, Mailboxes) {
         let (worker, worker_mail) = mpsc::channel(MAILBOX_LIMIT);
         let (controllers, controllers_mail) = mpsc::channel(MAILBOX_LIMIT);
         let post = Post { me, links: Arc::new(links), worker, controllers };

@@ -550,7 +550,8 @@ impl From<JobError> for Problem {
             Some(task) => format!("task {task}: {}", error.message),
             None => error.message,
         };
-        let help = "`ipdc job logs ID` shows what failed where; docs/errors has a page for the code";
+        let help =
+            "`ipdc job logs ID` shows what failed where; docs/errors has a page for the code";
         Problem {
             code: error.code,
             message,

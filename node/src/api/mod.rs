@@ -33,7 +33,9 @@ pub enum ApiError {
     #[error("cannot listen for HTTP on {addr}")]
     #[diagnostic(
         code("IPDC-7001"),
-        help("is another program there? choose another with --http HOST:PORT; port 0 picks a free one")
+        help(
+            "is another program there? choose another with --http HOST:PORT; port 0 picks a free one"
+        )
     )]
     Listen {
         /// The address.
@@ -55,7 +57,10 @@ pub enum ApiError {
     Unauthorized,
     /// A page of another origin, or a name that is not ours.
     #[error("the request's {0} is not this machine's loopback")]
-    #[diagnostic(code("IPDC-7004"), help("ask http://127.0.0.1:PORT itself, not through another name or page"))]
+    #[diagnostic(
+        code("IPDC-7004"),
+        help("ask http://127.0.0.1:PORT itself, not through another name or page")
+    )]
     Foreign(&'static str),
     /// It asks for something that cannot be read.
     #[error("the request cannot be read: {0}")]
@@ -63,7 +68,10 @@ pub enum ApiError {
     Malformed(String),
     /// There is no such path.
     #[error("there is nothing at {0}")]
-    #[diagnostic(code("IPDC-7006"), help("docs/http.md lists the paths; compare `ipdc --version` with the node's"))]
+    #[diagnostic(
+        code("IPDC-7006"),
+        help("docs/http.md lists the paths; compare `ipdc --version` with the node's")
+    )]
     NoSuchPath(String),
 }
 

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use axum::Router;
 use futures::StreamExt;
 use ipdc_jobs::kind::Lasting;
 use serde::Serialize;
@@ -113,7 +113,11 @@ async fn add_dir(
     Ok(Json(Added { cid, size }))
 }
 
-async fn cat(State(node): Shared, Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+async fn cat(
+    State(node): Shared,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
     let file = node.blocks.open(&content_path(&path)?).await?;
     let len = file.len();
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
@@ -121,7 +125,9 @@ async fn cat(State(node): Shared, Path(path): Path<String>, headers: HeaderMap) 
         None => (StatusCode::OK, 0..len),
         Some(text) => (
             StatusCode::PARTIAL_CONTENT,
-            byte_range(text, len).ok_or_else(|| ApiError::Malformed(format!("the range `{text}` is not in the file's {len} bytes")))?,
+            byte_range(text, len).ok_or_else(|| {
+                ApiError::Malformed(format!("the range `{text}` is not in the file's {len} bytes"))
+            })?,
         ),
     };
     let content_range = format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1));
@@ -195,7 +201,11 @@ async fn jobs(State(node): Shared) -> Answer<Vec<JobView>> {
     Ok(Json(node.controller.views().await?))
 }
 
-async fn job(State(node): Shared, Path(id): Path<String>, Query(query): Query<JobQuery>) -> Answer<JobView> {
+async fn job(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Query(query): Query<JobQuery>,
+) -> Answer<JobView> {
     let job = node.controller.find(&id).await?;
     let Some(since) = query.since else { return Ok(Json(node.controller.view(job).await?)) };
     let wait = Duration::from_secs(query.wait_s.unwrap_or(WAIT_LIMIT_S).min(WAIT_LIMIT_S));
@@ -216,7 +226,8 @@ async fn logs(State(node): Shared, Path(id): Path<String>) -> Answer<JobLogs> {
 }
 
 fn content_path(text: &str) -> Result<ContentPath, ApiError> {
-    text.parse().map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
+    text.parse()
+        .map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
 }
 
 /// JSON in and out, its errors in the API's own form.
@@ -275,7 +286,14 @@ mod tests {
         assert_eq!(byte_range("bytes=10-", 100), Some(10..100));
         assert_eq!(byte_range("bytes=-10", 100), Some(90..100));
         assert_eq!(byte_range("bytes=-1000", 100), Some(0..100));
-        for bad in ["bytes=101-", "bytes=9-2", "bytes=a-b", "lines=1-2", "bytes=1", "bytes=0-18446744073709551615x"] {
+        for bad in [
+            "bytes=101-",
+            "bytes=9-2",
+            "bytes=a-b",
+            "lines=1-2",
+            "bytes=1",
+            "bytes=0-18446744073709551615x",
+        ] {
             assert_eq!(byte_range(bad, 100), None, "{bad}");
         }
     }

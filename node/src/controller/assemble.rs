@@ -80,7 +80,8 @@ async fn build(
     let files = kind.finish(&inline).map_err(|error| fatal(error.to_string()))?;
     let mut entries = Vec::with_capacity(files.len() + 1);
     for ResultFile { task, name, file } in files {
-        let holders = outputs.iter().find(|output| output.task == task).map(|o| o.holders.as_slice());
+        let holders =
+            outputs.iter().find(|output| output.task == task).map(|o| o.holders.as_slice());
         let fetched = context.blocks.hold(file.cid, holders.unwrap_or_default()).await;
         fetched.map_err(|error| lost(task, &error))?;
         entries.push((name, file));

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipdc_jobs::engine::{
-    Action, EndState, Engine, Event, JobPlan, Phase, Progress, Record,
-};
+use ipdc_jobs::engine::{Action, EndState, Engine, Event, JobPlan, Phase, Progress, Record};
 use ipdc_jobs::ids::JobId;
 use ipdc_jobs::message::{ToWorker, WorkerOrder};
 use tokio::sync::{mpsc, watch};
@@ -16,8 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Context, assemble};
-use crate::state;
 use crate::problem::Problem;
+use crate::state;
 use crate::view::{JobState, JobView, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
@@ -131,7 +129,10 @@ impl Drive {
     /// Lets the view follow the engine: at once when the state changed, else a few times a second.
     fn show(&mut self, now: bool) {
         let progress_due = self.shown.elapsed() >= VIEW_INTERVAL;
-        if !now && !progress_due && !self.engine.phase_changed_since(self.view.borrow().state.into()) {
+        if !now
+            && !progress_due
+            && !self.engine.phase_changed_since(self.view.borrow().state.into())
+        {
             return;
         }
         self.shown = Instant::now();
@@ -157,7 +158,8 @@ fn keep_journal(
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, state::BATCH_LIMIT).await > 0 {
             let last = batch.last().map_or(0, |(seq, _)| *seq);
-            let rows: Vec<_> = batch.drain(..).map(|(seq, record)| (seq, to_json(&record))).collect();
+            let rows: Vec<_> =
+                batch.drain(..).map(|(seq, record)| (seq, to_json(&record))).collect();
             while let Err(error) = state::jobs::append(&context.db, job, rows.clone()).await {
                 tracing::error!(%job, %error, "the journal could not be written; trying again");
                 sleep(JOURNAL_RETRY).await;

@@ -18,9 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipdc_jobs::engine::{
-    Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record,
-};
+use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record};
 use ipdc_jobs::ids::{Epoch, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
@@ -33,8 +31,8 @@ use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::{Db, StateError};
-pub use submit::SubmitError;
 use crate::view::{JobState, JobView};
+pub use submit::SubmitError;
 
 /// Views that a slow follower may lag behind before it misses some; it then reads the latest.
 const CHANGES_LIMIT: usize = 1_024;
@@ -77,7 +75,12 @@ struct Live {
 pub enum FindError {
     /// None.
     #[error("this node knows no job `{0}`")]
-    #[diagnostic(code("IPDC-5001"), help("`ipdc jobs` lists the jobs of this node; a job is asked about at the node that took it"))]
+    #[diagnostic(
+        code("IPDC-5001"),
+        help(
+            "`ipdc jobs` lists the jobs of this node; a job is asked about at the node that took it"
+        )
+    )]
     None(String),
     /// Several.
     #[error("`{prefix}` begins the IDs of {count} jobs")]

@@ -15,8 +15,8 @@ use super::drive::to_json;
 use super::{Context, Controller};
 use crate::blocks::{Blocks, BlocksError};
 use crate::runtime::Runtime;
-use crate::state::jobs::{self, StoredJob};
 use crate::state::StateError;
+use crate::state::jobs::{self, StoredJob};
 use crate::view::{Accepted, Submission};
 
 /// The longest `job.toml`.
@@ -44,23 +44,36 @@ pub enum SubmitError {
         known: String,
     },
     /// Neither a CID nor files, or both.
-    #[error("a submission names its job directory by `job` (a CID) or brings it in `files`: one of the two")]
+    #[error(
+        "a submission names its job directory by `job` (a CID) or brings it in `files`: one of the two"
+    )]
     #[diagnostic(code("IPDC-4002"), help("docs/mqtt.md shows both"))]
     NoDirectory,
     /// The files sent are too many bytes.
-    #[error("the submission's files have {given} bytes; at most {INLINE_FILES_LIMIT} travel inside it")]
-    #[diagnostic(code("IPDC-4003"), help("add the directory with `ipdc add DIR` and submit its CID as `job`"))]
+    #[error(
+        "the submission's files have {given} bytes; at most {INLINE_FILES_LIMIT} travel inside it"
+    )]
+    #[diagnostic(
+        code("IPDC-4003"),
+        help("add the directory with `ipdc add DIR` and submit its CID as `job`")
+    )]
     FilesTooLong {
         /// How many.
         given: usize,
     },
     /// What is wrong in the job directory, all of it.
     #[error("the job directory is not right")]
-    #[diagnostic(code("IPDC-4004"), help("docs/job-directory.md describes job.toml; nothing was run"))]
+    #[diagnostic(
+        code("IPDC-4004"),
+        help("docs/job-directory.md describes job.toml; nothing was run")
+    )]
     Spec(#[related] Vec<SpecProblem>),
     /// No input anywhere.
     #[error("the job has no input: neither the submission nor job.toml names one")]
-    #[diagnostic(code("IPDC-4005"), help("set `input` in job.toml, or give --input PATH or --input CID"))]
+    #[diagnostic(
+        code("IPDC-4005"),
+        help("set `input` in job.toml, or give --input PATH or --input CID")
+    )]
     NoInput,
     /// The key is too long or empty.
     #[error("a submission's key has 1 to {KEY_LIMIT} characters; this one has {0}")]
@@ -72,7 +85,10 @@ pub enum SubmitError {
     Draining,
     /// The manifest could not be made.
     #[error("the job's manifest could not be made")]
-    #[diagnostic(code("IPDC-4008"), help("params and side files are part of it: put large ones into files"))]
+    #[diagnostic(
+        code("IPDC-4008"),
+        help("params and side files are part of it: put large ones into files")
+    )]
     Manifest(#[from] BadManifest),
     /// Blocks could not be read or written.
     #[error(transparent)]
@@ -192,7 +208,9 @@ impl Controller {
         let there = self.workers_there();
         let fewer = manifest.workers.filter(|asked| *asked > there);
         let note = |asked| {
-            format!("{asked} workers were asked for, {there} are there: it runs on those, and on more as they come")
+            format!(
+                "{asked} workers were asked for, {there} are there: it runs on those, and on more as they come"
+            )
         };
         fewer.map(note).into_iter().collect()
     }
@@ -230,9 +248,7 @@ fn check(
         let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
         return Err(SubmitError::UnknownKind { given: kind.to_owned(), known: known.join(", ") });
     }
-    let wrong = |message: String| {
-        vec![SpecError { file: spec::FILE.into(), line: None, message }]
-    };
+    let wrong = |message: String| vec![SpecError { file: spec::FILE.into(), line: None, message }];
     let file = directory
         .find(spec::FILE)
         .ok_or_else(|| wrong("not found; every job directory has one at its top".into()))?;

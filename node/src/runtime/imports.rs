@@ -50,7 +50,8 @@ impl Outlet {
         // of the sink for longer than the pointer stays here: it closes the outlet before it
         // returns, on every path.
         #[allow(unsafe_code)]
-        let sink = unsafe { std::mem::transmute::<NonNull<Sink<'_>>, NonNull<Sink<'static>>>(sink) };
+        let sink =
+            unsafe { std::mem::transmute::<NonNull<Sink<'_>>, NonNull<Sink<'static>>>(sink) };
         self.sink = Some(sink);
     }
 
@@ -147,7 +148,9 @@ fn memory_of<'a>(
 ) -> Result<(&'a mut [u8], &'a mut State), wasmtime::Error> {
     let memory: Memory = match caller.get_export("memory") {
         Some(Extern::Memory(memory)) => memory,
-        _ => return Err(wasmtime::Error::from(GuestError::Export("its memory as `memory`".into()))),
+        _ => {
+            return Err(wasmtime::Error::from(GuestError::Export("its memory as `memory`".into())));
+        }
     };
     Ok(memory.data_and_store_mut(caller))
 }

@@ -156,12 +156,7 @@ impl Instance {
 }
 
 impl Guest for Instance {
-    fn call(
-        &mut self,
-        function: &str,
-        input: &[u8],
-        sink: &mut Sink<'_>,
-    ) -> Result<(), TaskError> {
+    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
         let started = Instant::now();
         let state = self.store.data_mut();
         state.deadline = started + state.left;

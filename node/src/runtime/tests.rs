@@ -59,8 +59,7 @@ impl Bench {
     fn map(&self, code: &str, input: &[u8]) -> Result<Vec<u8>, TaskError> {
         let listener = Box::new(self.heard.clone());
         let stop = self.stop.clone();
-        let mut guest =
-            self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener)?;
+        let mut guest = self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener)?;
         let mut records = Vec::new();
         guest.call("map", input, &mut |packed| {
             records.extend_from_slice(packed);
@@ -84,7 +83,8 @@ const RECORD: &[u8] = b"\x03\0\0\0\x05\0\0\0keyvalue";
 fn records_arrive_in_the_order_they_were_emitted_and_flushed() {
     let bench = Bench::new();
     let emit = "(call $emit (i32.const 0) (i32.const 3) (i32.const 3) (i32.const 5))";
-    let packed = r#"(i64.store (i32.const 64) (i64.const 1)) (i32.store8 (i32.const 72) (i32.const 122))"#;
+    let packed =
+        r#"(i64.store (i32.const 64) (i64.const 1)) (i32.store8 (i32.const 72) (i32.const 122))"#;
     let flush = "(call $flush (i32.const 64) (i32.const 9))";
     let code = module(&format!("{packed} {emit} {flush} {emit}"));
     let expected = [RECORD, b"\x01\0\0\0\0\0\0\0z", RECORD].concat();
@@ -94,7 +94,9 @@ fn records_arrive_in_the_order_they_were_emitted_and_flushed() {
 #[test]
 fn a_guest_is_heard() {
     let bench = Bench::new();
-    let code = module("(call $log (i32.const 0) (i32.const 3)) (call $progress (i64.const 1) (i64.const 2))");
+    let code = module(
+        "(call $log (i32.const 0) (i32.const 3)) (call $progress (i64.const 1) (i64.const 2))",
+    );
     bench.map(&code, b"").unwrap();
     assert_eq!(*bench.heard.0.lock().unwrap(), ["key", "1/2"]);
 }
@@ -161,7 +163,8 @@ fn a_stopped_guest_ends_soon() {
 #[test]
 fn memory_without_end_ends_at_the_limit() {
     let bench = Bench::new();
-    let grow = "(loop (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 0))";
+    let grow =
+        "(loop (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 0))";
     assert_eq!(bench.fails(&module(grow)).0, "IPDC-5303");
     let born_large = r#"(module (memory (export "memory") 64))"#;
     assert_eq!(bench.fails(born_large).0, "IPDC-5303");
@@ -203,7 +206,9 @@ fn a_sinks_failure_ends_the_guest_and_is_passed_on() {
 #[test]
 fn a_log_without_end_is_cut() {
     let bench = Bench::new();
-    let code = module("(local $n i32) (loop (call $log (i32.const 0) (i32.const 60000)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $n) (i32.const 10000))))");
+    let code = module(
+        "(local $n i32) (loop (call $log (i32.const 0) (i32.const 60000)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $n) (i32.const 10000))))",
+    );
     bench.map(&code, b"").unwrap();
     let heard = bench.heard.0.lock().unwrap();
     assert!(heard.iter().map(|line| line.len() + 1).sum::<usize>() <= 260 << 10);

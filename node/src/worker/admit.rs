@@ -40,7 +40,10 @@ pub enum Refusal {
     UnknownKind(String),
     /// The policy says no.
     #[error("this node's policy does not let {submitter} run {runtime:?} code")]
-    #[diagnostic(code("IPDC-5415"), help("the node's owner decides, under [policy] in its ipdc.toml"))]
+    #[diagnostic(
+        code("IPDC-5415"),
+        help("the node's owner decides, under [policy] in its ipdc.toml")
+    )]
     Policy {
         /// Who wants to.
         submitter: PeerId,
@@ -95,8 +98,8 @@ pub(super) async fn check(
     if !parts.swarm.is_member(&submitter) {
         return Err(Refusal::Stranger(submitter));
     }
-    let kind = kind::find(&manifest.kind)
-        .ok_or_else(|| Refusal::UnknownKind(manifest.kind.clone()))?;
+    let kind =
+        kind::find(&manifest.kind).ok_or_else(|| Refusal::UnknownKind(manifest.kind.clone()))?;
     for runtime in kind.runtimes(&manifest.config) {
         if !parts.policy.members.contains(&runtime) {
             return Err(Refusal::Policy { submitter, runtime });

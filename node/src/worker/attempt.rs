@@ -11,9 +11,7 @@ use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Lasting, ReadAt, TaskError, Work};
 use ipdc_jobs::manifest::Manifest;
-use ipdc_jobs::message::{
-    Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
-};
+use ipdc_jobs::message::{Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -71,21 +69,39 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
         .map_err(|refusal| failed(FailureClass::Worker, refusal.code(), refusal.to_string()))?;
     let body = desk.load(&desk.assignment.body).await?;
     let inputs = desk.load(&desk.assignment.inputs).await?;
-    let inputs: Vec<Input> = serde_json::from_slice(&inputs)
-        .map_err(|error| failed(FailureClass::Worker, "IPDC-5401", format!("the list of inputs cannot be read: {error}")))?;
+    let inputs: Vec<Input> = serde_json::from_slice(&inputs).map_err(|error| {
+        failed(
+            FailureClass::Worker,
+            "IPDC-5401",
+            format!("the list of inputs cannot be read: {error}"),
+        )
+    })?;
     let kind = kind::find(&manifest.kind).ok_or_else(|| {
-        failed(FailureClass::Worker, "IPDC-5402", format!("this node knows no job kind `{}`", manifest.kind))
+        failed(
+            FailureClass::Worker,
+            "IPDC-5402",
+            format!("this node knows no job kind `{}`", manifest.kind),
+        )
     })?;
     let desk = Arc::clone(desk);
     let ran = tokio::task::spawn_blocking(move || {
         let host = AttemptHost { desk: &desk, manifest: &manifest };
-        let work = Work { config: &manifest.config, task: desk.assignment.task, body: &body, inputs: &inputs };
+        let work = Work {
+            config: &manifest.config,
+            task: desk.assignment.task,
+            body: &body,
+            inputs: &inputs,
+        };
         let output = kind.run(&work, &host)?;
         host.shorten(output)
     })
     .await;
     ran.unwrap_or_else(|error| {
-        Err(failed(FailureClass::Worker, "IPDC-5403", format!("the attempt's thread broke: {error}")))
+        Err(failed(
+            FailureClass::Worker,
+            "IPDC-5403",
+            format!("the attempt's thread broke: {error}"),
+        ))
     })
 }
 
@@ -213,7 +229,8 @@ impl Host for AttemptHost<'_> {
 
     fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
-        let code = tokio::runtime::Handle::current().block_on(self.desk.fetch(module, MODULE_LIMIT))?;
+        let code =
+            tokio::runtime::Handle::current().block_on(self.desk.fetch(module, MODULE_LIMIT))?;
         let desk = Arc::clone(self.desk);
         let log = move |line: &str| {
             let mut log = desk.log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,9 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipdc_jobs::engine::{
-    Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord,
-};
+use ipdc_jobs::engine::{Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord};
 use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
 use ipdc_jobs::message::ToWorker;
 use tokio::sync::{mpsc, watch};
@@ -81,18 +79,14 @@ impl Worker {
         swarm: mpsc::Receiver<SwarmEvent>,
     ) -> Result<Worker, StateError> {
         let recovered = state::attempts::all(&parts.db).await?;
-        let recovered = recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let recovered =
+            recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         let (events_out, events) = mpsc::channel(EVENT_LIMIT);
         let (load_out, load) = watch::channel(Load::default());
         let drain = events_out.clone();
         let started = Instant::now();
-        let (machine, actions) = Machine::new(
-            parts.me,
-            parts.slots,
-            WorkerLimits::default(),
-            Duration::ZERO,
-            recovered,
-        );
+        let (machine, actions) =
+            Machine::new(parts.me, parts.slots, WorkerLimits::default(), Duration::ZERO, recovered);
         let records = keep_records(parts.db.clone(), events_out.clone());
         let desk = Desk {
             parts: Arc::new(parts),
@@ -230,7 +224,8 @@ fn keep_records(
         let mut batch = Vec::new();
         while records.recv_many(&mut batch, state::BATCH_LIMIT).await > 0 {
             let last = batch.last().map_or(0, |(seq, _)| *seq);
-            let changes: Vec<_> = batch.drain(..).flat_map(|(_, record)| changes_of(record)).collect();
+            let changes: Vec<_> =
+                batch.drain(..).flat_map(|(_, record)| changes_of(record)).collect();
             while let Err(error) = state::attempts::change(&db, changes.clone()).await {
                 tracing::error!(%error, "the worker's records could not be written; trying again");
                 sleep(PERSIST_RETRY).await;
