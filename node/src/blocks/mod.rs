@@ -3,5 +3,6 @@
 pub mod block;
 pub mod exchange;
 pub mod fetch;
+pub mod pins;
 pub mod store;
 pub mod unixfs;
