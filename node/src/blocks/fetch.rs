@@ -263,7 +263,8 @@ impl<'a> Hunting<'a> {
                 self.asked.retain(|peer| replies.get(peer).is_some_and(is_final));
                 continue;
             }
-            let until = if in_last_round { None } else { Some(last_round.min(hedge.max(now + LOOK))) };
+            let until =
+                if in_last_round { None } else { Some(last_round.min(hedge.max(now + LOOK))) };
             let answered = match until {
                 Some(until) => timeout_at(until, asking.next()).await.ok().flatten(),
                 None => asking.next().await,

@@ -65,7 +65,8 @@ pub struct Pin {
 pub(crate) async fn insert(db: &Db, pin: Pin) -> Result<(), StateError> {
     db.call(move |c| {
         let row = (pin.root.to_bytes(), pin.reason.to_string());
-        c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?.execute(row)?;
+        c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?
+            .execute(row)?;
         Ok(())
     })
     .await

@@ -159,8 +159,7 @@ mod tests {
 
         let long = Bytes::from(vec![7; COPY_LIMIT + 1]);
         let short = Bytes::from_static(b"short");
-        let answers =
-            [Answer::NotHeld, Answer::Block(short), Answer::Unable, Answer::Block(long)];
+        let answers = [Answer::NotHeld, Answer::Block(short), Answer::Unable, Answer::Block(long)];
         let mut bytes = Vec::new();
         for answer in &answers {
             write_answer(&mut bytes, answer).await.unwrap();

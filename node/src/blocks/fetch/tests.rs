@@ -141,8 +141,7 @@ async fn a_silent_holder_does_not_keep_another_from_being_asked() {
 async fn silent_holders_are_given_up_within_the_stall_time() {
     let network = Network::new();
     let here = node(&network).await;
-    let hung: Vec<Fake> =
-        (0..20).map(|_| Fake::new(&network, |_, _| Deed::Hang)).collect();
+    let hung: Vec<Fake> = (0..20).map(|_| Fake::new(&network, |_, _| Deed::Hang)).collect();
     let holders: Vec<PeerId> = hung.iter().map(|fake| fake.id).collect();
     let stall = Duration::from_secs(2);
     let began = Instant::now();

@@ -140,13 +140,11 @@ impl FileBuilder {
         let lens: Vec<u64> = children.iter().map(|child| child.len).collect();
         let len = lens.iter().sum();
         let mut dag_size = children.iter().map(|child| child.dag_size).sum();
-        let link = |child: Child| Link {
-            cid: child.cid,
-            name: String::new(),
-            dag_size: child.dag_size,
-        };
+        let link =
+            |child: Child| Link { cid: child.cid, name: String::new(), dag_size: child.dag_size };
         let links = children.into_iter().map(link).collect();
-        let block = Block::dag_pb(Node { links, data: Entry::inner(lens).encode() }.encode().into());
+        let block =
+            Block::dag_pb(Node { links, data: Entry::inner(lens).encode() }.encode().into());
         self.add.put(&block).await?;
         dag_size += block.len();
         self.append(level + 1, Child { cid: block.cid(), len, dag_size });

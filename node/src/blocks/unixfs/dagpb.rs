@@ -204,8 +204,14 @@ impl Entry {
 
 impl Kind {
     fn of(number: u64) -> Result<Kind, Malformed> {
-        let known =
-            [Kind::Raw, Kind::Directory, Kind::File, Kind::Metadata, Kind::Symlink, Kind::HamtShard];
+        let known = [
+            Kind::Raw,
+            Kind::Directory,
+            Kind::File,
+            Kind::Metadata,
+            Kind::Symlink,
+            Kind::HamtShard,
+        ];
         let found = usize::try_from(number).ok().and_then(|number| known.get(number));
         found.copied().ok_or(Malformed("an unknown UnixFS type"))
     }
