@@ -67,6 +67,13 @@ pub enum FetchError {
     Store(Arc<StoreError>),
 }
 
+impl FetchError {
+    /// The store alone was asked, and does not hold the block.
+    pub(super) fn not_here(cid: Cid) -> FetchError {
+        FetchError::Missing(Box::new(Missing { cid, asked: Vec::new() }))
+    }
+}
+
 impl From<StoreError> for FetchError {
     fn from(error: StoreError) -> FetchError {
         FetchError::Store(Arc::new(error))
@@ -105,8 +112,7 @@ impl fmt::Display for Missing {
 impl Source for Store {
     /// The local store alone.
     async fn get(&self, cid: &Cid) -> Result<Block, FetchError> {
-        let missing = || Missing { cid: *cid, asked: Vec::new() };
-        Store::get(self, cid).await?.ok_or_else(|| FetchError::Missing(Box::new(missing())))
+        Store::get(self, cid).await?.ok_or_else(|| FetchError::not_here(*cid))
     }
 }
 

@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use ipdc_jobs::ids::{CODEC_RAW, JobId, cid_of};
-use ipdc_jobs::kind::{FileWriter as _, ReadAt as _, Tree as _};
+use ipdc_jobs::kind::{FileWriter as _, Tree as _};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::blocks::block::CHUNK;
-use crate::blocks::fetch::Missing;
 use crate::blocks::store::tests::{World, world};
 use crate::blocks::store::{Add, Tier};
 
@@ -206,8 +205,7 @@ impl Heap {
 
 impl Source for Heap {
     async fn get(&self, cid: &Cid) -> Result<Block, FetchError> {
-        let missing = || FetchError::Missing(Box::new(Missing { cid: *cid, asked: Vec::new() }));
-        self.0.lock().unwrap().get(cid).cloned().ok_or_else(missing)
+        self.0.lock().unwrap().get(cid).cloned().ok_or_else(|| FetchError::not_here(*cid))
     }
 }
 
