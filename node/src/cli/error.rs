@@ -12,8 +12,15 @@ use ipdc_jobs::ids::JobId;
 use miette::Diagnostic;
 
 use crate::api::client::ClientError;
+use crate::config::ConfigError;
+use crate::controller::SubmitError;
+use crate::home::HomeError;
 use crate::node::NodeError;
 use crate::problem::{Detail, Reported};
+use crate::swarm::SwarmError;
+use crate::swarm::certificate::BadCertificate;
+use crate::swarm::identity::IdentityError;
+use crate::swarm::invitation::BadToken;
 use crate::view::JobState;
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
@@ -61,6 +68,35 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Start(#[from] NodeError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Home(#[from] HomeError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Config(#[from] ConfigError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Identity(#[from] IdentityError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Token(#[from] BadToken),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Swarm(#[from] SwarmError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Certificate(#[from] BadCertificate),
+
+    /// What is wrong in a job directory, seen before anything was added.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Submit(#[from] SubmitError),
 
     #[error("cannot {did} {}", path.display())]
     #[diagnostic(code("IPDC-1611"), help("check that it exists and that this user may {did} it"))]
@@ -198,7 +234,14 @@ impl CliError {
                 }
                 ClientError::Home { .. } | ClientError::Answer { .. } => Exit::Failed,
             },
+            CliError::Home(HomeError::NotInitialised(_)) => Exit::NoNode,
             CliError::Usage { .. }
+            | CliError::Config(_)
+            | CliError::Token(_)
+            | CliError::Submit(_)
+            | CliError::Home(
+                HomeError::Initialised(_) | HomeError::Foreign(_) | HomeError::Nowhere,
+            )
             | CliError::Exists { .. }
             | CliError::NotAddable { .. }
             | CliError::NotJobDir { .. }
@@ -212,6 +255,10 @@ impl CliError {
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
             | CliError::Start(_)
+            | CliError::Home(_)
+            | CliError::Identity(_)
+            | CliError::Swarm(_)
+            | CliError::Certificate(_)
             | CliError::File { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }

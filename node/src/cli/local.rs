@@ -5,7 +5,7 @@
 //! directly with its root key, which is at hand. Dropping the swarm kills the nodes and removes
 //! their homes; whatever kills us, they end with us.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rust_ipfs::Multiaddr;
@@ -17,6 +17,7 @@ use super::process::{Life, NodeProcess};
 use super::setup;
 use super::start::{Flags, READY_LIMIT};
 use crate::api::client::Client;
+use crate::home::Home;
 
 /// Nodes that start at once: more would only wait for each other's share of the processors.
 const START_AT_ONCE: usize = 8;
@@ -31,7 +32,7 @@ const MEET_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct LocalSwarm {
     // Dropped in this order, after `Drop` has made sure that no process is left.
     nodes: Vec<NodeProcess>,
-    homes: Vec<PathBuf>,
+    homes: Vec<Home>,
     _dir: TempDir,
 }
 
@@ -58,7 +59,7 @@ impl LocalSwarm {
 
     /// The home of the node that takes the job.
     pub(super) fn home(&self) -> &Path {
-        &self.homes[0]
+        self.homes[0].path()
     }
 
     /// Starts the nodes from `begin` to before `end`; gives where they listen.
@@ -91,7 +92,7 @@ impl LocalSwarm {
         let start = Instant::now();
         let others = self.homes.len() - 1;
         for (index, home) in self.homes.iter().enumerate() {
-            let client = Client::of_home(home)?;
+            let client = Client::of_home(home.path())?;
             loop {
                 let peers = client.peers().await?;
                 let seen = peers.iter().filter(|p| !p.me && p.connected && p.facts.is_some());

@@ -33,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 use self::error::{CliError, Exit};
 use self::output::{Form, Output, write_stdout};
 use crate::api::client::Client;
+use crate::home::Home;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 the job or the request failed; 2 wrong usage or input; 3 no node is running \
@@ -114,7 +115,7 @@ struct Session {
 impl Session {
     /// The node's home: the flag or `IPDC_HOME`, else the place for a user's data.
     fn home(&self) -> Result<PathBuf, CliError> {
-        setup::locate(self.home.clone())
+        Ok(Home::locate(self.home.clone())?)
     }
 
     /// A client of the node that runs in the home.

@@ -26,7 +26,7 @@ pub(super) struct Init {
 
 impl Init {
     pub(super) fn run(self, session: &Session) -> Result<(), CliError> {
-        let member = setup::init(session.home()?, self.domain)?;
+        let member = setup::init(&session.home()?, self.domain)?;
         session
             .output
             .note("start the node with `ipdc start`, then invite others with `ipdc invite`");
@@ -53,7 +53,7 @@ impl Join {
         }
         let progress = Progress::new(session.output);
         progress.say("asking the node that invited");
-        let member = setup::join(session.home()?, &token).await?;
+        let member = setup::join(&session.home()?, &token).await?;
         drop(progress);
         session.output.note("start the node with `ipdc start`");
         session.output.put(&Member(member))
@@ -165,7 +165,7 @@ pub(super) struct Id {}
 
 impl Id {
     pub(super) fn run(self, session: &Session) -> Result<(), CliError> {
-        let peer_id = setup::peer_id(session.home()?)?;
+        let peer_id = setup::peer_id(&session.home()?)?;
         session.output.put(&Identity { peer_id })
     }
 }

@@ -13,11 +13,9 @@ use tokio::time::{Instant, sleep};
 
 use super::error::CliError;
 use crate::api::client::Client;
+use crate::home::Home;
 use crate::problem::Detail;
 use crate::view::RunInfo;
-
-/// What a node that was started from here logs to, in its home.
-const LOG_FILE: &str = "node.log";
 
 /// A log longer than this, in bytes, is put aside when its node starts: a month of a busy node.
 const LOG_LIMIT: u64 = 16 << 20;
@@ -57,13 +55,13 @@ pub(super) struct NodeProcess {
 impl NodeProcess {
     /// Starts `ipdc start` with these arguments in `home`.
     pub(super) fn spawn(
-        home: &Path,
+        home: &Home,
         args: impl IntoIterator<Item = OsString>,
         life: Life,
     ) -> Result<Self, CliError> {
-        let log = home.join(LOG_FILE);
+        let log = home.log();
         if fs::metadata(&log).is_ok_and(|log| log.len() > LOG_LIMIT) {
-            let aside = home.join(format!("{LOG_FILE}.old"));
+            let aside = log.with_extension("log.old");
             fs::rename(&log, &aside).map_err(CliError::file("write", &aside))?;
         }
         let file = fs::File::options()
@@ -75,7 +73,7 @@ impl NodeProcess {
         let second = file.try_clone().map_err(CliError::file("write", &log))?;
         let program = std::env::current_exe().map_err(CliError::file("find", "ipdc"))?;
         let mut command = Command::new(&program);
-        command.arg("--home").arg(home).arg("start").args(args);
+        command.arg("--home").arg(home.path()).arg("start").args(args);
         command.stdout(file).stderr(second);
         match life {
             Life::Own => {
@@ -88,7 +86,7 @@ impl NodeProcess {
             }
         }
         let child = command.spawn().map_err(CliError::file("run", &program))?;
-        Ok(NodeProcess { child, life, home: home.to_owned(), log, log_start })
+        Ok(NodeProcess { child, life, home: home.path().to_owned(), log, log_start })
     }
 
     /// Waits until the node says that it is ready. One that is not in time is ended.

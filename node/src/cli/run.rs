@@ -1,5 +1,6 @@
 //! `ipdc run`: adds a job directory, submits it, follows it, fetches its result.
 
+use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ipdc_jobs::ids::{Cid, JobId};
 use ipdc_jobs::kind::KINDS;
+use ipdc_jobs::spec;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,6 +24,7 @@ use super::output::{Answer, Output, size, span};
 use super::progress::Progress;
 use super::transfer;
 use crate::api::client::{Client, ClientError};
+use crate::controller::SubmitError;
 use crate::view::{Accepted, ContentPath, JobState, JobView, Submission};
 
 /// How long a job is followed without its node answering. A node that was killed and is started
@@ -152,15 +155,19 @@ fn local_out(job: JobId) -> PathBuf {
     PathBuf::from(format!("ipdc-{name}"))
 }
 
-/// Says what is wrong with a job directory before anything is added.
+/// Says what is wrong with a job directory before anything is added or started. What its files
+/// hold the node checks.
 fn check_job_dir(dir: &Path) -> Result<(), CliError> {
     let wrong = |why| CliError::NotJobDir { path: dir.to_owned(), why };
     if !dir.is_dir() {
-        return Err(wrong(if dir.exists() { "it is a file" } else { "it does not exist" }));
+        return Err(wrong(if dir.exists() { "it is no directory" } else { "it does not exist" }));
     }
-    if !dir.join(JOB_FILE).is_file() {
+    let path = dir.join(JOB_FILE);
+    if !path.is_file() {
         return Err(wrong("it holds no job.toml"));
     }
+    let text = fs::read_to_string(&path).map_err(CliError::file("read", &path))?;
+    spec::parse(&text, JOB_FILE).map_err(SubmitError::from)?;
     Ok(())
 }
 
@@ -427,8 +434,15 @@ mod tests {
         assert!(why(dir.path()).ends_with("it holds no job.toml"));
         assert!(why(&dir.path().join("none")).ends_with("it does not exist"));
         let file = dir.path().join(JOB_FILE);
-        std::fs::write(&file, "").unwrap();
-        assert!(why(&file).ends_with("it is a file"));
-        assert!(check_job_dir(dir.path()).is_ok());
+        fs::write(&file, "").unwrap();
+        assert!(why(&file).ends_with("it is no directory"));
+    }
+
+    #[test]
+    fn a_malformed_job_toml_is_told_with_its_line_before_anything_is_added() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(JOB_FILE), "kind = \"mr\"\nworkers = \"many\"\n").unwrap();
+        let problem = Problem::of(&check_job_dir(dir.path()).unwrap_err());
+        assert!(problem.details[0].starts_with("job.toml:2: "), "{problem:?}");
     }
 }

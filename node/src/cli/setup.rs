@@ -1,14 +1,30 @@
-//! Homes: found, made, opened.
+//! Homes: found, made, opened. What `init`, `join` and `run --local` write into them.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ipdc_jobs::ids::PeerId;
+use libp2p_identity::Keypair;
 use serde::Serialize;
 
 use super::error::CliError;
 use super::start::Flags;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::home::Home;
+use crate::swarm;
+use crate::swarm::certificate::{BadCertificate, Credential, OWNER_LIMIT, certify};
+use crate::swarm::identity::{self, SwarmKey};
+use crate::swarm::invitation::Token;
+
+/// The swarm's name when nobody gave one.
+const DOMAIN: &str = "ipdc";
+
+/// The owner when the system does not say who the user is.
+const OWNER: &str = "owner";
+
+/// The name of a local swarm, in its nodes' logs.
+const LOCAL_DOMAIN: &str = "local";
 
 /// What a node became by `init` or `join`.
 #[derive(Debug, Serialize)]
@@ -19,24 +35,168 @@ pub(super) struct Member {
     pub(super) home: PathBuf,
 }
 
-pub(super) fn locate(_named: Option<PathBuf>) -> Result<PathBuf, CliError> {
-    todo!()
+/// The settings of a start: the flags over `IPDC_*` over `ipdc.toml` over defaults.
+pub(super) fn config(home: &Home, flags: Flags) -> Result<Config, CliError> {
+    let overrides = config::Overrides {
+        listen: flags.listen,
+        mqtt: flags.mqtt,
+        http: flags.http,
+        bootstrap: flags.bootstrap,
+    };
+    Ok(Config::load(home, overrides)?)
 }
-pub(super) fn open(_home: PathBuf) -> Result<Home, CliError> {
-    todo!()
+
+/// Makes a home, a swarm, and the home's node its first member.
+pub(super) fn init(home: &Path, domain: Option<String>) -> Result<Member, CliError> {
+    let home = Home::create(home)?;
+    let domain = domain.unwrap_or_else(|| DOMAIN.to_owned());
+    let root = key_at(&home.root_key())?;
+    let key = if home.swarm_key().exists() {
+        SwarmKey::load(&home.swarm_key())?
+    } else {
+        SwarmKey::generate()
+    };
+    become_member(&home, &key, &root, &domain)
 }
-pub(super) fn config(_home: &Home, _flags: Flags) -> Result<Config, CliError> {
-    todo!()
+
+/// Redeems an invitation and makes the home of the new member.
+pub(super) async fn join(home: &Path, token: &str) -> Result<Member, CliError> {
+    let token: Token = token.parse()?;
+    let home = Home::create(home)?;
+    let keypair = key_at(&home.identity())?;
+    let credential = swarm::join(&keypair, &token).await?;
+    let invitation = &token.invitation;
+    finish(&home, &invitation.swarm_key, &invitation.domain, &credential)
 }
-pub(super) fn init(_home: PathBuf, _domain: Option<String>) -> Result<Member, CliError> {
-    todo!()
+
+/// The peer ID of the home's node.
+pub(super) fn peer_id(home: &Path) -> Result<PeerId, CliError> {
+    let home = Home::open(home)?;
+    Ok(identity::load(&home.identity())?.public().to_peer_id())
 }
-pub(super) async fn join(_home: PathBuf, _token: &str) -> Result<Member, CliError> {
-    todo!()
+
+/// Makes `nodes` homes below `dir`, members of one new swarm, ready to start.
+pub(super) fn local_homes(dir: &Path, nodes: u32) -> Result<Vec<Home>, CliError> {
+    let root = Keypair::generate_ed25519();
+    let key = SwarmKey::generate();
+    let make = |number: u32| {
+        let home = Home::create(&dir.join(number.to_string()))?;
+        become_member(&home, &key, &root, LOCAL_DOMAIN)?;
+        Ok(home)
+    };
+    (1..=nodes).map(make).collect()
 }
-pub(super) fn peer_id(_home: PathBuf) -> Result<PeerId, CliError> {
-    todo!()
+
+/// Makes the node's key and has the root, which is at hand, certify it.
+fn become_member(
+    home: &Home,
+    key: &SwarmKey,
+    root: &Keypair,
+    domain: &str,
+) -> Result<Member, CliError> {
+    let keypair = key_at(&home.identity())?;
+    let peer_id = keypair.public().to_peer_id();
+    let credential = certify(root, peer_id, &owner(), true).map_err(BadCertificate::from)?;
+    finish(home, key, domain, &credential)
 }
-pub(super) fn local_homes(_dir: &Path, _n: u32) -> Result<Vec<PathBuf>, CliError> {
-    todo!()
+
+/// Writes what makes the home whole: the swarm's key, its name, and last the certificate.
+fn finish(
+    home: &Home,
+    key: &SwarmKey,
+    domain: &str,
+    credential: &Credential,
+) -> Result<Member, CliError> {
+    if !home.swarm_key().exists() {
+        key.save(&home.swarm_key())?;
+    }
+    config::set_domain(&home.config_file(), domain)?;
+    let path = home.certificate();
+    write_new(&path, credential).map_err(CliError::file("write", &path))?;
+    let certificate = credential.certificate.open().map_err(BadCertificate::from)?;
+    Ok(Member {
+        peer_id: certificate.peer,
+        domain: domain.to_owned(),
+        owner: certificate.owner,
+        home: home.path().to_owned(),
+    })
+}
+
+/// Writes `credential` to `path`, which must not exist, whole or not at all.
+fn write_new(path: &Path, credential: &Credential) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer_pretty(&mut file, credential)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// The key at `path`; a new one when a try that failed half-way left none. The issuer may have
+/// certified the old one.
+fn key_at(path: &Path) -> Result<Keypair, CliError> {
+    let key = if path.exists() { identity::load(path) } else { identity::create(path) };
+    Ok(key?)
+}
+
+/// Who runs the command: the owner that the first node's certificate names.
+fn owner() -> String {
+    let mut owner = ["USER", "LOGNAME"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
+        .unwrap_or_else(|| OWNER.to_owned());
+    while owner.len() > OWNER_LIMIT {
+        owner.pop();
+    }
+    owner
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::home::HomeError;
+    use crate::swarm::certificate::Revocations;
+
+    #[test]
+    fn a_new_swarm_s_first_node_is_certified_by_its_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = init(&dir.path().join("home"), Some("lab".into())).unwrap();
+        assert_eq!(member.domain, "lab");
+        assert_eq!(peer_id(&member.home).unwrap(), member.peer_id);
+        let again = init(&member.home, None);
+        assert!(matches!(again, Err(CliError::Home(HomeError::Initialised(_)))));
+    }
+
+    #[test]
+    fn local_homes_are_members_of_one_swarm() {
+        let dir = tempfile::tempdir().unwrap();
+        let homes = local_homes(dir.path(), 3).unwrap();
+        assert_eq!(homes.len(), 3);
+        let mut roots = Vec::new();
+        let mut keys = Vec::new();
+        for home in &homes {
+            assert_eq!(&Home::open(home.path()).unwrap(), home);
+            let text = std::fs::read(home.certificate()).unwrap();
+            let credential: Credential = serde_json::from_slice(&text).unwrap();
+            let certificate = credential.certificate.open().unwrap();
+            let peer = identity::load(&home.identity()).unwrap().public().to_peer_id();
+            let known = Revocations::default();
+            credential.check(peer, certificate.swarm, 0, &known).unwrap();
+            roots.push(certificate.swarm);
+            keys.push(std::fs::read_to_string(home.swarm_key()).unwrap());
+        }
+        roots.dedup();
+        keys.dedup();
+        assert_eq!((roots.len(), keys.len()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_none_makes_no_home() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        let joined = join(&home, "not a token").await;
+        assert!(matches!(joined, Err(CliError::Token(_))));
+        assert!(!home.exists());
+    }
 }

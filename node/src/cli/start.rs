@@ -13,6 +13,7 @@ use super::error::CliError;
 use super::output::{Answer, Output};
 use super::process::{Life, NodeProcess, stdin_closed};
 use super::setup;
+use crate::home::Home;
 use crate::node;
 use crate::view::RunInfo;
 
@@ -72,16 +73,16 @@ impl Start {
     }
 
     async fn in_background(self, session: &Session) -> Result<(), CliError> {
-        let home = setup::open(session.home()?)?;
+        let home = Home::open(&session.home()?)?;
         let mut args = self.flags.to_args();
         args.extend((0..session.verbose).map(|_| "-v".into()));
-        let mut process = NodeProcess::spawn(home.path(), args, Life::Own)?;
+        let mut process = NodeProcess::spawn(&home, args, Life::Own)?;
         let run_info = process.ready(READY_LIMIT).await?;
         session.output.put(&Started(run_info))
     }
 
     async fn in_foreground(self, session: &Session) -> Result<(), CliError> {
-        let home = setup::open(session.home()?)?;
+        let home = Home::open(&session.home()?)?;
         let config = setup::config(&home, self.flags)?;
         let output = session.output;
         let node = node::run(home, config, |run_info| say_ready(output, run_info));

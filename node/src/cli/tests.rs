@@ -121,7 +121,7 @@ fn every_error_code_has_its_page_and_every_page_its_code() {
     assert_eq!(pages.difference(&codes).collect::<Vec<_>>(), Vec::<&String>::new(), "no code");
     for page in &pages {
         let text = fs::read_to_string(repository().join(format!("docs/errors/{page}.md"))).unwrap();
-        for part in [&format!("# {page}: "), "**What happened**", "**Why**", "**What to do**"] {
+        for part in [&format!("# {page}: "), "**What happened.**", "**Why.**", "**What to do.**"] {
             assert!(text.contains(part), "{page}.md lacks {part}");
         }
     }
