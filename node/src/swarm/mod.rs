@@ -1,3 +1,8 @@
 //! The closed swarm: identity, admission, peers, streams.
 
+pub mod certificate;
+pub mod facts;
+pub mod identity;
+pub mod invitation;
+pub mod signed;
 pub mod streams;
