@@ -7,6 +7,8 @@
 //! Each room that keeps state has a file here with its tables and its queries; nobody else
 //! writes SQL.
 
+pub mod members;
+
 use std::path::Path;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] = &[];
+const MIGRATIONS: &[&str] = &[members::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
 const BATCH_LIMIT: usize = 256;

@@ -11,7 +11,7 @@
 //!
 //! Wall clocks decide only expiry. There is no "not before": the clock of a small board starts in 1970.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipdc_jobs::ids::PeerId;
@@ -242,11 +242,12 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The revocations that a node knows.
+/// The revocations that a node knows, in the order it learned them.
 #[derive(Debug, Clone, Default)]
 pub struct Revocations {
-    /// By (who is cut off, who says so).
-    known: HashMap<(PeerId, PeerId), Signed<Revocation>>,
+    /// (Who is cut off, who says so).
+    known: HashSet<(PeerId, PeerId)>,
+    list: Vec<Signed<Revocation>>,
 }
 
 impl Revocations {
@@ -261,26 +262,32 @@ impl Revocations {
         root: PeerId,
     ) -> Result<Option<Revocation>, BadStatement> {
         let said = revocation.open()?;
-        let key = (said.peer, said.issuer);
         // The root's word is always heard; members fill what is left.
-        let full = self.known.len() >= REVOCATIONS_LIMIT && said.issuer != root;
-        if said.swarm != root || full || self.known.contains_key(&key) {
+        let full = self.list.len() >= REVOCATIONS_LIMIT && said.issuer != root;
+        if said.swarm != root || full || !self.known.insert((said.peer, said.issuer)) {
             return Ok(None);
         }
-        self.known.insert(key, revocation.clone());
+        self.list.push(revocation.clone());
         Ok(Some(said))
     }
 
     /// Whether one of them ends `certificate`.
     #[must_use]
     pub fn concern(&self, certificate: &Certificate) -> bool {
-        let by = |issuer| self.known.contains_key(&(certificate.peer, issuer));
+        let by = |issuer| self.known.contains(&(certificate.peer, issuer));
         by(certificate.swarm) || by(certificate.issuer)
     }
 
-    /// All of them, to tell others.
-    pub fn iter(&self) -> impl Iterator<Item = &Signed<Revocation>> {
-        self.known.values()
+    /// Those learned after the first `n`, oldest first.
+    #[must_use]
+    pub fn after(&self, n: usize) -> &[Signed<Revocation>] {
+        self.list.get(n..).unwrap_or_default()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list.len()
     }
 }
 
