@@ -9,6 +9,7 @@
 
 pub mod attempts;
 pub mod jobs;
+pub mod members;
 pub mod pins;
 
 use std::path::Path;
@@ -20,7 +21,7 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA];
+const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
 pub const BATCH_LIMIT: usize = 256;

@@ -1,3 +1,11 @@
 //! The closed swarm: identity, admission, peers, streams.
 
+pub mod address;
+pub mod certificate;
+pub mod facts;
+pub mod identity;
+pub mod invitation;
+pub mod signed;
 pub mod streams;
+mod gate;
+mod frame;

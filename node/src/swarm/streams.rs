@@ -27,7 +27,7 @@ impl Protocol {
 
     /// The name that libp2p negotiates.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Protocol::Mqtt => "/ipdc/mqtt/1",
             Protocol::Blocks => "/ipdc/blocks/1",

@@ -1,0 +1,296 @@
+//! The admission handshake, `/ipdc/admit/1`: what a connection must do to leave quarantine.
+//!
+//! ```text
+//! dialler                                   listener
+//!    │ Member{credential, revocations} ───────▶ │  checks it, opens its gate
+//!    │ ◀─────────── Member{credential, revocations}
+//!    │  checks it, opens its gate               │
+//!    │ Done ──────────────────────────────────▶ │
+//! ```
+//!
+//! Each side opens its gate before it tells the other, so that no stream meets a closed one. It is
+//! run on every connection, known peer or not: it costs one round trip, carries revocations, and
+//! there is no case where only one side believes the other.
+//!
+//! A joiner says `Redeem` instead and gets its certificate, then the connection is closed: it comes
+//! back as a member. Who is refused is told why, once.
+
+use ipdc_jobs::ids::PeerId;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
+use tokio_util::compat::FuturesAsyncReadCompatExt as _;
+
+use super::certificate::{
+    BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, Revocation, new_serial, now_ms,
+};
+use super::frame;
+use super::gate::{Link, OpenError};
+use super::invitation::Token;
+use super::signed::Signed;
+use super::{Core, SwarmError};
+use crate::state::StateError;
+use crate::state::members::{self, Grant, Redemption};
+
+/// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
+const FRAME_LIMIT: usize = 64 * 1024;
+
+/// The revocations told in the handshake at most, newest first; the first telling brings the rest.
+const REVOCATIONS_TOLD: usize = 100;
+
+/// What the dialler says first, and the listener's answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Message {
+    /// I am a member.
+    Member { credential: Credential, revocations: Vec<Signed<Revocation>> },
+    /// I was invited; give me a certificate.
+    Redeem { token: String },
+    /// Here it is.
+    Granted { credential: Box<Credential> },
+    /// I believe you.
+    Done,
+    /// I do not.
+    Refused(Refusal),
+}
+
+/// Why a peer is not let in, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// Its certificate is no good.
+    #[error("the certificate was refused: {0}")]
+    Certificate(String),
+    /// It, or the one that invited it, was cut off.
+    #[error("it was revoked")]
+    Revoked,
+    /// The invitation has expired.
+    #[error("the invitation has expired")]
+    Expired,
+    /// As many as it allows have joined by it.
+    #[error("the invitation is used up")]
+    UsedUp,
+    /// It is not of the peer that was asked, or that lost its database.
+    #[error("the invitation is not known")]
+    UnknownInvitation,
+    /// The peer that was asked cannot do it now.
+    #[error("the peer could not answer: {0}")]
+    Trouble(String),
+    /// It did not speak the protocol.
+    #[error("unexpected message")]
+    Unexpected,
+}
+
+impl From<BadCertificate> for Refusal {
+    fn from(bad: BadCertificate) -> Self {
+        match bad {
+            BadCertificate::Revoked(_) => Refusal::Revoked,
+            other => Refusal::Certificate(other.to_string()),
+        }
+    }
+}
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Self {
+        Refusal::Trouble(error.to_string())
+    }
+}
+
+/// How a handshake ended without a member.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotAdmitted {
+    /// We refused the peer.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// The peer refused us.
+    #[error("the peer refused us: {0}")]
+    RefusedUs(Refusal),
+    /// A joiner got its certificate and will come back.
+    #[error("it joined")]
+    Joined,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The peer does not know the protocol, or left.
+    #[error("no admission stream: {0:?}")]
+    Open(OpenError),
+}
+
+/// Runs the handshake on `link` and gives the member behind it; the link is then admitted.
+/// Unbounded: the caller bounds it with the quarantine.
+pub(super) async fn run(
+    core: &Core,
+    link: &Link,
+) -> Result<(Credential, Certificate), NotAdmitted> {
+    if link.dialled.is_some() { dial(core, link).await } else { listen(core, link).await }
+}
+
+async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+    let mut stream = link.open_admission().await.map_err(NotAdmitted::Open)?.compat();
+    frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
+    let answer = frame::read(&mut stream, FRAME_LIMIT).await?;
+    let checked = match answer {
+        Message::Refused(refusal) => return Err(NotAdmitted::RefusedUs(refusal)),
+        Message::Member { credential, revocations } => {
+            check(core, link.peer, credential, &revocations).await
+        }
+        _ => Err(Refusal::Unexpected),
+    };
+    match checked {
+        Ok(member) => {
+            link.admit();
+            frame::write(&mut stream, &Message::Done, FRAME_LIMIT).await?;
+            Ok(member)
+        }
+        Err(refusal) => Err(refuse(&mut stream, refusal).await),
+    }
+}
+
+async fn listen(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+    let mut stream = link.accept_admission().await.map_err(NotAdmitted::Open)?.compat();
+    let hello = frame::read(&mut stream, FRAME_LIMIT).await?;
+    let checked = match hello {
+        Message::Member { credential, revocations } => {
+            check(core, link.peer, credential, &revocations).await
+        }
+        Message::Redeem { token } => match redeem(core, link.peer, &token).await {
+            Ok(credential) => {
+                let granted = Message::Granted { credential: Box::new(credential) };
+                frame::write(&mut stream, &granted, FRAME_LIMIT).await?;
+                read_to_end(&mut stream).await;
+                return Err(NotAdmitted::Joined);
+            }
+            Err(refusal) => Err(refusal),
+        },
+        _ => Err(Refusal::Unexpected),
+    };
+    let member = match checked {
+        Ok(member) => member,
+        Err(refusal) => return Err(refuse(&mut stream, refusal).await),
+    };
+    link.admit();
+    frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
+    match frame::read(&mut stream, FRAME_LIMIT).await? {
+        Message::Done => Ok(member),
+        Message::Refused(refusal) => Err(NotAdmitted::RefusedUs(refusal)),
+        _ => Err(refuse(&mut stream, Refusal::Unexpected).await),
+    }
+}
+
+/// The joiner's side: redeems `token` over `link`, which we dialled.
+pub(super) async fn ask_to_join(link: &Link, token: &Token) -> Result<Credential, NotAdmitted> {
+    let mut stream = link.open_admission().await.map_err(NotAdmitted::Open)?.compat();
+    let ask = Message::Redeem { token: token.to_string() };
+    frame::write(&mut stream, &ask, FRAME_LIMIT).await?;
+    match frame::read(&mut stream, FRAME_LIMIT).await? {
+        Message::Granted { credential } => Ok(*credential),
+        Message::Refused(refusal) => Err(NotAdmitted::RefusedUs(refusal)),
+        _ => Err(NotAdmitted::Refused(Refusal::Unexpected)),
+    }
+}
+
+/// Tells the peer why, and waits until it heard it or the quarantine ends.
+async fn refuse(
+    stream: &mut (impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin),
+    refusal: Refusal,
+) -> NotAdmitted {
+    if frame::write(stream, &Message::Refused(refusal.clone()), FRAME_LIMIT).await.is_ok() {
+        read_to_end(stream).await;
+    }
+    NotAdmitted::Refused(refusal)
+}
+
+/// Closing a connection drops what it has not sent yet: so wait for the other side to leave.
+async fn read_to_end(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let _ = stream.read_u8().await;
+}
+
+async fn check(
+    core: &Core,
+    peer: PeerId,
+    credential: Credential,
+    revocations: &[Signed<Revocation>],
+) -> Result<(Credential, Certificate), Refusal> {
+    // A stranger's revocations are not even read.
+    core.book().check(&credential, peer)?;
+    core.learn_revocations(revocations).await?;
+    let certificate = core.book().check(&credential, peer)?;
+    Ok((credential, certificate))
+}
+
+async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Refusal> {
+    let token: Token = token.parse().map_err(|_| Refusal::UnknownInvitation)?;
+    if token.invitation.issuer != core.local() {
+        return Err(Refusal::UnknownInvitation);
+    }
+    let id = token.invitation.id;
+    let now = now_ms();
+    let expires = now.saturating_add(CERTIFICATE_LIFE.as_millis() as u64);
+    let redeemed =
+        core.db.call(move |c| members::redeem(c, id, &peer, now, new_serial(), expires)).await?;
+    let grant = match redeemed {
+        Redemption::Granted(grant) => grant,
+        Redemption::Expired => return Err(Refusal::Expired),
+        Redemption::UsedUp => return Err(Refusal::UsedUp),
+        Redemption::Unknown => return Err(Refusal::UnknownInvitation),
+    };
+    let credential = core.issue(peer, grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
+    core.book().check(&credential, peer)?;
+    tracing::info!(%peer, "joined by an invitation of this node");
+    Ok(credential)
+}
+
+impl Core {
+    fn hello(&self) -> Message {
+        let book = self.book();
+        let skip = book.revocations().count().saturating_sub(REVOCATIONS_TOLD);
+        Message::Member {
+            credential: self.credential.clone(),
+            revocations: book.revocations().after(skip).to_vec(),
+        }
+    }
+
+    /// Signs a certificate: with the root's key where it is, else in the root's name with ours.
+    pub(super) fn issue(&self, peer: PeerId, grant: Grant) -> Result<Credential, SwarmError> {
+        let (keypair, issuer) = match &self.root_key {
+            Some(root_key) => (root_key, None),
+            None => (&self.keypair, Some(self.credential.certificate.clone())),
+        };
+        let certificate = Certificate {
+            swarm: self.root,
+            peer,
+            owner: grant.owner,
+            serial: grant.serial,
+            issuer: keypair.public().to_peer_id(),
+            may_invite: grant.may_invite,
+            expires_ms: grant.expires_ms,
+        };
+        let signed = Signed::sign(&certificate, keypair).map_err(BadCertificate::from)?;
+        Ok(Credential { certificate: signed, issuer })
+    }
+
+    /// Takes in revocations: keeps them, and closes the connections of those they cut off.
+    pub(super) async fn learn_revocations(
+        &self,
+        revocations: &[Signed<Revocation>],
+    ) -> Result<(), StateError> {
+        let news = self.book().learn_revocations(revocations);
+        for link in &news.cut_off {
+            tracing::info!(peer = %link.peer, "cut off: its certificate was revoked");
+            link.close();
+        }
+        if news.revocations.is_empty() {
+            return Ok(());
+        }
+        self.db
+            .call(move |c| {
+                for (said, signed) in &news.revocations {
+                    members::save_revocation(c, said, signed)?;
+                }
+                for peer in &news.removed {
+                    members::remove_member(c, peer)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}

@@ -1,0 +1,617 @@
+//! The peer book: what this node knows of the swarm's members, and when to dial whom.
+//!
+//! No I/O and no tasks: `peers` feeds it what happens and does what it says. Held behind one lock
+//! that is never kept across an await.
+//!
+//! Each change that others should hear of raises the book's version and marks the member with it:
+//! a peer is told what is newer than what it was told before.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use connexa::prelude::Multiaddr;
+use ipdc_jobs::ids::PeerId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+use super::SwarmEvent;
+use super::address::{ADDRESSES_LIMIT, Whereabouts};
+use super::certificate::{BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms};
+use super::facts::PeerFacts;
+use super::gate::{DialFailure, Link};
+use super::signed::Signed;
+use crate::state::members;
+
+/// Members at most: as many as connections, each with each. Beyond, a root has lost its key.
+const MEMBERS_LIMIT: usize = 4096;
+/// The wait after the first failed dial; doubles with each.
+const BACK_OFF_START: Duration = Duration::from_millis(250);
+/// The longest wait between dials of one peer: a machine that wakes up is found within it.
+const BACK_OFF_CAP: Duration = Duration::from_secs(30);
+/// A connection shorter than this counts as a failed dial: two nodes that cannot agree do not
+/// dial each other in a loop.
+const PROVEN: Duration = Duration::from_secs(10);
+/// Dials under way at most: half of the connections that may shake hands.
+const DIALS_LIMIT: usize = 32;
+/// Addresses kept that led to a peer but that it does not tell itself (port forwards, names).
+const WORKED_LIMIT: usize = 4;
+/// Members and revocations in one telling: about 1.5 KiB each, so a frame stays under its limit.
+const TELLING_LIMIT: usize = 100;
+
+/// What a peer tells another.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Telling {
+    /// About itself, if that is news.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) facts: Option<PeerFacts>,
+    /// Members it knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) members: Vec<ToldMember>,
+    /// Who was cut off.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) revocations: Vec<Signed<Revocation>>,
+}
+
+/// A member as peers tell of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ToldMember {
+    pub(super) peer: PeerId,
+    pub(super) credential: Credential,
+    pub(super) whereabouts: Option<Signed<Whereabouts>>,
+}
+
+/// How far a peer was told.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told {
+    version: u64,
+    revocations: usize,
+}
+
+/// A peer as others of this node see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PeerView {
+    /// The peer.
+    pub peer: PeerId,
+    /// Whom it belongs to.
+    pub owner: String,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// The round trip of the last telling, in milliseconds; none if never measured.
+    pub latency_ms: Option<f64>,
+    /// Where it is dialled.
+    pub addresses: Vec<Multiaddr>,
+    /// What it last told of itself; none if it was not connected in this run.
+    pub facts: Option<PeerFacts>,
+    /// When it was last connected, milliseconds since 1970; none for never.
+    pub seen_ms: Option<u64>,
+}
+
+/// Whom to dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    Member(PeerId),
+    /// A bootstrap address, by its place in the settings.
+    Contact(usize),
+}
+
+/// A dial that is due.
+#[derive(Debug)]
+pub(super) struct DueDial {
+    pub(super) target: Target,
+    /// Who must answer; none if that is not known.
+    pub(super) peer: Option<PeerId>,
+    /// Names not resolved yet.
+    pub(super) addresses: Vec<Multiaddr>,
+}
+
+/// What revocations changed.
+#[derive(Default)]
+pub(super) struct Cut {
+    pub(super) revocations: Vec<(Revocation, Signed<Revocation>)>,
+    pub(super) removed: Vec<PeerId>,
+    pub(super) cut_off: Vec<Arc<Link>>,
+}
+
+struct Dial {
+    due: Instant,
+    failures: u32,
+    under_way: bool,
+}
+
+impl Dial {
+    fn now() -> Dial {
+        Dial { due: Instant::now(), failures: 0, under_way: false }
+    }
+
+    fn failed(&mut self) {
+        self.under_way = false;
+        self.failures = self.failures.saturating_add(1);
+        let doubled = BACK_OFF_START.saturating_mul(1 << (self.failures - 1).min(16));
+        self.due = Instant::now() + jittered(doubled.min(BACK_OFF_CAP));
+    }
+
+    fn at_once(&mut self) {
+        self.due = Instant::now();
+        self.failures = 0;
+    }
+}
+
+/// Between three quarters and all of `wait`, so that nodes that lost each other together do not
+/// come back together.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::random_range(0.75..=1.0))
+}
+
+struct Contact {
+    address: Multiaddr,
+    peer: Option<PeerId>,
+    dial: Dial,
+}
+
+struct Member {
+    credential: Credential,
+    certificate: Certificate,
+    whereabouts: Option<(Whereabouts, Signed<Whereabouts>)>,
+    /// Addresses that led to it, the last first.
+    worked: Vec<Multiaddr>,
+    /// Addresses of its where somebody else answered.
+    wrong: Vec<Multiaddr>,
+    /// Its admitted connections and since when, the newest last.
+    links: Vec<(Arc<Link>, Instant)>,
+    latency: Option<Duration>,
+    facts: Option<PeerFacts>,
+    seen_ms: u64,
+    dial: Dial,
+    /// The book's version when something of it changed that others should hear.
+    version: u64,
+}
+
+impl Member {
+    fn new(credential: Credential, certificate: Certificate) -> Member {
+        Member {
+            credential,
+            certificate,
+            whereabouts: None,
+            worked: Vec::new(),
+            wrong: Vec::new(),
+            links: Vec::new(),
+            latency: None,
+            facts: None,
+            seen_ms: 0,
+            dial: Dial::now(),
+            version: 0,
+        }
+    }
+
+    fn addresses(&self) -> Vec<Multiaddr> {
+        let told = self.whereabouts.iter().flat_map(|(said, _)| &said.addresses);
+        let mut addresses: Vec<Multiaddr> = Vec::new();
+        for address in self.worked.iter().chain(told) {
+            if !addresses.contains(address) && !self.wrong.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses
+    }
+}
+
+/// The peer book.
+pub(super) struct Book {
+    local: PeerId,
+    root: PeerId,
+    members: BTreeMap<PeerId, Member>,
+    contacts: Vec<Contact>,
+    revocations: Revocations,
+    version: u64,
+    saved: u64,
+    events: broadcast::Sender<SwarmEvent>,
+}
+
+impl Book {
+    pub(super) fn new(
+        local: PeerId,
+        root: PeerId,
+        events: broadcast::Sender<SwarmEvent>,
+    ) -> Book {
+        Book {
+            local,
+            root,
+            members: BTreeMap::new(),
+            contacts: Vec::new(),
+            revocations: Revocations::default(),
+            version: 0,
+            saved: 0,
+            events,
+        }
+    }
+
+    /// Rises with everything that others should hear of, and that should be kept.
+    pub(super) fn version(&self) -> u64 {
+        self.version + self.revocations.count() as u64
+    }
+
+    pub(super) fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Checks that `credential` makes `peer` a member now.
+    pub(super) fn check(
+        &self,
+        credential: &Credential,
+        peer: PeerId,
+    ) -> Result<Certificate, BadCertificate> {
+        credential.check(peer, self.root, now_ms(), &self.revocations)
+    }
+
+    /// Adds addresses to dial until a connection to whoever is there lasts.
+    pub(super) fn add_contacts(&mut self, contacts: impl Iterator<Item = (Multiaddr, Option<PeerId>)>) {
+        for (address, peer) in contacts {
+            if peer != Some(self.local) {
+                self.contacts.push(Contact { address, peer, dial: Dial::now() });
+            }
+        }
+    }
+
+    /// Takes in what was kept of a run before. A member that is one no more is left out.
+    pub(super) fn restore(&mut self, kept: members::Member) {
+        let Ok(certificate) = self.check(&kept.credential, kept.peer) else { return };
+        let mut member = Member::new(kept.credential, certificate);
+        member.whereabouts = kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
+        member.worked = kept.worked;
+        member.seen_ms = kept.seen_ms;
+        self.members.insert(kept.peer, member);
+    }
+
+    /// The members to keep: those that changed since this was last asked.
+    pub(super) fn to_save(&mut self) -> Vec<members::Member> {
+        let since = std::mem::replace(&mut self.saved, self.version);
+        let changed = self.members.iter().filter(|(_, member)| member.version > since);
+        changed
+            .map(|(peer, member)| members::Member {
+                peer: *peer,
+                credential: member.credential.clone(),
+                whereabouts: member.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
+                worked: member.worked.clone(),
+                seen_ms: member.seen_ms,
+            })
+            .collect()
+    }
+
+    /// Takes in a credential that was checked.
+    pub(super) fn learn_member(
+        &mut self,
+        peer: PeerId,
+        credential: Credential,
+        certificate: Certificate,
+    ) {
+        let full = self.members.len() >= MEMBERS_LIMIT;
+        match self.members.get_mut(&peer) {
+            // The longer one holds; so all nodes end with the same.
+            Some(member) => {
+                let order = |c: &Certificate| (c.expires_ms, c.serial);
+                if order(&certificate) <= order(&member.certificate) {
+                    return;
+                }
+                member.credential = credential;
+                member.certificate = certificate;
+            }
+            None if full => return,
+            None => {
+                self.members.insert(peer, Member::new(credential, certificate));
+            }
+        }
+        self.changed(peer);
+    }
+
+    /// Takes in where a member says it is, if that is news.
+    fn learn_whereabouts(&mut self, peer: PeerId, signed: &Signed<Whereabouts>) {
+        let Some(member) = self.members.get_mut(&peer) else { return };
+        let Ok(said) = signed.open() else { return };
+        let newer = member.whereabouts.as_ref().is_none_or(|(old, _)| old.number < said.number);
+        if said.peer != peer || !newer || said.addresses.len() > ADDRESSES_LIMIT {
+            return;
+        }
+        member.whereabouts = Some((said, signed.clone()));
+        member.wrong.clear();
+        member.dial.at_once();
+        self.changed(peer);
+    }
+
+    /// Sets our own whereabouts.
+    pub(super) fn set_own_whereabouts(&mut self, signed: &Signed<Whereabouts>) {
+        self.learn_whereabouts(self.local, signed);
+    }
+
+    /// The number of our own whereabouts; 0 before the first.
+    pub(super) fn own_number(&self) -> u64 {
+        let own = self.members.get(&self.local).and_then(|member| member.whereabouts.as_ref());
+        own.map_or(0, |(said, _)| said.number)
+    }
+
+    /// Takes in revocations by the root or by members that may invite.
+    pub(super) fn learn_revocations(&mut self, revocations: &[Signed<Revocation>]) -> Cut {
+        let mut cut = Cut::default();
+        for signed in revocations {
+            let Ok(said) = signed.open() else { continue };
+            let inviter = self.members.get(&said.issuer).is_some_and(|m| m.certificate.may_invite);
+            if said.issuer != self.root && !inviter {
+                continue;
+            }
+            if let Ok(Some(said)) = self.revocations.learn(signed, self.root) {
+                cut.revocations.push((said, signed.clone()));
+            }
+        }
+        if cut.revocations.is_empty() {
+            return cut;
+        }
+        let gone: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(peer, member)| {
+                let checked = self.check(&member.credential, **peer);
+                matches!(checked, Err(BadCertificate::Revoked(_)))
+            })
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in gone {
+            let Some(member) = self.members.remove(&peer) else { continue };
+            if !member.links.is_empty() {
+                self.tell_us(SwarmEvent::Down(peer));
+            }
+            cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
+            cut.removed.push(peer);
+        }
+        cut
+    }
+
+    /// A connection was made, and is in quarantine. `target` is whom we dialled for it.
+    pub(super) fn opened(&mut self, link: &Link, target: Option<Target>) {
+        if let Some(Target::Contact(i)) = target
+            && let Some(contact) = self.contacts.get_mut(i)
+        {
+            contact.peer = Some(link.peer);
+        }
+    }
+
+    /// A connection left quarantine. False if the peer is no member any more: close it.
+    pub(super) fn admitted(&mut self, link: &Arc<Link>) -> bool {
+        let Some(member) = self.members.get_mut(&link.peer) else { return false };
+        member.links.push((link.clone(), Instant::now()));
+        member.seen_ms = now_ms();
+        if let Some(address) = &link.dialled {
+            let (address, _) = super::address::split_peer(address);
+            member.worked.retain(|known| *known != address);
+            member.worked.insert(0, address);
+            member.worked.truncate(WORKED_LIMIT);
+        }
+        if member.links.len() == 1 {
+            // Kept for `seen_ms` and `worked`; told anew, which costs little.
+            self.changed(link.peer);
+            self.tell_us(SwarmEvent::Up(link.peer));
+        }
+        true
+    }
+
+    /// A connection is gone, admitted or not.
+    pub(super) fn closed(&mut self, link: &Link) {
+        let smaller = self.local < link.peer;
+        for contact in self.contacts.iter_mut().filter(|c| c.peer == Some(link.peer)) {
+            contact.dial.failed();
+        }
+        let Some(member) = self.members.get_mut(&link.peer) else { return };
+        let since = member.links.iter().find(|(known, _)| known.id == link.id);
+        let since = since.map(|(_, since)| *since);
+        member.links.retain(|(known, _)| known.id != link.id);
+        if !member.links.is_empty() {
+            return;
+        }
+        match since {
+            Some(since) if since.elapsed() >= PROVEN => {
+                member.dial.at_once();
+                // Both notice together: one dials at once, the other if that came to nothing.
+                if !smaller {
+                    member.dial.due += jittered(2 * BACK_OFF_START);
+                }
+            }
+            _ => member.dial.failed(),
+        }
+        if since.is_some() {
+            member.seen_ms = now_ms();
+            member.latency = None;
+            self.tell_us(SwarmEvent::Down(link.peer));
+        }
+    }
+
+    /// The dials that are due; they count as under way from now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<DueDial> {
+        let under_way = self.members.values().filter(|m| m.dial.under_way).count()
+            + self.contacts.iter().filter(|c| c.dial.under_way).count();
+        let mut due = Vec::new();
+        for target in self.waiting(now).take(DIALS_LIMIT.saturating_sub(under_way)) {
+            due.push(match target {
+                Target::Member(peer) => {
+                    let addresses = self.members[&peer].addresses();
+                    DueDial { target, peer: Some(peer), addresses }
+                }
+                Target::Contact(i) => {
+                    let contact = &self.contacts[i];
+                    let addresses = vec![contact.address.clone()];
+                    DueDial { target, peer: contact.peer, addresses }
+                }
+            });
+        }
+        for dial in &due {
+            if let Some(dial) = self.dial_mut(dial.target) {
+                dial.under_way = true;
+            }
+        }
+        due
+    }
+
+    /// Those that could be dialled at `by`.
+    fn waiting(&self, by: Instant) -> impl Iterator<Item = Target> {
+        self.schedule().filter(move |(_, due)| *due <= by).map(|(target, _)| target)
+    }
+
+    /// When the next dial is due; none if nobody is to be dialled.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.schedule().map(|(_, due)| due).min()
+    }
+
+    fn schedule(&self) -> impl Iterator<Item = (Target, Instant)> {
+        let members = self
+            .members
+            .iter()
+            .filter(|(peer, member)| **peer != self.local && member.links.is_empty())
+            .filter(|(_, member)| !member.dial.under_way && !member.addresses().is_empty())
+            .map(|(peer, member)| (Target::Member(*peer), member.dial.due));
+        let contacts = self
+            .contacts
+            .iter()
+            .enumerate()
+            .filter(|(_, contact)| !contact.dial.under_way && !self.is_connected(contact.peer))
+            .map(|(i, contact)| (Target::Contact(i), contact.dial.due));
+        members.chain(contacts)
+    }
+
+    fn is_connected(&self, peer: Option<PeerId>) -> bool {
+        let member = peer.and_then(|peer| self.members.get(&peer));
+        member.is_some_and(|member| !member.links.is_empty())
+    }
+
+    fn dial_mut(&mut self, target: Target) -> Option<&mut Dial> {
+        match target {
+            Target::Member(peer) => self.members.get_mut(&peer).map(|member| &mut member.dial),
+            Target::Contact(i) => self.contacts.get_mut(i).map(|contact| &mut contact.dial),
+        }
+    }
+
+    /// A dial led to a connection.
+    pub(super) fn dial_succeeded(&mut self, target: Target) {
+        if let Some(dial) = self.dial_mut(target) {
+            // Until the connection is admitted or closed, no other.
+            dial.under_way = false;
+            dial.due = Instant::now() + super::QUARANTINE;
+        }
+    }
+
+    /// A dial came to nothing.
+    pub(super) fn dial_failed(&mut self, target: Target, failure: &DialFailure) {
+        if let (Target::Member(peer), DialFailure::WrongPeer(address)) = (target, failure)
+            && let Some(member) = self.members.get_mut(&peer)
+        {
+            let (address, _) = super::address::split_peer(address);
+            member.worked.retain(|known| *known != address);
+            member.wrong.push(address);
+        }
+        let Some(dial) = self.dial_mut(target) else { return };
+        match failure {
+            DialFailure::NotNeeded => {
+                dial.under_way = false;
+                dial.due = Instant::now() + BACK_OFF_START;
+            }
+            DialFailure::WrongPeer(_) | DialFailure::Unreachable(_) => dial.failed(),
+        }
+    }
+
+    /// What is news to a peer that was told so far: tellings, without facts, and how far it is
+    /// told with them.
+    pub(super) fn news(&self, told: Told, to: PeerId) -> (Vec<Telling>, Told) {
+        let changed: Vec<ToldMember> = self
+            .members
+            .iter()
+            .filter(|(peer, member)| member.version > told.version && **peer != to)
+            .map(|(peer, member)| ToldMember {
+                peer: *peer,
+                credential: member.credential.clone(),
+                whereabouts: member.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
+            })
+            .collect();
+        let revocations = self.revocations.after(told.revocations).chunks(TELLING_LIMIT);
+        let revocations = revocations
+            .map(|chunk| Telling { revocations: chunk.to_vec(), ..Telling::default() });
+        let members = changed.chunks(TELLING_LIMIT);
+        let members =
+            members.map(|chunk| Telling { members: chunk.to_vec(), ..Telling::default() });
+        let tellings = revocations.chain(members).collect();
+        (tellings, Told { version: self.version, revocations: self.revocations.count() })
+    }
+
+    /// Takes in what `from` told, revocations aside.
+    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) {
+        for told in telling.members {
+            if let Ok(certificate) = self.check(&told.credential, told.peer) {
+                self.learn_member(told.peer, told.credential, certificate);
+            }
+            if let Some(whereabouts) = told.whereabouts {
+                self.learn_whereabouts(told.peer, &whereabouts);
+            }
+        }
+        let Some(member) = self.members.get_mut(&from) else { return };
+        member.seen_ms = now_ms();
+        if let Some(facts) = telling.facts {
+            member.facts = Some(facts);
+            self.tell_us(SwarmEvent::Facts(from));
+        }
+    }
+
+    /// A telling to `peer` was acknowledged after `latency`.
+    pub(super) fn measured(&mut self, peer: PeerId, latency: Duration) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.latency = Some(latency);
+        }
+    }
+
+    /// Whether `peer`'s certificate still holds.
+    pub(super) fn still_member(&self, peer: PeerId) -> bool {
+        let member = self.members.get(&peer);
+        member.is_some_and(|member| self.check(&member.credential, peer).is_ok())
+    }
+
+    /// The newest admitted connection to `peer`: most probably the living one.
+    pub(super) fn link(&self, peer: PeerId) -> Option<Arc<Link>> {
+        self.members.get(&peer)?.links.last().map(|(link, _)| link.clone())
+    }
+
+    /// The members that are connected, in the order of their IDs.
+    pub(super) fn connected(&self) -> Vec<PeerId> {
+        let connected = self.members.iter().filter(|(_, member)| !member.links.is_empty());
+        connected.map(|(peer, _)| *peer).collect()
+    }
+
+    /// The certificate of a member.
+    pub(super) fn certificate(&self, peer: PeerId) -> Option<Certificate> {
+        self.members.get(&peer).map(|member| member.certificate.clone())
+    }
+
+    /// All members but ourselves, in the order of their IDs.
+    pub(super) fn views(&self) -> Vec<PeerView> {
+        let others = self.members.iter().filter(|(peer, _)| **peer != self.local);
+        others
+            .map(|(peer, member)| PeerView {
+                peer: *peer,
+                owner: member.certificate.owner.clone(),
+                connected: !member.links.is_empty(),
+                latency_ms: member.latency.map(|latency| latency.as_secs_f64() * 1000.0),
+                addresses: member.addresses(),
+                facts: member.facts.clone(),
+                seen_ms: (member.seen_ms > 0).then_some(member.seen_ms),
+            })
+            .collect()
+    }
+
+    fn changed(&mut self, peer: PeerId) {
+        self.version += 1;
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.version = self.version;
+        }
+    }
+
+    fn tell_us(&self, event: SwarmEvent) {
+        // Nobody has to listen.
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,428 @@
+//! Certificates: who is a member, on whose word. Revocations: who no longer is.
+//!
+//! A certificate says that a peer belongs to the swarm and who owns it. The root signs it, or a
+//! member to whom the root gave the right to invite ([`Certificate::may_invite`]); so a chain has
+//! at most two links, and such a member cannot pass its right on. The swarm's name is the root's
+//! peer ID.
+//!
+//! A revocation by the root concerns all certificates of a peer; one by an inviting member only
+//! those that it issued itself. A member whose certificate is revoked takes those it invited with
+//! it: what a thief signed cannot be told from what the owner signed.
+//!
+//! Wall clocks decide only expiry. There is no "not before": the clock of a small board starts in 1970.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipdc_jobs::ids::PeerId;
+use libp2p_identity::Keypair;
+use serde::{Deserialize, Serialize};
+
+use super::signed::{BadStatement, Signed, Statement};
+
+/// How long a certificate is valid when nobody says otherwise: longer than most machines live,
+/// for there is no renewal.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The longest name of an owner, in bytes: it fits a table's column.
+pub const OWNER_LIMIT: usize = 64;
+
+/// The most revocations a node keeps; each has about 400 bytes and is held in memory.
+pub const REVOCATIONS_LIMIT: usize = 4096;
+
+/// That a peer is a member of a swarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The root of the swarm.
+    pub swarm: PeerId,
+    /// The member.
+    pub peer: PeerId,
+    /// The person or group it belongs to.
+    pub owner: String,
+    /// Tells apart the certificates of one issuer.
+    pub serial: u64,
+    /// Who signed it: the root, or a member that may invite.
+    pub issuer: PeerId,
+    /// Whether the member may invite others. Only the root can give this.
+    pub may_invite: bool,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+impl Statement for Certificate {
+    const CONTEXT: &'static [u8] = b"ipdc/certificate/1\n";
+
+    fn signer(&self) -> PeerId {
+        self.issuer
+    }
+}
+
+/// That a peer is no longer a member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocation {
+    /// The swarm's root.
+    pub swarm: PeerId,
+    /// Who is cut off.
+    pub peer: PeerId,
+    /// Who says so: the root, or the member that issued the peer's certificate.
+    pub issuer: PeerId,
+    /// When, milliseconds since 1970, for people.
+    pub at_ms: u64,
+}
+
+impl Statement for Revocation {
+    const CONTEXT: &'static [u8] = b"ipdc/revocation/1\n";
+
+    fn signer(&self) -> PeerId {
+        self.issuer
+    }
+}
+
+/// A certificate and, when a member issued it, the issuer's own: all that is needed to check it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Credential {
+    /// The certificate.
+    pub certificate: Signed<Certificate>,
+    /// The certificate of its issuer; none when that is the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Signed<Certificate>>,
+}
+
+/// A certificate that does not make its bearer a member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+pub enum BadCertificate {
+    /// It is damaged or forged.
+    #[error("the certificate cannot be believed")]
+    #[diagnostic(
+        code("IPDC-2201"),
+        help(
+            "the file `certificate` was changed or is of another swarm; restore it, or join again"
+        )
+    )]
+    Statement(#[from] BadStatement),
+    /// It belongs to another swarm.
+    #[error("the certificate is of the swarm {0}, not of this one")]
+    #[diagnostic(
+        code("IPDC-2202"),
+        help("the node's home mixes two swarms; join again with a fresh home")
+    )]
+    OtherSwarm(PeerId),
+    /// It was issued to another peer.
+    #[error("the certificate belongs to peer {0}")]
+    #[diagnostic(
+        code("IPDC-2203"),
+        help("a certificate holds for one identity; copy both files or neither")
+    )]
+    OtherPeer(PeerId),
+    /// Its issuer had no right to issue it.
+    #[error("{0} issued the certificate, but may not invite")]
+    #[diagnostic(code("IPDC-2204"), help("ask the swarm's founder for an invitation"))]
+    Issuer(PeerId),
+    /// It has expired.
+    #[error("the certificate of {peer} expired {} ago", humantime::format_duration(Duration::from_secs(*.seconds)))]
+    #[diagnostic(
+        code("IPDC-2205"),
+        help(
+            "check the clock of both machines (`date`); if it is right, ask for a new invitation"
+        )
+    )]
+    Expired {
+        /// Whose.
+        peer: PeerId,
+        /// How long ago.
+        seconds: u64,
+    },
+    /// It, or its issuer's, was revoked.
+    #[error("the certificate of {0} was revoked")]
+    #[diagnostic(
+        code("IPDC-2206"),
+        help("it stays revoked; to come back, make a new home and ask for an invitation")
+    )]
+    Revoked(PeerId),
+}
+
+impl Credential {
+    /// Signs `certificate` with the root's key.
+    ///
+    /// # Errors
+    /// When `root` is not the issuer that it names.
+    pub fn by_root(certificate: &Certificate, root: &Keypair) -> Result<Self, BadStatement> {
+        Ok(Credential { certificate: Signed::sign(certificate, root)?, issuer: None })
+    }
+
+    /// Checks that this makes `peer` a member of the swarm `root` at `now_ms` and gives what it says.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(
+        &self,
+        peer: PeerId,
+        root: PeerId,
+        now_ms: u64,
+        revoked: &Revocations,
+    ) -> Result<Certificate, BadCertificate> {
+        let certificate = self.certificate.open()?;
+        if certificate.peer != peer {
+            return Err(BadCertificate::OtherPeer(certificate.peer));
+        }
+        check_one(&certificate, root, now_ms, revoked)?;
+        if certificate.issuer == root {
+            return Ok(certificate);
+        }
+        let not_allowed = BadCertificate::Issuer(certificate.issuer);
+        let Some(issuer) = &self.issuer else { return Err(not_allowed) };
+        let issuer = issuer.open()?;
+        let allowed = issuer.peer == certificate.issuer
+            && issuer.issuer == root
+            && issuer.may_invite
+            && !certificate.may_invite;
+        if !allowed {
+            return Err(not_allowed);
+        }
+        check_one(&issuer, root, now_ms, revoked)?;
+        Ok(certificate)
+    }
+}
+
+fn check_one(
+    certificate: &Certificate,
+    root: PeerId,
+    now_ms: u64,
+    revoked: &Revocations,
+) -> Result<(), BadCertificate> {
+    if certificate.swarm != root {
+        return Err(BadCertificate::OtherSwarm(certificate.swarm));
+    }
+    if revoked.concern(certificate) {
+        return Err(BadCertificate::Revoked(certificate.peer));
+    }
+    if certificate.expires_ms <= now_ms {
+        let seconds = (now_ms - certificate.expires_ms) / 1000;
+        return Err(BadCertificate::Expired { peer: certificate.peer, seconds });
+    }
+    Ok(())
+}
+
+/// Certifies `peer` with the root's key, for [`CERTIFICATE_LIFE`].
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn certify(
+    root: &Keypair,
+    peer: PeerId,
+    owner: &str,
+    may_invite: bool,
+) -> Result<Credential, BadStatement> {
+    let swarm = root.public().to_peer_id();
+    let certificate = Certificate {
+        swarm,
+        peer,
+        owner: owner.to_owned(),
+        serial: new_serial(),
+        issuer: swarm,
+        may_invite,
+        expires_ms: now_ms().saturating_add(CERTIFICATE_LIFE.as_millis() as u64),
+    };
+    Credential::by_root(&certificate, root)
+}
+
+/// A serial number: random, of 53 bits, so that every JSON reader gets it right.
+#[must_use]
+pub(super) fn new_serial() -> u64 {
+    rand::random::<u64>() >> 11
+}
+
+/// The wall clock, milliseconds since 1970.
+#[must_use]
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The revocations that a node knows, in the order it learned them.
+#[derive(Debug, Clone, Default)]
+pub struct Revocations {
+    /// (Who is cut off, who says so).
+    known: HashSet<(PeerId, PeerId)>,
+    list: Vec<Signed<Revocation>>,
+}
+
+impl Revocations {
+    /// Takes in `revocation`, if it is of the swarm `root` and well signed. Whether its issuer may
+    /// revoke is decided when it meets a certificate. Returns what it says if it is news.
+    ///
+    /// # Errors
+    /// When it cannot be believed.
+    pub fn learn(
+        &mut self,
+        revocation: &Signed<Revocation>,
+        root: PeerId,
+    ) -> Result<Option<Revocation>, BadStatement> {
+        let said = revocation.open()?;
+        // The root's word is always heard; members fill what is left.
+        let full = self.list.len() >= REVOCATIONS_LIMIT && said.issuer != root;
+        if said.swarm != root || full || !self.known.insert((said.peer, said.issuer)) {
+            return Ok(None);
+        }
+        self.list.push(revocation.clone());
+        Ok(Some(said))
+    }
+
+    /// Whether one of them ends `certificate`.
+    #[must_use]
+    pub fn concern(&self, certificate: &Certificate) -> bool {
+        let by = |issuer| self.known.contains(&(certificate.peer, issuer));
+        by(certificate.swarm) || by(certificate.issuer)
+    }
+
+    /// Those learned after the first `n`, oldest first.
+    #[must_use]
+    pub fn after(&self, n: usize) -> &[Signed<Revocation>] {
+        self.list.get(n..).unwrap_or_default()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    struct World {
+        root: Keypair,
+        inviter: Keypair,
+        member: Keypair,
+        revoked: Revocations,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let key = Keypair::generate_ed25519;
+            World { root: key(), inviter: key(), member: key(), revoked: Revocations::default() }
+        }
+
+        /// The inviter's credential and the member's, which the inviter issued.
+        fn chain(&self, inviter_may: bool) -> (Credential, Credential) {
+            let by_root = certify(&self.root, id(&self.inviter), "ann", inviter_may).unwrap();
+            let certificate = Certificate {
+                swarm: id(&self.root),
+                peer: id(&self.member),
+                owner: "bob".into(),
+                serial: 1,
+                issuer: id(&self.inviter),
+                may_invite: false,
+                expires_ms: now_ms() + 60_000,
+            };
+            let signed = Signed::sign(&certificate, &self.inviter).unwrap();
+            let member =
+                Credential { certificate: signed, issuer: Some(by_root.certificate.clone()) };
+            (by_root, member)
+        }
+
+        fn check(&self, of: &Keypair, credential: &Credential) -> Result<(), BadCertificate> {
+            let checked = credential.check(id(of), id(&self.root), now_ms(), &self.revoked);
+            checked.map(|_| ())
+        }
+
+        fn revoke(&mut self, peer: &Keypair, by: &Keypair) {
+            let said =
+                Revocation { swarm: id(&self.root), peer: id(peer), issuer: id(by), at_ms: 0 };
+            let signed = Signed::sign(&said, by).unwrap();
+            assert!(self.revoked.learn(&signed, id(&self.root)).unwrap().is_some());
+        }
+    }
+
+    fn id(key: &Keypair) -> PeerId {
+        key.public().to_peer_id()
+    }
+
+    #[test]
+    fn a_member_that_may_invite_makes_members() {
+        let world = World::new();
+        let (inviter, member) = world.chain(true);
+        assert_eq!(world.check(&world.inviter, &inviter), Ok(()));
+        assert_eq!(world.check(&world.member, &member), Ok(()));
+    }
+
+    #[test]
+    fn a_member_that_may_not_invite_makes_none() {
+        let world = World::new();
+        let (_, member) = world.chain(false);
+        let refused = Err(BadCertificate::Issuer(id(&world.inviter)));
+        assert_eq!(world.check(&world.member, &member), refused);
+        let alone = Credential { issuer: None, ..member };
+        assert_eq!(world.check(&world.member, &alone), refused);
+    }
+
+    #[test]
+    fn the_right_to_invite_cannot_be_passed_on() {
+        let world = World::new();
+        let (inviter, member) = world.chain(true);
+        let mut certificate = member.certificate.open().unwrap();
+        certificate.may_invite = true;
+        let signed = Signed::sign(&certificate, &world.inviter).unwrap();
+        let greedy = Credential { certificate: signed, issuer: Some(inviter.certificate) };
+        let refused = Err(BadCertificate::Issuer(id(&world.inviter)));
+        assert_eq!(world.check(&world.member, &greedy), refused);
+    }
+
+    #[test]
+    fn a_certificate_holds_for_one_peer_of_one_swarm() {
+        let world = World::new();
+        let (inviter, _) = world.chain(true);
+        let stolen = world.check(&world.member, &inviter);
+        assert_eq!(stolen, Err(BadCertificate::OtherPeer(id(&world.inviter))));
+        let other = World { root: Keypair::generate_ed25519(), ..World::new() };
+        let foreign = other.check(&world.inviter, &inviter);
+        assert_eq!(foreign, Err(BadCertificate::OtherSwarm(id(&world.root))));
+    }
+
+    #[test]
+    fn a_changed_certificate_is_forged() {
+        let world = World::new();
+        let (inviter, _) = world.chain(false);
+        let text = serde_json::to_string(&inviter).unwrap();
+        let text = text.replace("may_invite\\\":false", "may_invite\\\":true");
+        let forged: Credential = serde_json::from_str(&text).unwrap();
+        assert_ne!(forged, inviter);
+        let refused = BadStatement::Signature(id(&world.root));
+        assert_eq!(world.check(&world.inviter, &forged), Err(BadCertificate::Statement(refused)));
+    }
+
+    #[test]
+    fn a_certificate_ends_when_it_expires() {
+        let world = World::new();
+        let (_, member) = world.chain(true);
+        let later = now_ms() + 3_600_000;
+        let checked = member.check(id(&world.member), id(&world.root), later, &world.revoked);
+        assert!(matches!(checked, Err(BadCertificate::Expired { .. })));
+    }
+
+    #[test]
+    fn the_root_revokes_anyone_and_an_inviter_only_its_own() {
+        let mut world = World::new();
+        let (inviter, member) = world.chain(true);
+        let (member_key, inviter_key) = (world.member.clone(), world.inviter.clone());
+        world.revoke(&inviter_key, &member_key);
+        assert_eq!(world.check(&inviter_key, &inviter), Ok(()));
+        world.revoke(&member_key, &inviter_key);
+        let refused = Err(BadCertificate::Revoked(id(&member_key)));
+        assert_eq!(world.check(&member_key, &member), refused);
+
+        let mut world = World::new();
+        let (inviter, member) = world.chain(true);
+        let (inviter_key, root) = (world.inviter.clone(), world.root.clone());
+        world.revoke(&inviter_key, &root);
+        let refused = Err(BadCertificate::Revoked(id(&inviter_key)));
+        assert_eq!(world.check(&inviter_key, &inviter), refused);
+        assert_eq!(world.check(&world.member, &member), refused);
+    }
+}

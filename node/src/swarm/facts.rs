@@ -1,0 +1,40 @@
+//! What a node tells its peers about itself: enough to place work on it.
+//!
+//! The swarm only carries this; nothing here decides by it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A node's facts. Fields that a newer version adds are ignored by an older one; those that an
+/// older one does not tell have their defaults.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerFacts {
+    /// The version of ipdc it runs.
+    pub version: String,
+    /// The machine's name, for people.
+    pub host: String,
+    /// Processor cores that it can use.
+    pub cpus: u32,
+    /// The share of them in use, 0 to 1.
+    pub cpu_use: f32,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of memory that are free for use.
+    pub memory_free: u64,
+    /// Bytes of the disk that holds the node's home.
+    pub disk: u64,
+    /// Free bytes of that disk.
+    pub disk_free: u64,
+    /// The runtimes it offers: `wasm`, `wasi`, …
+    pub runtimes: Vec<String>,
+    /// What its settings say about it: `gpu = "a100"`, `site = "attic"`.
+    pub labels: BTreeMap<String, String>,
+    /// Attempts that it can run at once.
+    pub slots: u32,
+    /// Attempts that it runs or has queued now.
+    pub load: u32,
+    /// The URL of its HTTP API, if others may see it.
+    pub http: Option<String>,
+}

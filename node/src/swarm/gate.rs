@@ -1,0 +1,431 @@
+//! Connections and the quarantine: the one libp2p behaviour of ours.
+//!
+//! Every connection has a handler here and a [`Link`], its handle for everyone else. A link starts
+//! in quarantine: the handler offers `/ipdc/admit/1` and nothing else, once. When
+//! [`Link::admit`] was called it offers the swarm's protocols on the same connection. Who is
+//! admitted, and when an unadmitted connection is closed, is decided elsewhere
+//! (`admission`, `peers`); this only enforces it, and carries dials and closings out.
+//!
+//! Why not `libp2p_stream`: it holds one accepted stream and drops a burst in silence, opens one
+//! stream at a time, leaves an opener hanging when the connection is not admitted, and cannot
+//! change what it offers, so that admission would cost a second connection.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use connexa::prelude::swarm::behaviour::FromSwarm;
+use connexa::prelude::swarm::derive_prelude::ConnectionId;
+use connexa::prelude::swarm::dial_opts::DialOpts;
+use connexa::prelude::swarm::handler::{ConnectionEvent, FullyNegotiatedInbound};
+use connexa::prelude::swarm::{
+    CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, DialError,
+    NetworkBehaviour, StreamUpgradeError, SubstreamProtocol, THandler, ToSwarm,
+};
+use connexa::prelude::transport::Endpoint;
+use connexa::prelude::transport::transport::PortUse;
+use connexa::prelude::transport::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use connexa::prelude::{Multiaddr, Stream};
+use ipdc_jobs::ids::PeerId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use super::streams::Protocol;
+
+/// The protocol of admission, the only one in quarantine.
+const ADMIT: &str = "/ipdc/admit/1";
+
+/// What an admitted peer is offered.
+const ADMITTED: [&str; 3] =
+    [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
+
+/// Streams of one link that may wait to be opened: a burst of a busy worker, with room.
+const OPENING_LIMIT: usize = 256;
+
+/// Streams that a peer opened on one link and that no one took yet. More are dropped; their
+/// openers see that and try again.
+const ARRIVING_LIMIT: usize = 128;
+
+/// What the gate reports. The queue has no limit of its own: connections are limited, and so are
+/// the streams that arrive on each.
+pub(super) enum GateEvent {
+    /// A connection is there, in quarantine.
+    Opened(Arc<Link>),
+    /// It is gone.
+    Closed(Arc<Link>),
+    /// An admitted peer opened a stream.
+    Arrived(Arrival),
+    /// A dial came to nothing.
+    DialFailed(ConnectionId, DialFailure),
+    /// We can be reached here.
+    Listening(Multiaddr),
+    /// No more.
+    NotListening(Multiaddr),
+}
+
+/// Why a dial came to nothing.
+#[derive(Debug)]
+pub(super) enum DialFailure {
+    /// Somebody else answered at this address.
+    WrongPeer(Multiaddr),
+    /// A connection is there already, or another dial is under way.
+    NotNeeded,
+    /// Nobody answered.
+    Unreachable(String),
+}
+
+/// A stream that an admitted peer opened.
+pub(super) struct Arrival {
+    pub(super) peer: PeerId,
+    pub(super) protocol: Protocol,
+    pub(super) stream: Stream,
+    /// Held until someone took the stream.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// What the gate is told to do. The queue has no limit of its own: a link is closed once, a peer
+/// has one dial at a time.
+pub(super) enum GateOrder {
+    Dial(Box<DialOpts>),
+    Close(PeerId, ConnectionId),
+}
+
+/// One connection to a peer.
+pub(super) struct Link {
+    /// The other side, as its Noise handshake proved it.
+    pub(super) peer: PeerId,
+    pub(super) id: ConnectionId,
+    /// The address we dialled; none if the peer dialled us.
+    pub(super) dialled: Option<Multiaddr>,
+    admitted: AtomicBool,
+    closing: AtomicBool,
+    opens: mpsc::Sender<Open>,
+    /// Where the peer's one admission stream goes.
+    admission: Mutex<Option<oneshot::Sender<Stream>>>,
+    admission_stream: Mutex<Option<oneshot::Receiver<Stream>>>,
+    orders: mpsc::UnboundedSender<GateOrder>,
+}
+
+/// A stream to be opened.
+struct Open {
+    protocol: &'static str,
+    answer: oneshot::Sender<Result<Stream, OpenError>>,
+}
+
+/// A stream could not be opened on a link.
+#[derive(Debug)]
+pub(super) enum OpenError {
+    /// The link is gone.
+    Closed,
+    /// The peer does not offer the protocol.
+    Unsupported,
+    /// It broke meanwhile.
+    Io(io::Error),
+}
+
+impl Link {
+    /// Lets the peer open the swarm's protocols. Holds as soon as this returns.
+    pub(super) fn admit(&self) {
+        self.admitted.store(true, Ordering::Release);
+    }
+
+    /// Closes the connection, soon.
+    pub(super) fn close(&self) {
+        self.admitted.store(false, Ordering::Release);
+        if !self.closing.swap(true, Ordering::AcqRel) {
+            // When the gate is gone, so is the connection.
+            let _ = self.orders.send(GateOrder::Close(self.peer, self.id));
+        }
+    }
+
+    /// Opens a stream on this connection. Unbounded: callers put their own time-out round it.
+    pub(super) async fn open(&self, protocol: Protocol) -> Result<Stream, OpenError> {
+        self.open_named(protocol.name()).await
+    }
+
+    /// Opens the admission stream: what the side that dialled does.
+    pub(super) async fn open_admission(&self) -> Result<Stream, OpenError> {
+        self.open_named(ADMIT).await
+    }
+
+    /// Waits for the peer's admission stream: what the side that was dialled does, once.
+    pub(super) async fn accept_admission(&self) -> Result<Stream, OpenError> {
+        let stream = lock(&self.admission_stream).take();
+        stream.ok_or(OpenError::Closed)?.await.map_err(|_| OpenError::Closed)
+    }
+
+    async fn open_named(&self, protocol: &'static str) -> Result<Stream, OpenError> {
+        let (answer, opened) = oneshot::channel();
+        let asked = self.opens.send(Open { protocol, answer }).await;
+        asked.map_err(|_| OpenError::Closed)?;
+        opened.await.map_err(|_| OpenError::Closed)?
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The behaviour.
+pub(super) struct Gate {
+    orders: mpsc::UnboundedReceiver<GateOrder>,
+    orders_sender: mpsc::UnboundedSender<GateOrder>,
+    events: mpsc::UnboundedSender<GateEvent>,
+    links: HashMap<ConnectionId, Arc<Link>>,
+}
+
+/// Where the gate's orders go in and its events come out.
+pub(super) struct GateEnds {
+    pub(super) orders: mpsc::UnboundedSender<GateOrder>,
+    pub(super) events: mpsc::UnboundedReceiver<GateEvent>,
+}
+
+impl Gate {
+    /// A gate without connections, and its ends.
+    pub(super) fn new() -> (Gate, GateEnds) {
+        let (orders_sender, orders) = mpsc::unbounded_channel();
+        let (events, events_receiver) = mpsc::unbounded_channel();
+        let ends = GateEnds { orders: orders_sender.clone(), events: events_receiver };
+        (Gate { orders, orders_sender, events, links: HashMap::new() }, ends)
+    }
+
+    fn link(&mut self, id: ConnectionId, peer: PeerId, dialled: Option<&Multiaddr>) -> Handler {
+        let (opens, to_open) = mpsc::channel(OPENING_LIMIT);
+        let (admission, admission_stream) = oneshot::channel();
+        let link = Arc::new(Link {
+            peer,
+            id,
+            dialled: dialled.cloned(),
+            admitted: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            opens,
+            admission: Mutex::new(Some(admission)),
+            admission_stream: Mutex::new(Some(admission_stream)),
+            orders: self.orders_sender.clone(),
+        });
+        self.links.insert(id, link.clone());
+        let places = Arc::new(Semaphore::new(ARRIVING_LIMIT));
+        Handler { link, to_open, events: self.events.clone(), places }
+    }
+
+    fn tell(&self, event: GateEvent) {
+        // Nobody listens only while the node stops.
+        let _ = self.events.send(event);
+    }
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.link(id, peer, None))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        address: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.link(id, peer, Some(address)))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(established) => {
+                if let Some(link) = self.links.get(&established.connection_id) {
+                    self.tell(GateEvent::Opened(link.clone()));
+                }
+            }
+            FromSwarm::ConnectionClosed(closed) => {
+                if let Some(link) = self.links.remove(&closed.connection_id) {
+                    link.admitted.store(false, Ordering::Release);
+                    self.tell(GateEvent::Closed(link));
+                }
+            }
+            FromSwarm::DialFailure(failed) => {
+                self.links.remove(&failed.connection_id);
+                let failure = match failed.error {
+                    DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } => {
+                        DialFailure::WrongPeer(address.clone())
+                    }
+                    DialError::DialPeerConditionFalse(_) => DialFailure::NotNeeded,
+                    other => DialFailure::Unreachable(other.to_string()),
+                };
+                self.tell(GateEvent::DialFailed(failed.connection_id, failure));
+            }
+            FromSwarm::ListenFailure(failed) => {
+                self.links.remove(&failed.connection_id);
+            }
+            FromSwarm::NewListenAddr(new) => self.tell(GateEvent::Listening(new.addr.clone())),
+            FromSwarm::ExpiredListenAddr(old) => {
+                self.tell(GateEvent::NotListening(old.addr.clone()));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, event: Infallible) {
+        match event {}
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, Infallible>> {
+        match self.orders.poll_recv(cx) {
+            Poll::Ready(Some(GateOrder::Dial(opts))) => {
+                Poll::Ready(ToSwarm::Dial { opts: *opts })
+            }
+            Poll::Ready(Some(GateOrder::Close(peer_id, id))) => {
+                let connection = CloseConnection::One(id);
+                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection })
+            }
+            // Never closed: the gate holds a sender itself.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// What libp2p runs for one connection.
+pub(super) struct Handler {
+    link: Arc<Link>,
+    to_open: mpsc::Receiver<Open>,
+    events: mpsc::UnboundedSender<GateEvent>,
+    places: Arc<Semaphore>,
+}
+
+impl Handler {
+    fn arrived(&self, protocol: &'static str, stream: Stream) {
+        if protocol == ADMIT {
+            // The first one is served; a dropped stream is reset.
+            if let Some(admission) = lock(&self.link.admission).take() {
+                let _ = admission.send(stream);
+            }
+            return;
+        }
+        let protocol = Protocol::ALL.into_iter().find(|known| known.name() == protocol);
+        let place = self.places.clone().try_acquire_owned();
+        if let (Some(protocol), Ok(place)) = (protocol, place) {
+            let arrival = Arrival { peer: self.link.peer, protocol, stream, place };
+            let _ = self.events.send(GateEvent::Arrived(arrival));
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Infallible;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Offer;
+    type OutboundProtocol = Offer;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = oneshot::Sender<Result<Stream, OpenError>>;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Offer, ()> {
+        let admitted = self.link.admitted.load(Ordering::Acquire);
+        let offer = if admitted { Offer::Admitted } else { Offer::One(ADMIT) };
+        SubstreamProtocol::new(offer, ())
+    }
+
+    /// Quarantine and the peers' own probes end connections, idleness does not.
+    fn connection_keep_alive(&self) -> bool {
+        true
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Offer, Self::OutboundOpenInfo, Infallible>> {
+        match self.to_open.poll_recv(cx) {
+            Poll::Ready(Some(Open { protocol, answer })) => {
+                let protocol = SubstreamProtocol::new(Offer::One(protocol), answer);
+                Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
+            }
+            // Never closed: the link holds a sender and this the link.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: Infallible) {
+        match event {}
+    }
+
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Offer, Offer, (), Self::OutboundOpenInfo>,
+    ) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, protocol),
+                ..
+            }) => self.arrived(protocol, stream),
+            ConnectionEvent::FullyNegotiatedOutbound(opened) => {
+                let (stream, _) = opened.protocol;
+                // The opener may have given up.
+                let _ = opened.info.send(Ok(stream));
+            }
+            ConnectionEvent::DialUpgradeError(failed) => {
+                let error = match failed.error {
+                    StreamUpgradeError::NegotiationFailed => OpenError::Unsupported,
+                    StreamUpgradeError::Io(error) => OpenError::Io(error),
+                    StreamUpgradeError::Timeout => OpenError::Io(io::ErrorKind::TimedOut.into()),
+                    StreamUpgradeError::Apply(never) => match never {},
+                };
+                let _ = failed.info.send(Err(error));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The protocols of a stream that is being negotiated.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Offer {
+    One(&'static str),
+    Admitted,
+}
+
+impl UpgradeInfo for Offer {
+    type Info = &'static str;
+    type InfoIter = std::iter::Chain<
+        std::option::IntoIter<&'static str>,
+        std::iter::Copied<std::slice::Iter<'static, &'static str>>,
+    >;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        let (one, more): (_, &'static [&'static str]) = match self {
+            Offer::One(name) => (Some(*name), &[]),
+            Offer::Admitted => (None, &ADMITTED),
+        };
+        one.into_iter().chain(more.iter().copied())
+    }
+}
+
+impl InboundUpgrade<Stream> for Offer {
+    type Output = (Stream, &'static str);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, protocol: &'static str) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Offer {
+    type Output = (Stream, &'static str);
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Output, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, protocol: &'static str) -> Self::Future {
+        ready(Ok((stream, protocol)))
+    }
+}
