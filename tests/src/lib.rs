@@ -1,1 +1,2 @@
-//! x
+//! The worlds that black-box tests and benchmarks run in.
+pub mod text;
