@@ -34,15 +34,14 @@ impl JobDir {
         Self::new(&toml).file("words.wat", words_wat(burn))
     }
 
-    /// As [`JobDir::words`], with a reduce in wat that takes about half a second a partition.
+    /// As [`JobDir::words`], with a reduce in wat that does `burn_key` rounds of nothing a key.
     #[must_use]
-    pub fn slow_reduce(burn: u32, partitions: u32) -> Self {
+    pub fn slow_reduce(burn: u32, burn_key: u32, partitions: u32) -> Self {
         let toml = format!(
             "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"sum\"\nreduce = \"slow-sum.wat\"\npartitions = {partitions}\n"
         );
-        Self::new(&toml)
-            .file("words.wat", words_wat(burn))
-            .file("slow-sum.wat", guest("slow-sum.wat"))
+        let slow_sum = burning("slow-sum.wat", "(; rounds a key ;)", burn_key);
+        Self::new(&toml).file("words.wat", words_wat(burn)).file("slow-sum.wat", slow_sum)
     }
 
     /// With one more file.
@@ -65,7 +64,15 @@ impl JobDir {
 /// The map of [`JobDir::words`].
 #[must_use]
 pub fn words_wat(burn: u32) -> String {
-    guest("words.wat").replace("(i32.const 0) (; rounds a line ;)", &format!("(i32.const {burn})"))
+    burning("words.wat", "(; rounds a line ;)", burn)
+}
+
+/// A guest whose rounds of nothing, marked in its text, are `rounds`.
+fn burning(name: &str, mark: &str, rounds: u32) -> String {
+    let text = guest(name);
+    let nothing = format!("(i32.const 0) {mark}");
+    assert!(text.contains(&nothing), "{name} has no `{nothing}`");
+    text.replace(&nothing, &format!("(i32.const {rounds})"))
 }
 
 /// A guest of `tests/jobs`.

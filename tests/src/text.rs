@@ -120,11 +120,11 @@ impl Text {
             let first = place == 0;
             let last = place == count - 1;
             let word = &self.words[word];
-            let capital = first || style % CAPITALS == 0;
+            let capital = first || style.is_multiple_of(CAPITALS);
             out.extend_from_slice(if capital { &word.capitalised } else { &word.plain }.as_bytes());
             if last {
                 out.extend_from_slice(b".\n");
-            } else if (style >> 32) % COMMAS == 0 {
+            } else if (style >> 32).is_multiple_of(COMMAS) {
                 out.extend_from_slice(b", ");
             } else {
                 out.push(b' ');

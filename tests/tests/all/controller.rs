@@ -7,7 +7,7 @@ use serde_json::json;
 use ipdc_tests::job::{many_splits, parts, sorted_lines, words_wat};
 use ipdc_tests::{JobDir, Swarm, alone};
 
-const BURN: u32 = 40_000_000;
+const BURN: u32 = 100_000_000;
 
 #[test]
 fn a_job_accepted_right_before_its_controller_is_killed_goes_on_when_that_is_back() {

@@ -12,6 +12,9 @@ const BYTES: usize = 100_000_000;
 /// Rounds a line that make the map of 100 MB take some seconds on each node: time to kill one.
 const BURN: u32 = 30_000;
 
+/// Rounds a key that do the same for the reduce.
+const BURN_KEY: u32 = 50_000;
+
 /// Writes the text into the first node's folder; gives its path and the native count.
 fn text_and_count(swarm: &Swarm) -> (PathBuf, Vec<u8>) {
     let text = Text::make(43, BYTES);
@@ -51,7 +54,7 @@ fn three_nodes_joined_by_token_count_100_mb_as_one_thread_does_and_give_the_same
 #[test]
 fn the_result_is_the_same_when_one_worker_is_killed_in_mid_map_and_another_in_mid_reduce() {
     let _alone = alone();
-    let job_dir = JobDir::slow_reduce(BURN, 12);
+    let job_dir = JobDir::slow_reduce(BURN, BURN_KEY, 12);
 
     let undisturbed = {
         let swarm = Swarm::of(3);

@@ -147,8 +147,11 @@ fn an_interrupted_run_says_what_becomes_of_the_job_and_loses_nothing() {
     let mut node = Node::first();
     node.start();
     let (input, expected) = many_splits(node.folder(), 6);
-    let run =
-        node.cli(["run", "mr"]).arg(JobDir::words(20_000_000, 1).path()).arg("--input").arg(&input);
+    let run = node
+        .cli(["run", "mr"])
+        .arg(JobDir::words(100_000_000, 1).path())
+        .arg("--input")
+        .arg(&input);
     let running = run.start();
     let job = eventually(SOON, "the job runs", || {
         let jobs = node.api().get("/jobs").ok();

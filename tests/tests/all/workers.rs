@@ -6,7 +6,9 @@ use ipdc_tests::job::many_splits;
 use ipdc_tests::{JOB, JobDir, SOON, Swarm, alone, eventually};
 
 /// Rounds a line that make one small split take about half a second.
-const BURN: u32 = 40_000_000;
+const BURN: u32 = 100_000_000;
+/// Rounds a key that make one partition of theirs take about half a second.
+const BURN_KEY: u32 = 8_000_000;
 const SPLITS: usize = 12;
 
 fn count(view: &Value, stage: usize, what: &str) -> u64 {
@@ -31,7 +33,7 @@ fn a_job_survives_a_worker_killed_after_its_map_when_its_outputs_are_lost() {
     let _alone = alone();
     let mut swarm = Swarm::of(3);
     let (input, expected) = many_splits(swarm[0].folder(), SPLITS);
-    let job_dir = JobDir::slow_reduce(0, 6);
+    let job_dir = JobDir::slow_reduce(0, BURN_KEY, 6);
     let job = swarm[0].submit(job_dir.path(), input.to_str().unwrap());
     swarm[0].job_until(&job, "the map done", |view| count(view, 0, "done") == SPLITS as u64);
     // Every node has done a share of the map: half a dozen tasks are more than two can hide.
@@ -45,7 +47,7 @@ fn a_job_survives_a_worker_killed_while_it_reduces() {
     let _alone = alone();
     let mut swarm = Swarm::of(3);
     let (input, expected) = many_splits(swarm[0].folder(), SPLITS);
-    let job_dir = JobDir::slow_reduce(0, 6);
+    let job_dir = JobDir::slow_reduce(0, BURN_KEY, 6);
     let job = swarm[0].submit(job_dir.path(), input.to_str().unwrap());
     swarm[0].job_until(&job, "the reduce under way", |view| count(view, 1, "running") > 0);
     let victim = eventually(SOON, "another node reduces", || swarm.worker_of(&job, &[0]));
