@@ -151,9 +151,85 @@ pub fn cid_of(codec: u64, block: &[u8]) -> Cid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FileRef {
     /// The root of the file's UnixFS tree.
+    #[serde(with = "cid_text")]
     pub cid: Cid,
     /// The file's length in bytes.
     pub len: u64,
+}
+
+/// A CID in JSON as the text people know; the CID crate's own form is an array of numbers.
+///
+/// `#[serde(with = "cid_text")]` for a [`Cid`], `cid_text::option` and `cid_text::list` for some.
+pub mod cid_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Cid;
+
+    fn parse<E: serde::de::Error>(text: &str) -> Result<Cid, E> {
+        text.parse().map_err(|error| E::custom(format_args!("`{text}` is not a CID: {error}")))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// The serializer's own.
+    pub fn serialize<S: Serializer>(cid: &Cid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(cid)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the text is no CID.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Cid, D::Error> {
+        parse(&String::deserialize(deserializer)?)
+    }
+
+    /// A CID that may be absent.
+    pub mod option {
+        use super::{Cid, Deserialize, Deserializer, Serializer, parse};
+
+        /// Writes it.
+        ///
+        /// # Errors
+        /// The serializer's own.
+        pub fn serialize<S: Serializer>(cid: &Option<Cid>, out: S) -> Result<S::Ok, S::Error> {
+            match cid {
+                Some(cid) => out.collect_str(cid),
+                None => out.serialize_none(),
+            }
+        }
+
+        /// Reads it.
+        ///
+        /// # Errors
+        /// When the text is no CID.
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cid>, D::Error> {
+            Option::<String>::deserialize(from)?.map(|text| parse(&text)).transpose()
+        }
+    }
+
+    /// Several CIDs.
+    pub mod list {
+        use super::{Cid, Deserialize, Deserializer, Serializer, parse};
+
+        /// Writes them.
+        ///
+        /// # Errors
+        /// The serializer's own.
+        pub fn serialize<S: Serializer>(cids: &[Cid], out: S) -> Result<S::Ok, S::Error> {
+            out.collect_seq(cids.iter().map(ToString::to_string))
+        }
+
+        /// Reads them.
+        ///
+        /// # Errors
+        /// When a text is no CID.
+        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Cid>, D::Error> {
+            let texts = Vec::<String>::deserialize(from)?;
+            texts.iter().map(|text| parse(text)).collect::<Result<_, D::Error>>()
+        }
+    }
 }
 
 #[cfg(test)]

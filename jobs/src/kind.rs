@@ -5,6 +5,7 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::message::{FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
@@ -32,6 +34,9 @@ pub trait Kind: Send + Sync {
     /// All that is wrong, not only the first.
     fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>>;
 
+    /// The runtimes that a worker must have, and its policy grant, to run the job's tasks.
+    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime>;
+
     /// The job's tasks. The same configuration and input give the same tasks, always.
     ///
     /// # Errors
@@ -41,11 +46,12 @@ pub trait Kind: Send + Sync {
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
-    /// The files of the result directory, by name, from the outputs of the last stage in task order.
+    /// The files of the result directory from the outputs of the last stage, each
+    /// [`Payload::Inline`], in task order.
     ///
     /// # Errors
     /// When an output is not of the kind's form.
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<(String, FileRef)>, PlanError>;
+    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError>;
 
     /// Runs one attempt to its end, on a thread of its own.
     ///
@@ -76,6 +82,17 @@ pub struct TaskSpec {
     pub affinity: Option<[u8; 32]>,
     /// Input bytes, to balance load; a guess is fine.
     pub weight: u64,
+}
+
+/// One file of a job's result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResultFile {
+    /// The task that made it.
+    pub task: TaskId,
+    /// Its path in the result directory.
+    pub name: String,
+    /// Its bytes.
+    pub file: FileRef,
 }
 
 /// A job directory while a job is checked.
@@ -225,6 +242,8 @@ pub enum TaskError {
     Missing {
         /// The file.
         file: Box<FileRef>,
+        /// The task whose output it is, if it is one: that task is run again.
+        task: Option<TaskId>,
         /// Which block, who was asked, what they said.
         message: String,
     },

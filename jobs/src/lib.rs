@@ -13,7 +13,7 @@
 //! | [`kind`] | what a job kind must say; the registry of kinds |
 //! | [`mr`] | the map-reduce kind |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
-//! | [`sim`] | the deterministic swarm simulator that tests the engine |
+//! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
 pub mod engine;
 pub mod ids;
@@ -21,5 +21,6 @@ pub mod kind;
 pub mod manifest;
 pub mod message;
 pub mod mr;
+#[cfg(any(test, feature = "planted-faults"))]
 pub mod sim;
 pub mod spec;

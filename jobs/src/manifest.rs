@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::ids::{Cid, JobId, PeerId};
+use crate::ids::{Cid, JobId, PeerId, cid_text};
 
 /// The version of the manifest's form.
 pub const VERSION: u32 = 1;
@@ -23,8 +23,10 @@ pub struct Manifest {
     /// The kind's name.
     pub kind: String,
     /// The job directory.
+    #[serde(with = "cid_text")]
     pub code: Cid,
     /// The input: a file or a directory.
+    #[serde(with = "cid_text")]
     pub input: Cid,
     /// What the kind froze of `job.toml`; with `kind` and `input` it determines the outputs.
     pub config: Value,

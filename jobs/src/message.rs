@@ -94,7 +94,10 @@ pub enum WorkerOrder {
     Query,
     /// Hold these files and pin them: the job's result. Repeated until answered.
     Store {
+        /// The job's signed manifest: this may be the first that the worker hears of the job.
+        manifest: FileRef,
         /// Roots to fetch whole: the result, the report.
+        #[serde(with = "crate::ids::cid_text::list")]
         roots: Vec<Cid>,
         /// Peers that hold them.
         holders: Vec<PeerId>,
@@ -139,6 +142,7 @@ pub enum ControllerNote {
     /// Whether the files of a [`WorkerOrder::Store`] are held.
     Stored {
         /// The roots asked for.
+        #[serde(with = "crate::ids::cid_text::list")]
         roots: Vec<Cid>,
         /// None when they are; else why not.
         error: Option<String>,
@@ -203,6 +207,11 @@ pub enum Outcome {
         tasks: Vec<TaskId>,
         /// Who was asked and what they said, for the user.
         message: String,
+    },
+    /// It was handed back without an end: the node is stopping. Nobody is to blame.
+    Returned {
+        /// Why, for the user.
+        reason: String,
     },
 }
 

@@ -1,1 +1,189 @@
-//! HTTP.
+//! HTTP for the command line and for programs: loopback only, with the bearer token of the home.
+//!
+//! Requests and answers are the types of [`crate::view`]. A browser page of another origin cannot
+//! use it: `Host` must name the loopback interface and `Origin`, when there is one, too.
+
+pub mod client;
+mod jobs_mqtt;
+mod routes;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Json, middleware};
+use miette::Diagnostic;
+use tokio::net::TcpListener;
+
+pub use jobs_mqtt::serve as serve_mqtt;
+
+use crate::node::Node;
+use crate::problem::{ErrorBody, Problem};
+
+/// The longest JSON body: a list of the files of a large directory.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// Why HTTP is not served, or a request was refused.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub enum ApiError {
+    /// The address cannot be listened on.
+    #[error("cannot listen for HTTP on {addr}")]
+    #[diagnostic(
+        code("IPDC-7001"),
+        help("is another program there? choose another with --http HOST:PORT; port 0 picks a free one")
+    )]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// The system's words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The address can be reached from outside.
+    #[error("the HTTP address {0} is not on this machine's loopback interface")]
+    #[diagnostic(
+        code("IPDC-7002"),
+        help("listen on 127.0.0.1 or [::1]; from elsewhere, go through an SSH tunnel")
+    )]
+    NotLoopback(SocketAddr),
+    /// The token is missing or wrong.
+    #[error("the request's bearer token is not this node's")]
+    #[diagnostic(code("IPDC-7003"), help("the token is in `api.token` in the node's home"))]
+    Unauthorized,
+    /// A page of another origin, or a name that is not ours.
+    #[error("the request's {0} is not this machine's loopback")]
+    #[diagnostic(code("IPDC-7004"), help("ask http://127.0.0.1:PORT itself, not through another name or page"))]
+    Foreign(&'static str),
+    /// It asks for something that cannot be read.
+    #[error("the request cannot be read: {0}")]
+    #[diagnostic(code("IPDC-7005"))]
+    Malformed(String),
+    /// There is no such path.
+    #[error("there is nothing at {0}")]
+    #[diagnostic(code("IPDC-7006"), help("docs/http.md lists the paths; compare `ipdc --version` with the node's"))]
+    NoSuchPath(String),
+}
+
+/// Binds the address.
+///
+/// # Errors
+/// When it is in use or not loopback.
+pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ApiError> {
+    if !addr.ip().is_loopback() {
+        return Err(ApiError::NotLoopback(addr));
+    }
+    TcpListener::bind(addr).await.map_err(|source| ApiError::Listen { addr, source })
+}
+
+/// Serves until the node stops.
+pub async fn serve(listener: TcpListener, node: Arc<Node>, token: String) {
+    let guard = Arc::new(Guard { token });
+    let app = routes::router(node.clone())
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(guard, check));
+    let stopped = node.stopped();
+    let served = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+struct Guard {
+    token: String,
+}
+
+async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    match guard.admit(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure::from(error).into_response(),
+    }
+}
+
+impl Guard {
+    fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if !text(header::HOST).is_some_and(is_loopback) {
+            return Err(ApiError::Foreign("Host"));
+        }
+        if let Some(origin) = text(header::ORIGIN) {
+            let host = origin.strip_prefix("http://");
+            if !host.is_some_and(is_loopback) {
+                return Err(ApiError::Foreign("Origin"));
+            }
+        }
+        let given = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let right = given.is_some_and(|given| same(given.as_bytes(), self.token.as_bytes()));
+        if right { Ok(()) } else { Err(ApiError::Unauthorized) }
+    }
+}
+
+/// Whether `host` (`name` or `name:port`) is the loopback interface by a name that no DNS server
+/// can give to another.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+/// Equality that takes as long wherever the difference is.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |d, (x, y)| d | (x ^ y)) == 0
+}
+
+/// An error on its way out.
+pub(crate) struct Failure(Problem);
+
+impl<E: Diagnostic> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure(Problem::of(&error))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = status_of(&self.0.code);
+        (status, Json(ErrorBody { error: self.0 })).into_response()
+    }
+}
+
+/// The HTTP status that goes with an error's code.
+fn status_of(code: &str) -> StatusCode {
+    match code {
+        "IPDC-7003" => StatusCode::UNAUTHORIZED,
+        "IPDC-7004" => StatusCode::FORBIDDEN,
+        "IPDC-7005" => StatusCode::BAD_REQUEST,
+        "IPDC-7006" | "IPDC-5001" | "IPDC-3201" => StatusCode::NOT_FOUND,
+        "IPDC-5002" | "IPDC-1501" | "IPDC-4007" => StatusCode::CONFLICT,
+        code if code.starts_with("IPDC-4") => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(k, v)| (k.clone(), header::HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn only_loopback_names_with_the_token_are_let_in() {
+        let guard = Guard { token: "secret".into() };
+        let (host, auth, origin) = (header::HOST, header::AUTHORIZATION, header::ORIGIN);
+        let good = [(host.clone(), "127.0.0.1:80"), (auth.clone(), "Bearer secret")];
+        assert!(guard.admit(&headers(&good)).is_ok());
+        let rebound = [(host.clone(), "evil.example:80"), (auth.clone(), "Bearer secret")];
+        assert!(matches!(guard.admit(&headers(&rebound)), Err(ApiError::Foreign("Host"))));
+        let page = [good[0].clone(), good[1].clone(), (origin, "https://evil.example")];
+        assert!(matches!(guard.admit(&headers(&page)), Err(ApiError::Foreign("Origin"))));
+        let wrong = [(host, "localhost"), (auth, "Bearer secreT")];
+        assert!(matches!(guard.admit(&headers(&wrong)), Err(ApiError::Unauthorized)));
+        assert!(matches!(guard.admit(&headers(&good[..1])), Err(ApiError::Unauthorized)));
+    }
+}

@@ -1,1 +1,411 @@
-//! Drives engines.
+//! Accepts jobs and brings them to their end.
+//!
+//! | | |
+//! |---|---|
+//! | [`submit`] | from a submission to an accepted job |
+//! | [`drive`] | one task per job: engine events in, actions out |
+//! | [`assemble`] | the result, the report, and what is too long for a message |
+//!
+//! What each job is about to do next is decided by [`ipdc_jobs::engine`], not here.
+
+mod assemble;
+mod drive;
+mod submit;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipdc_jobs::engine::{
+    Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record,
+};
+use ipdc_jobs::ids::{Epoch, FileRef, JobId, PeerId};
+use ipdc_jobs::kind::{self, Kind, TaskSpec};
+use ipdc_jobs::manifest::{Manifest, SignedManifest};
+use ipdc_jobs::message::ToController;
+use libp2p_identity::Keypair;
+use tokio::sync::{broadcast, mpsc, watch};
+
+use crate::blocks::Blocks;
+use crate::post::Post;
+use crate::runtime::Runtime;
+use crate::state::jobs::{self, StoredJob};
+use crate::state::{Db, StateError};
+pub use submit::SubmitError;
+use crate::view::{JobState, JobView};
+
+/// Views that a slow follower may lag behind before it misses some; it then reads the latest.
+const CHANGES_LIMIT: usize = 1_024;
+
+/// What every job under control works with.
+pub struct Context {
+    /// This node.
+    pub me: PeerId,
+    /// Signs for its local user.
+    pub keypair: Keypair,
+    /// Durable state.
+    pub db: Db,
+    /// Blocks.
+    pub blocks: Blocks,
+    /// Checks code before a job is accepted.
+    pub runtime: Runtime,
+    /// Letters out.
+    pub post: Post,
+    /// Every change of every job's view.
+    pub changes: broadcast::Sender<JobView>,
+}
+
+/// The controller side of this node.
+#[derive(Clone)]
+pub struct Controller {
+    context: Arc<Context>,
+    live: Arc<Mutex<BTreeMap<JobId, Live>>>,
+    peers: Arc<Mutex<BTreeMap<PeerId, PeerFacts>>>,
+    draining: Arc<AtomicBool>,
+}
+
+/// A job whose engine runs.
+struct Live {
+    events: mpsc::Sender<Event>,
+    view: watch::Receiver<JobView>,
+}
+
+/// A text that names no job, or several.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum FindError {
+    /// None.
+    #[error("this node knows no job `{0}`")]
+    #[diagnostic(code("IPDC-5001"), help("`ipdc jobs` lists the jobs of this node; a job is asked about at the node that took it"))]
+    None(String),
+    /// Several.
+    #[error("`{prefix}` begins the IDs of {count} jobs")]
+    #[diagnostic(code("IPDC-5002"), help("give more characters"))]
+    Several {
+        /// What was given.
+        prefix: String,
+        /// How many.
+        count: usize,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    State(#[from] StateError),
+}
+
+impl Controller {
+    /// Starts it, and goes on with every job that was accepted and has not ended.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn start(context: Context) -> Result<Controller, StateError> {
+        let controller = Controller {
+            context: Arc::new(context),
+            live: Arc::default(),
+            peers: Arc::default(),
+            draining: Arc::default(),
+        };
+        for stored in jobs::all(&controller.context.db).await? {
+            if stored.ended.is_none()
+                && let Err(error) = controller.resume(&stored).await
+            {
+                tracing::error!(job = %stored.id, %error, "a job could not be taken up again");
+            }
+        }
+        Ok(controller)
+    }
+
+    async fn resume(&self, stored: &StoredJob) -> Result<(), StateError> {
+        let signed: Result<SignedManifest, _> = serde_json::from_slice(&stored.manifest);
+        let opened = signed.map_err(Into::into).and_then(|signed| signed.open());
+        let manifest = match opened {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                tracing::error!(job = %stored.id, %error, "an accepted manifest cannot be read");
+                return Ok(());
+            }
+        };
+        let records = jobs::journal(&self.context.db, stored.id).await?;
+        let records = records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let notes = serde_json::from_str(&stored.notes).unwrap_or_default();
+        let file = Blocks::name(&stored.manifest);
+        self.drive(stored.id, file, manifest, notes, records);
+        Ok(())
+    }
+
+    /// Sets a job's engine going, with its journal so far.
+    fn drive(
+        &self,
+        job: JobId,
+        manifest_file: FileRef,
+        manifest: Manifest,
+        notes: Vec<String>,
+        records: Vec<Record>,
+    ) {
+        let (view, watched) = watch::channel(first_view(job, &manifest, notes, self.context.me));
+        let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
+        let live = Live { events: events.clone(), view: watched };
+        self.live().insert(job, live);
+        for (peer, facts) in self.peers().iter() {
+            let _ = events.try_send(Event::PeerUp { peer: *peer, facts: facts.clone() });
+        }
+        let controller = self.clone();
+        tokio::spawn(async move {
+            let context = Arc::clone(&controller.context);
+            match plan(&context, job, manifest_file, manifest, &records).await {
+                Ok(plan) => {
+                    drive::Drive::run(context, plan, records, view, (events, mail)).await;
+                }
+                Err(error) => {
+                    view.send_modify(|view| {
+                        view.state = JobState::Failed;
+                        view.version += 1;
+                        view.error = Some(error.into());
+                    });
+                    let last = view.borrow().clone();
+                    context.ended(&last).await;
+                }
+            }
+            controller.live().remove(&job);
+        });
+    }
+
+    /// A worker said something about a job.
+    pub fn deliver(&self, from: PeerId, message: ToController) {
+        let (job, epoch) = (message.job, message.epoch);
+        let events = self.live().get(&job).map(|live| live.events.clone());
+        match events {
+            // A full queue drops it; the worker repeats what matters.
+            Some(events) => drop(events.try_send(Event::Message { from, body: message })),
+            None => self.context.post.to_worker(from, Engine::farewell(job, epoch)),
+        }
+    }
+
+    /// A peer is there, with these facts; this node itself is one.
+    pub fn peer_up(&self, peer: PeerId, facts: PeerFacts) {
+        let before = self.peers().insert(peer, facts.clone());
+        if before.as_ref() != Some(&facts) {
+            self.tell_all(&Event::PeerUp { peer, facts });
+        }
+    }
+
+    /// A peer's connection is gone.
+    pub fn peer_down(&self, peer: PeerId) {
+        self.peers().remove(&peer);
+        self.tell_all(&Event::PeerDown { peer });
+    }
+
+    fn tell_all(&self, event: &Event) {
+        for live in self.live().values() {
+            let _ = live.events.try_send(event.clone());
+        }
+    }
+
+    /// Ends a job; its view says so soon after.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn cancel(&self, job: JobId) -> Result<JobView, FindError> {
+        let events = self.live().get(&job).map(|live| live.events.clone());
+        if let Some(events) = events {
+            let _ = events.send(Event::Cancel).await;
+        }
+        self.view(job).await
+    }
+
+    /// A job as it is now.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn view(&self, job: JobId) -> Result<JobView, FindError> {
+        if let Some(live) = self.live().get(&job) {
+            return Ok(live.view.borrow().clone());
+        }
+        let ended = self.ended_views().await?;
+        let found = ended.into_iter().find(|view| view.job == job);
+        found.ok_or_else(|| FindError::None(job.to_string()))
+    }
+
+    /// Waits until the job's version is above `since` or it ended.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn wait(&self, job: JobId, since: u64) -> Result<JobView, FindError> {
+        let watched = self.live().get(&job).map(|live| live.view.clone());
+        if let Some(mut watched) = watched {
+            // When the engine is gone the last view holds.
+            let _ = watched.wait_for(|view| view.version > since || view.state.is_end()).await;
+            return Ok(watched.borrow().clone());
+        }
+        self.view(job).await
+    }
+
+    /// Every job, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn views(&self) -> Result<Vec<JobView>, StateError> {
+        let mut views: Vec<_> =
+            self.live().values().map(|live| live.view.borrow().clone()).collect();
+        let ended = self.ended_views().await?;
+        views.extend(ended);
+        views.sort_by_key(|view| (std::cmp::Reverse(view.submitted_ms), view.job));
+        views.dedup_by_key(|view| view.job);
+        Ok(views)
+    }
+
+    async fn ended_views(&self) -> Result<Vec<JobView>, StateError> {
+        let stored = jobs::all(&self.context.db).await?;
+        let ended = stored.into_iter().filter_map(|job| job.ended);
+        Ok(ended.filter_map(|text| serde_json::from_str(&text).ok()).collect())
+    }
+
+    /// The one job whose ID begins with `prefix`.
+    ///
+    /// # Errors
+    /// When there is none, or several.
+    pub async fn find(&self, prefix: &str) -> Result<JobId, FindError> {
+        let mut found: Vec<_> = self.views().await?.into_iter().map(|view| view.job).collect();
+        found.retain(|job| !prefix.is_empty() && job.to_string().starts_with(prefix));
+        match found[..] {
+            [] => Err(FindError::None(prefix.to_owned())),
+            [job] => Ok(job),
+            _ => Err(FindError::Several { prefix: prefix.to_owned(), count: found.len() }),
+        }
+    }
+
+    /// Every change of every job from now on.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<JobView> {
+        self.context.changes.subscribe()
+    }
+
+    /// Takes no new job from now on. What was accepted goes on when the node is started again.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn workers_there(&self) -> u32 {
+        self.peers().len() as u32
+    }
+
+    fn live(&self) -> MutexGuard<'_, BTreeMap<JobId, Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<PeerId, PeerFacts>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Context {
+    /// Writes down that a job ended, and lets go of what it needed.
+    async fn ended(&self, view: &JobView) {
+        let _ = self.changes.send(view.clone());
+        let text = serde_json::to_string(view).expect("a view has string keys only");
+        if let Err(error) = jobs::end(&self.db, view.job, text).await {
+            // Its journal says so too: the next start writes it again.
+            tracing::error!(job = %view.job, %error, "the end of a job could not be written down");
+            return;
+        }
+        if let Err(error) = self.blocks.unpin_reason(&live(view.job)).await {
+            tracing::warn!(job = %view.job, %error, "an ended job's blocks stay pinned");
+        }
+    }
+}
+
+/// The reason of the pins that a job holds while it runs.
+fn live(job: JobId) -> String {
+    format!("job {job}")
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The job's plan: its kind looks at the input.
+async fn plan(
+    context: &Arc<Context>,
+    job: JobId,
+    manifest_file: FileRef,
+    manifest: Manifest,
+    records: &[Record],
+) -> Result<JobPlan, JobError> {
+    let failed = |code: &str, message: String| JobError {
+        code: code.into(),
+        message,
+        task: None,
+        log: vec![],
+    };
+    let kind = kind::find(&manifest.kind)
+        .ok_or_else(|| failed("IPDC-4001", format!("no job kind `{}`", manifest.kind)))?;
+    let needs = Needs { runtimes: kind.runtimes(&manifest.config), ..Needs::default() };
+    let tasks = if records.iter().any(|record| matches!(record, Record::Ended(_))) {
+        // Only the end is left to tell.
+        Ok(vec![])
+    } else {
+        plan_tasks(context, kind, &manifest).await
+    };
+    let tasks = tasks.map_err(|error| failed("IPDC-5010", error.to_string()))?;
+    let before = records.iter().filter_map(|record| match record {
+        Record::Epoch { epoch } => Some(epoch.0),
+        _ => None,
+    });
+    let before = before.max().unwrap_or(0);
+    // A new job's first epoch was committed with it.
+    let epoch = if records.len() == 1 { Epoch(before) } else { Epoch(before + 1) };
+    Ok(JobPlan {
+        job,
+        epoch,
+        controller: context.me,
+        manifest_file,
+        manifest,
+        tasks,
+        kind,
+        needs,
+        limits: Limits::default(),
+    })
+}
+
+async fn plan_tasks(
+    context: &Arc<Context>,
+    kind: &'static dyn Kind,
+    manifest: &Manifest,
+) -> io::Result<Vec<TaskSpec>> {
+    let tree = context.blocks.tree(manifest.input);
+    let config = manifest.config.clone();
+    tokio::task::spawn_blocking(move || kind.plan(&config, &tree).map_err(io::Error::other))
+        .await
+        .map_err(io::Error::other)?
+}
+
+fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -> JobView {
+    JobView {
+        job,
+        kind: manifest.kind.clone(),
+        state: JobState::Queued,
+        version: 1,
+        submitted_ms: manifest.submitted_ms,
+        submitter: manifest.submitter,
+        controller: me,
+        seconds: 0.0,
+        tasks: 0,
+        memoized: 0,
+        stages: vec![],
+        bytes_done: 0,
+        bytes_total: 0,
+        workers: 0,
+        workers_asked: manifest.workers,
+        waiting: None,
+        notes,
+        result: None,
+        report: None,
+        error: None,
+    }
+}

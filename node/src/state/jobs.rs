@@ -51,11 +51,17 @@ pub enum Accepted {
     Before(JobId),
 }
 
-/// Commits a job. The same `key` again gives the job that it named first.
+/// Commits a job and the first record of its journal. The same `key` again gives the job that it
+/// named first.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn accept(db: &Db, job: StoredJob, key: String) -> Result<Accepted, StateError> {
+pub async fn accept(
+    db: &Db,
+    job: StoredJob,
+    key: String,
+    first_record: String,
+) -> Result<Accepted, StateError> {
     db.call(move |c| {
         let before: Option<String> =
             c.query_row("SELECT id FROM jobs WHERE key = ?1", [&key], |r| r.get(0)).optional()?;
@@ -66,6 +72,10 @@ pub async fn accept(db: &Db, job: StoredJob, key: String) -> Result<Accepted, St
             "INSERT INTO jobs (id, key, manifest, notes, accepted)
              VALUES (?1, ?2, ?3, ?4, 1 + (SELECT coalesce(max(accepted), 0) FROM jobs))",
             params![job.id.to_string(), key, job.manifest, job.notes],
+        )?;
+        c.execute(
+            "INSERT INTO journal (job, seq, record) VALUES (?1, 0, ?2)",
+            params![job.id.to_string(), first_record],
         )?;
         Ok(Accepted::New)
     })
@@ -86,14 +96,18 @@ pub async fn by_key(db: &Db, key: String) -> Result<Option<JobId>, StateError> {
     .await
 }
 
-/// Appends a record to a job's journal. Repeating one changes nothing.
+/// Appends records to a job's journal, all or none. Repeating one changes nothing.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn append(db: &Db, job: JobId, seq: u64, record: String) -> Result<(), StateError> {
+pub async fn append(db: &Db, job: JobId, records: Vec<(u64, String)>) -> Result<(), StateError> {
     db.call(move |c| {
-        c.prepare_cached("INSERT OR IGNORE INTO journal (job, seq, record) VALUES (?1, ?2, ?3)")?
-            .execute(params![job.to_string(), seq, record])?;
+        let mut insert = c.prepare_cached(
+            "INSERT OR IGNORE INTO journal (job, seq, record) VALUES (?1, ?2, ?3)",
+        )?;
+        for (seq, record) in records {
+            insert.execute(params![job.to_string(), seq.cast_signed(), record])?;
+        }
         Ok(())
     })
     .await
@@ -174,8 +188,8 @@ mod tests {
     #[tokio::test]
     async fn the_same_key_names_the_same_job() {
         let db = Db::in_memory().unwrap();
-        assert_eq!(accept(&db, job("a"), "k".into()).await.unwrap(), Accepted::New);
-        let again = accept(&db, job("b"), "k".into()).await.unwrap();
+        assert_eq!(accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap(), Accepted::New);
+        let again = accept(&db, job("b"), "k".into(), "r0".into()).await.unwrap();
         assert_eq!(again, Accepted::Before(job("a").id));
         assert_eq!(by_key(&db, "k".into()).await.unwrap(), Some(job("a").id));
         assert_eq!(by_key(&db, "other".into()).await.unwrap(), None);
@@ -185,11 +199,10 @@ mod tests {
     async fn a_journal_reads_back_in_order_and_goes_with_the_end() {
         let db = Db::in_memory().unwrap();
         let id = job("a").id;
-        accept(&db, job("a"), "k".into()).await.unwrap();
-        for seq in [2, 1, 2] {
-            append(&db, id, seq, format!("r{seq}")).await.unwrap();
-        }
-        assert_eq!(journal(&db, id).await.unwrap(), ["r1", "r2"]);
+        accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap();
+        append(&db, id, vec![(1, "r1".into()), (2, "r2".into())]).await.unwrap();
+        append(&db, id, vec![(2, "again".into())]).await.unwrap();
+        assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
         end(&db, id, "{}".into()).await.unwrap();
         assert!(journal(&db, id).await.unwrap().is_empty());
         let all = all(&db).await.unwrap();

@@ -7,6 +7,9 @@
 //! Each room that keeps state has a file here with its tables and its queries; nobody else
 //! writes SQL.
 
+pub mod attempts;
+pub mod jobs;
+
 use std::path::Path;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
@@ -16,10 +19,10 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] = &[];
+const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
-const BATCH_LIMIT: usize = 256;
+pub const BATCH_LIMIT: usize = 256;
 
 /// Calls that may wait; a caller beyond that waits for room.
 const QUEUE_LIMIT: usize = 4096;

@@ -1,1 +1,262 @@
-//! Runs attempts.
+//! Runs attempts for the controllers of jobs, on this node and elsewhere.
+//!
+//! [`Worker`] is a handle to one task that owns the pure machine
+//! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
+//! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`admit`] says
+//! for whom this node works.
+
+mod admit;
+mod attempt;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipdc_jobs::engine::{
+    Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord,
+};
+use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
+use ipdc_jobs::message::ToWorker;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+pub use admit::{Policy, Refusal};
+use attempt::Running;
+
+use crate::blocks::Blocks;
+use crate::post::Post;
+use crate::runtime::Runtime;
+use crate::state::attempts::Change;
+use crate::state::{self, Db, StateError};
+use crate::swarm::SwarmEvent;
+
+/// Events that wait for the machine: ends and progress of the attempts that run, a few each.
+const EVENT_LIMIT: usize = 4_096;
+
+/// The pause before records that could not be written (a full disk) are tried again.
+const PERSIST_RETRY: Duration = Duration::from_secs(1);
+
+/// What a worker works with.
+pub struct Parts {
+    /// This node.
+    pub me: PeerId,
+    /// Attempts at once.
+    pub slots: u32,
+    /// For whom it works.
+    pub policy: Policy,
+    /// Blocks.
+    pub blocks: Blocks,
+    /// The sandbox.
+    pub runtime: Runtime,
+    /// Letters out.
+    pub post: Post,
+    /// Durable records.
+    pub db: Db,
+}
+
+/// The worker of this node.
+#[derive(Clone)]
+pub struct Worker {
+    drain: mpsc::Sender<WorkerEvent>,
+    load: watch::Receiver<Load>,
+}
+
+/// What the worker holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Attempts that run.
+    pub running: u32,
+    /// Attempts held for each job, with the job's controller.
+    pub jobs: Vec<(JobId, PeerId, u32)>,
+}
+
+impl Worker {
+    /// Starts the worker, with what it remembers from before.
+    ///
+    /// # Errors
+    /// When its records cannot be read.
+    pub async fn start(
+        parts: Parts,
+        mail: mpsc::Receiver<(PeerId, ToWorker)>,
+        swarm: mpsc::Receiver<SwarmEvent>,
+    ) -> Result<Worker, StateError> {
+        let recovered = state::attempts::all(&parts.db).await?;
+        let recovered = recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let (events_out, events) = mpsc::channel(EVENT_LIMIT);
+        let (load_out, load) = watch::channel(Load::default());
+        let drain = events_out.clone();
+        let started = Instant::now();
+        let (machine, actions) = Machine::new(
+            parts.me,
+            parts.slots,
+            WorkerLimits::default(),
+            Duration::ZERO,
+            recovered,
+        );
+        let records = keep_records(parts.db.clone(), events_out.clone());
+        let desk = Desk {
+            parts: Arc::new(parts),
+            machine,
+            started,
+            events: events_out,
+            records,
+            running: HashMap::new(),
+            load: load_out,
+        };
+        tokio::spawn(desk.run(actions, events, mail, swarm));
+        Ok(Worker { drain, load })
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.load.borrow().clone()
+    }
+
+    /// Hands back what waits, starts nothing more, and returns when nothing runs any more or
+    /// after `bound`.
+    pub async fn drain(&self, bound: Duration) {
+        let _ = self.drain.send(WorkerEvent::Drain).await;
+        let mut load = self.load.clone();
+        let idle = load.wait_for(|load| load.running == 0);
+        let _ = tokio::time::timeout(bound, idle).await;
+    }
+}
+
+type Key = (JobId, TaskId, Attempt);
+
+/// The task that owns the machine.
+struct Desk {
+    parts: Arc<Parts>,
+    machine: Machine,
+    started: Instant,
+    events: mpsc::Sender<WorkerEvent>,
+    records: mpsc::UnboundedSender<(u64, WorkerRecord)>,
+    running: HashMap<Key, Running>,
+    load: watch::Sender<Load>,
+}
+
+impl Desk {
+    async fn run(
+        mut self,
+        actions: Vec<WorkerAction>,
+        mut events: mpsc::Receiver<WorkerEvent>,
+        mut mail: mpsc::Receiver<(PeerId, ToWorker)>,
+        mut swarm: mpsc::Receiver<SwarmEvent>,
+    ) {
+        self.carry_out(actions);
+        loop {
+            let wake = self.machine.next_wake().map(|at| self.started + at);
+            let event = tokio::select! {
+                Some(event) = events.recv() => event,
+                Some((from, message)) = mail.recv() => WorkerEvent::Message { from, message },
+                Some(event) = swarm.recv() => match event {
+                    SwarmEvent::Up(peer) => WorkerEvent::PeerUp { peer },
+                    SwarmEvent::Down(peer) => WorkerEvent::PeerDown { peer },
+                    SwarmEvent::Facts(_) => continue,
+                },
+                () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => WorkerEvent::Tick,
+                else => return,
+            };
+            if let WorkerEvent::Finished { job, task, attempt, .. } = &event {
+                self.running.remove(&(*job, *task, *attempt));
+            }
+            let actions = self.machine.apply(self.started.elapsed(), event);
+            self.carry_out(actions);
+            self.load.send_if_modified(|load| {
+                let now = Load { running: self.running.len() as u32, jobs: self.machine.held() };
+                let changed = *load != now;
+                *load = now;
+                changed
+            });
+        }
+    }
+
+    fn carry_out(&mut self, actions: Vec<WorkerAction>) {
+        for action in actions {
+            match action {
+                WorkerAction::CheckManifest { job, manifest, from } => {
+                    let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    tokio::spawn(async move {
+                        let checked = admit::check(&parts, job, manifest, from).await;
+                        let checked = checked.map_err(|refusal| refusal.to_string());
+                        let _ = events.send(WorkerEvent::ManifestChecked { job, checked }).await;
+                    });
+                }
+                WorkerAction::Start { job, assignment, manifest } => {
+                    let key = (job, assignment.task, assignment.attempt);
+                    let running = attempt::start(
+                        Arc::clone(&self.parts),
+                        job,
+                        assignment,
+                        manifest,
+                        self.events.clone(),
+                    );
+                    self.running.insert(key, running);
+                }
+                WorkerAction::Stop { job, task, attempt } => {
+                    if let Some(running) = self.running.get(&(job, task, attempt)) {
+                        running.stop();
+                    }
+                }
+                WorkerAction::Send { to, message } => self.parts.post.to_controller(to, message),
+                // The receiver lives as long as this desk does.
+                WorkerAction::Persist { seq, record } => drop(self.records.send((seq, record))),
+                WorkerAction::Store { job, roots, holders } => {
+                    let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    tokio::spawn(async move {
+                        let stored = attempt::store(&parts, job, &roots, &holders).await;
+                        let error = stored.err();
+                        let _ = events.send(WorkerEvent::StoreDone { job, roots, error }).await;
+                    });
+                }
+                WorkerAction::Forget { job } => {
+                    let parts = Arc::clone(&self.parts);
+                    tokio::spawn(async move { parts.blocks.drop_job(job).await });
+                }
+            }
+        }
+    }
+}
+
+/// Writes records in their order, all that wait in one transaction, and tells the machine.
+fn keep_records(
+    db: Db,
+    events: mpsc::Sender<WorkerEvent>,
+) -> mpsc::UnboundedSender<(u64, WorkerRecord)> {
+    // Bounded by the machine: a record for each attempt and job it holds.
+    let (sender, mut records) = mpsc::unbounded_channel::<(u64, WorkerRecord)>();
+    tokio::spawn(async move {
+        let mut batch = Vec::new();
+        while records.recv_many(&mut batch, state::BATCH_LIMIT).await > 0 {
+            let last = batch.last().map_or(0, |(seq, _)| *seq);
+            let changes: Vec<_> = batch.drain(..).flat_map(|(_, record)| changes_of(record)).collect();
+            while let Err(error) = state::attempts::change(&db, changes.clone()).await {
+                tracing::error!(%error, "the worker's records could not be written; trying again");
+                sleep(PERSIST_RETRY).await;
+            }
+            if events.send(WorkerEvent::Persisted { seq: last }).await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+fn changes_of(record: WorkerRecord) -> Vec<Change> {
+    let name = |task: &TaskId, attempt: &Attempt| format!("report {task} {attempt}");
+    let text = serde_json::to_string(&record).expect("a record has string keys only");
+    match record {
+        WorkerRecord::Epoch { job, .. } => {
+            vec![Change::Put { job, name: "epoch".into(), record: text }]
+        }
+        WorkerRecord::Report { job, report } => {
+            vec![Change::Put { job, name: name(&report.task, &report.attempt), record: text }]
+        }
+        WorkerRecord::Settled { job, attempts } => attempts
+            .iter()
+            .map(|(task, attempt)| Change::Forget { job, name: name(task, attempt) })
+            .collect(),
+        WorkerRecord::Gone { job } => vec![Change::ForgetJob { job }],
+    }
+}

@@ -1,0 +1,185 @@
+//! What each journal record changes, once it is durable. The same code replays a journal, so a
+//! recovered engine knows what the one before it was allowed to know.
+
+use super::finish::Finish;
+use super::state::{Commit, TaskState};
+use super::types::{Action, End, Record};
+use super::{Engine, Peer};
+use crate::ids::{PeerId, TaskId};
+
+impl Engine {
+    /// The journal holds `seq` and all before it.
+    pub(super) fn on_appended(&mut self, seq: u64) {
+        while let Some(record) = self.journal.durable(seq) {
+            match record {
+                Record::Epoch { .. } => self.start(),
+                Record::Committed { task, .. } => {
+                    self.take_effect(record, false);
+                    self.after_commit(task);
+                }
+                Record::Lost { task } => {
+                    self.take_effect(record, false);
+                    self.after_loss(task);
+                }
+                Record::Built { .. } => {
+                    self.take_effect(record, false);
+                    self.look_at_finish();
+                }
+                Record::Ended(end) => self.farewell_to_all(end),
+            }
+        }
+    }
+
+    /// Takes over a journal.
+    pub(super) fn replay(&mut self, records: Vec<Record>) {
+        let mut ended = None;
+        let mut last_epoch = None;
+        for record in records {
+            match record {
+                Record::Epoch { epoch } => {
+                    assert!(last_epoch < Some(epoch), "epochs only rise");
+                    last_epoch = Some(epoch);
+                }
+                Record::Ended(end) => ended = Some(end),
+                record => self.take_effect(record, true),
+            }
+        }
+        if let Some(end) = ended {
+            // Nothing is decided any more: the last term says goodbye again.
+            self.epoch = last_epoch.unwrap_or(self.epoch);
+            self.started = true;
+            self.farewell_to_all(end);
+        } else if last_epoch == Some(self.epoch) {
+            self.start();
+        } else {
+            assert!(last_epoch < Some(self.epoch), "a term's epoch is above all before it");
+        }
+    }
+
+    /// The term is durable: the engine may speak.
+    fn start(&mut self) {
+        self.started = true;
+        self.progress_at = self.now;
+        self.watch_for_stall();
+        if self.recovered {
+            self.adopt_until = Some(self.now + self.plan.limits.adopt);
+            self.timer(self.now + self.plan.limits.adopt, super::Timer::Assign);
+            let up: Vec<PeerId> =
+                self.peers.iter().filter(|(_, p)| p.is_up()).map(|(peer, _)| *peer).collect();
+            up.into_iter().for_each(|peer| self.query(peer));
+        }
+        self.choose();
+        let ready: Vec<TaskId> = (0..self.tasks.len() as u32).map(TaskId).collect();
+        self.enqueue(&ready);
+        self.look_at_finish();
+    }
+
+    fn take_effect(&mut self, record: Record, replayed: bool) {
+        match record {
+            Record::Committed { task, attempt, worker, output, cost, memoized } => {
+                let at = (!replayed).then_some(self.now);
+                let state = self.task_mut(task);
+                assert!(state.commit.is_none(), "task {task} is committed once");
+                assert!(state.last_commit < Some(attempt), "attempts of task {task} only rise");
+                state.state = TaskState::Committed;
+                state.last_commit = Some(attempt);
+                if state.first_output.is_none() {
+                    state.first_output = Some(output.clone());
+                }
+                let holders = vec![worker];
+                state.commit =
+                    Some(Commit { attempt, worker, output, cost, memoized, at, holders });
+                self.stage_mut(task).done += 1;
+                for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
+                    group.missing -= 1;
+                }
+            }
+            Record::Lost { task } => {
+                let state = self.task_mut(task);
+                let commit = state.commit.take();
+                let commit = commit.expect("only a committed output is recorded as lost");
+                state.state = TaskState::Open;
+                state.tries.losses += 1;
+                state.avoid.extend(commit.holders);
+                self.stage_mut(task).done -= 1;
+                for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
+                    group.missing += 1;
+                }
+            }
+            Record::Built { result, report } => {
+                self.finish = Finish::store(result, report, self.now);
+            }
+            Record::Epoch { .. } | Record::Ended(_) => {}
+        }
+    }
+
+    /// A commit is durable: its reports are settled, its rivals stopped, its consumers freed.
+    fn after_commit(&mut self, task: TaskId) {
+        self.counters.commits += 1;
+        self.got_further();
+        let state = &mut self.tasks[task.0 as usize];
+        for (peer, attempt) in std::mem::take(&mut state.to_settle) {
+            self.outbox.settled.entry(peer).or_default().push((task, attempt));
+        }
+        let rivals: Vec<_> = state.live().map(|(attempt, worker, _)| (attempt, worker)).collect();
+        let winner = state.commit.as_ref().map(|commit| commit.worker);
+        let to_blame: Vec<_> = std::mem::take(&mut state.failed_on)
+            .into_iter()
+            .filter(|peer| Some(*peer) != winner)
+            .collect();
+        for (attempt, worker) in rivals {
+            self.revoke(task, attempt, worker);
+        }
+        to_blame.into_iter().for_each(|peer| self.strike(peer));
+        let freed: Vec<TaskId> = self
+            .groups
+            .iter()
+            .filter(|group| group.missing == 0 && group.tasks.contains(&task.0))
+            .flat_map(|group| group.consumers.iter().copied())
+            .collect();
+        self.enqueue(&freed);
+        self.unassigned = true;
+    }
+
+    /// A loss is durable: its consumers wait again, it runs again.
+    fn after_loss(&mut self, task: TaskId) {
+        self.counters.lost_outputs += 1;
+        let blocked: Vec<TaskId> = self
+            .groups
+            .iter()
+            .filter(|group| group.tasks.contains(&task.0))
+            .flat_map(|group| group.consumers.iter().copied())
+            .collect();
+        blocked.into_iter().for_each(|consumer| self.dequeue(consumer));
+        self.enqueue(&[task]);
+    }
+
+    fn farewell_to_all(&mut self, end: End) {
+        self.finish = Finish::Farewell {
+            end: end.clone(),
+            pending: self.peers_to_tell(),
+            until: self.now + self.plan.limits.end,
+        };
+        self.timers.clear();
+        self.outbox.actions.push(Action::Ended(end));
+        self.look_at_finish();
+    }
+
+    /// Everybody who may have something of this job.
+    fn peers_to_tell(&self) -> std::collections::BTreeMap<PeerId, super::finish::Repeat> {
+        let workers = self.tasks.iter().flat_map(|task| task.made.values().map(|m| m.worker));
+        let committed = self.tasks.iter().flat_map(|t| t.commit.as_ref().map(|c| c.worker));
+        let stored = self.finish.asked_to_store();
+        // After a take-over anybody may have been given something by an earlier term.
+        let known = self.peers.keys().copied().filter(|_| self.recovered);
+        let within_reach =
+            |peer: &PeerId| self.peers.get(peer).is_some_and(|p: &Peer| !p.gone);
+        workers
+            .chain(committed)
+            .chain(stored)
+            .chain(known)
+            .filter(within_reach)
+            .map(|peer| (peer, super::finish::Repeat::at_once(self.now)))
+            .collect()
+    }
+}

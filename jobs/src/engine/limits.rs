@@ -1,0 +1,169 @@
+//! The bounds that the engine and the worker machine keep, and how each was chosen.
+//!
+//! Each is a field, not a constant, so that a node's configuration, a test or the simulator can
+//! set it; [`Default`] holds the values that a swarm over the Internet wants.
+
+use std::time::Duration;
+
+/// The most assignments or reports in one message. After the driver has moved long payloads into
+/// files one takes up to 12 KiB of JSON: sixteen stay well below
+/// [`MESSAGE_LIMIT`](crate::message::MESSAGE_LIMIT).
+pub const BATCH_LIMIT: usize = 16;
+
+/// Attempts named in one `Revoke`, `Settled` or `Renew`: some 80 bytes each.
+pub const NAMES_LIMIT: usize = 1024;
+
+/// The longest list of holders sent with a file: a reader that could not get it from eight peers
+/// asks the controller again.
+pub const HOLDERS_LIMIT: usize = 8;
+
+/// Failures kept for each task, for the report. What comes after is counted only.
+pub const FAILURES_KEPT: usize = 8;
+
+/// Bytes of a failure's message and of its log that are kept and shown.
+pub const FAILURE_TEXT_LIMIT: usize = 8 * 1024;
+
+/// The engine's bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// An attempt that was not renewed for this long counts as lost. Long enough for three
+    /// renewals to be lost on a bad link, short enough that a dead worker costs seconds.
+    pub lease: Duration,
+    /// An order that was not answered is sent again after this, then after twice as long, and so
+    /// on up to [`Limits::resend_max`]. A round trip over a satellite takes 0.7 s.
+    pub resend: Duration,
+    /// The longest pause between two sends of one order.
+    pub resend_max: Duration,
+    /// After a connection broke, how long its peer may take to come back before its attempts
+    /// count as lost. A node redials within a second.
+    pub down_grace: Duration,
+    /// How long a peer may be away before what only it holds counts as lost and is made again. A
+    /// reader that needs it sooner finds out by itself.
+    pub holder_gone: Duration,
+    /// The pause before a failed task is tried again; doubled each time.
+    pub retry: Duration,
+    /// The longest such pause.
+    pub retry_max: Duration,
+    /// Tries of a task that end by the guest's own fault before the job fails: one for the guest,
+    /// two in case the machine was at fault.
+    pub guest_tries: u32,
+    /// Workers lost while they ran a task before the task is held to be the cause. Machines do
+    /// fall asleep; six in a row under the same task do not.
+    pub deaths: u32,
+    /// Tries of a task that fail for other reasons (a worker's disk, a block nobody has) before
+    /// the job fails. With the doubling pause this is several minutes.
+    pub other_tries: u32,
+    /// Times that one task's output may be lost before the job fails.
+    pub losses: u32,
+    /// Failures of a worker's own making before this job avoids it for a while.
+    pub strikes: u32,
+    /// How long it is avoided the first time; doubled each time. A full disk takes minutes to
+    /// get room.
+    pub block: Duration,
+    /// The longest such time.
+    pub block_max: Duration,
+    /// Attempts given to a worker beyond its slots, so that it need not wait for the controller
+    /// between two tasks.
+    pub prefetch: u32,
+    /// A task is not taken from its home while the home would start it within this. Small jobs
+    /// stay where their data is, long queues are shared.
+    pub steal_after: Duration,
+    /// A running attempt is a straggler beyond this many medians of its stage.
+    pub straggler: u32,
+    /// And never before this: below it a second attempt costs more than it saves.
+    pub straggler_min: Duration,
+    /// Added to the job's own time limit before an attempt without progress is given up: fetching,
+    /// compiling and writing are not the guest's time.
+    pub attempt_grace: Duration,
+    /// A job that makes no progress at all for this long fails. A day: a laptop that alone can run
+    /// it may be closed overnight.
+    pub stall: Duration,
+    /// After a take-over, how long to wait for what the workers still have before anything is
+    /// assigned anew.
+    pub adopt: Duration,
+    /// A node asked to hold the result is given this long before the next one is asked too.
+    pub store_each: Duration,
+    /// In all; then the job is done with a note. Ten minutes: 7 GiB at 100 Mbit/s.
+    pub store_all: Duration,
+    /// A failed build of the result is tried again this often.
+    pub build_tries: u32,
+    /// How long a worker is told of the end before it is left to find out by itself.
+    pub end: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            lease: Duration::from_secs(12),
+            resend: Duration::from_secs(1),
+            resend_max: Duration::from_secs(30),
+            down_grace: Duration::from_secs(3),
+            holder_gone: Duration::from_secs(30),
+            retry: Duration::from_millis(200),
+            retry_max: Duration::from_secs(60),
+            guest_tries: 3,
+            deaths: 6,
+            other_tries: 10,
+            losses: 20,
+            strikes: 3,
+            block: Duration::from_secs(60),
+            block_max: Duration::from_secs(3600),
+            prefetch: 2,
+            steal_after: Duration::from_millis(500),
+            straggler: 3,
+            straggler_min: Duration::from_secs(2),
+            attempt_grace: Duration::from_secs(60),
+            stall: Duration::from_secs(24 * 3600),
+            adopt: Duration::from_secs(2),
+            store_each: Duration::from_secs(60),
+            store_all: Duration::from_secs(600),
+            build_tries: 6,
+            end: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The worker machine's bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerLimits {
+    /// Renewals sent in one lease: three may be lost before the attempt counts as lost.
+    pub renewals: u32,
+    /// An unsettled report is sent again after this, doubled up to [`WorkerLimits::resend_max`].
+    pub resend: Duration,
+    /// The longest pause between two sends of a report.
+    pub resend_max: Duration,
+    /// A job whose controller cannot be reached, or does not answer, for this long is dropped.
+    /// An hour: a controller's machine may restart, install and come back.
+    pub controller_gone: Duration,
+    /// A worker that holds nothing running of a job asks this often whether it is still on.
+    pub idle_ping: Duration,
+    /// Ended jobs remembered, so that late orders do not bring one back.
+    pub tombstones: usize,
+    /// Jobs worked for at once; beyond that an order is refused.
+    pub jobs: usize,
+    /// Attempts waiting for a slot, all jobs together; beyond that an assignment is left
+    /// unanswered and comes again.
+    pub queue: usize,
+}
+
+impl Default for WorkerLimits {
+    fn default() -> Self {
+        WorkerLimits {
+            renewals: 4,
+            resend: Duration::from_secs(1),
+            resend_max: Duration::from_secs(30),
+            controller_gone: Duration::from_secs(3600),
+            idle_ping: Duration::from_secs(600),
+            tombstones: 1024,
+            jobs: 256,
+            queue: 4096,
+        }
+    }
+}
+
+/// The pause before try `n + 1` (n from 1): `first`, doubled each time, at most `longest`.
+#[must_use]
+pub fn back_off(first: Duration, longest: Duration, n: u32) -> Duration {
+    let doublings = n.saturating_sub(1).min(20);
+    first.saturating_mul(1 << doublings).min(longest)
+}

@@ -1,0 +1,203 @@
+//! What users are told: how far the job is, why nothing runs, who did what.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::finish::Finish;
+use super::rank::{self, Unfit};
+use super::state::TaskState;
+use super::types::{CommitReport, JobReport, Phase, Progress, StageProgress, TaskReport};
+use super::{Engine, Peer};
+use crate::ids::TaskId;
+
+impl Engine {
+    /// How far the job is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let names = self.plan.kind.stages();
+        let mut stages: Vec<StageProgress> = names
+            .iter()
+            .zip(&self.stages)
+            .map(|(name, stage)| StageProgress {
+                name: (*name).to_owned(),
+                done: stage.done,
+                running: 0,
+                total: stage.total,
+            })
+            .collect();
+        let (mut bytes_done, mut bytes_total, mut memoized) = (0_u64, 0_u64, 0);
+        for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
+            bytes_total = bytes_total.saturating_add(spec.weight);
+            let is_running = task.live().any(|(_, _, live)| live.running_since.is_some());
+            stages[usize::from(spec.stage)].running +=
+                u32::from(is_running && task.commit.is_none());
+            let furthest = task.live().map(|(_, _, live)| live.done).max().unwrap_or(0);
+            let done = if task.commit.is_some() { spec.weight } else { furthest };
+            bytes_done = bytes_done.saturating_add(done.min(spec.weight));
+            memoized += u32::from(task.commit.as_ref().is_some_and(|commit| commit.memoized));
+        }
+        let workers = self.peers.values().filter(|peer| !peer.held.is_empty()).count() as u32;
+        let phase = self.phase(workers > 0);
+        let why = if matches!(phase, Phase::Ended(_)) { None } else { self.why() };
+        Progress { phase, stages, bytes_done, bytes_total, workers, memoized, why }
+    }
+
+    fn phase(&self, has_workers: bool) -> Phase {
+        match &self.finish {
+            Finish::Working | Finish::Ending => {
+                let has_begun = self.tasks.iter().any(|task| task.state != TaskState::Open);
+                if has_workers || has_begun { Phase::Running } else { Phase::Queued }
+            }
+            Finish::Building { .. }
+            | Finish::BuildAgain { .. }
+            | Finish::Recording
+            | Finish::Storing(_) => Phase::Storing,
+            Finish::Farewell { end, .. } | Finish::Over { end } => Phase::Ended(end.state),
+        }
+    }
+
+    /// Why nothing runs, or why it runs on fewer workers than were asked for.
+    pub(super) fn why(&self) -> Option<String> {
+        if !matches!(self.finish, Finish::Working) {
+            return None;
+        }
+        let count = self.chosen.len();
+        if self.is_adopting_now() {
+            return Some("asking the workers what they have after a take-over".to_owned());
+        }
+        if count == 0 {
+            return Some(format!("no peer can run this: {}", self.excuses()));
+        }
+        match self.plan.manifest.workers {
+            Some(asked) if (count as u32) < asked => {
+                let others = self.excuses();
+                Some(format!("{asked} workers were asked for, {count} can be had: {others}"))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_adopting_now(&self) -> bool {
+        self.adopt_until.is_some_and(|until| self.now < until)
+    }
+
+    /// Why the other peers do not work for this job: "2 lack the python runtime, 1 is away".
+    fn excuses(&self) -> String {
+        let mut excuses: BTreeMap<String, u32> = BTreeMap::new();
+        for (_, peer) in self.peers.iter().filter(|(peer, _)| !self.chosen.contains(peer)) {
+            *excuses.entry(self.excuse(peer)).or_default() += 1;
+        }
+        if excuses.is_empty() {
+            return "no other peer is connected".to_owned();
+        }
+        let parts: Vec<String> =
+            excuses.into_iter().map(|(excuse, count)| format!("{count} {excuse}")).collect();
+        parts.join(", ")
+    }
+
+    fn excuse(&self, peer: &Peer) -> String {
+        if peer.gone {
+            return "away".to_owned();
+        }
+        if let Err(unfit) = rank::fit(
+            &peer.facts,
+            &self.plan.needs,
+            self.plan.manifest.limits.memory,
+        ) {
+            return match unfit {
+                Unfit::Lacks(what) => format!("without {what}"),
+                Unfit::Refuses(reason) => format!("unwilling ({reason})"),
+                Unfit::NoSlots => "without slots".to_owned(),
+            };
+        }
+        match &peer.refusal {
+            Some(reason) => format!("unwilling ({reason})"),
+            None if peer.is_blocked(self.now) => "avoided after failures".to_owned(),
+            None => "not needed".to_owned(),
+        }
+    }
+
+    /// Who ran what, when and how long, so far.
+    #[must_use]
+    pub fn report(&self) -> JobReport {
+        let names = self.plan.kind.stages();
+        let tasks = self.plan.tasks.iter().zip(&self.tasks).enumerate();
+        let tasks = tasks.map(|(index, (spec, task))| TaskReport {
+            task: TaskId(index as u32),
+            stage: names[usize::from(spec.stage)].to_owned(),
+            commit: task.commit.as_ref().map(|commit| CommitReport {
+                attempt: commit.attempt,
+                worker: commit.worker,
+                cost: commit.cost,
+                memoized: commit.memoized,
+                at_ms: commit.at.map(|at| millis(at.saturating_sub(self.born))),
+            }),
+            attempts: task.next_n - 1,
+            lost: task.tries.losses,
+            failures: task.failures.clone(),
+        });
+        JobReport {
+            job: self.plan.job,
+            epoch: self.epoch,
+            controller: self.plan.controller,
+            elapsed_ms: millis(self.now.saturating_sub(self.born)),
+            tasks: tasks.collect(),
+        }
+    }
+
+    /// Panics when what the engine knows does not hang together. Too slow for every event of a
+    /// large job: the simulator and the tests call it after each.
+    #[cfg(any(test, feature = "planted-faults"))]
+    pub fn check(&self) {
+        for (index, task) in self.tasks.iter().enumerate() {
+            let id = TaskId(index as u32);
+            let is_committed =
+                matches!(task.state, TaskState::Committed | TaskState::Losing);
+            assert_eq!(task.commit.is_some(), is_committed, "task {id}: {:?}", task.state);
+            for (attempt, worker, _) in task.live() {
+                let held = &self.peers[&worker].held;
+                assert!(held.contains(&(id, attempt)), "{id} {attempt} is held by its worker");
+            }
+            assert!(task.live().count() <= 2, "task {id} has at most two live attempts");
+            if let Some(waiting) = task.waiting {
+                assert_eq!(task.state, TaskState::Open, "task {id} waits and is open");
+                assert_eq!(task.live().count(), 0, "task {id} waits and is with nobody");
+                let is_queued = match waiting.home {
+                    Some(home) => self.peers[&home].queue.contains(&id),
+                    None => self.homeless.contains(&id),
+                };
+                assert!(is_queued, "task {id} is in the queue it waits in");
+            }
+            let is_forgotten = self.started
+                && matches!(self.finish, Finish::Working)
+                && task.state == TaskState::Open
+                && task.waiting.is_none()
+                && task.live().next().is_none()
+                && task.retry_at.is_none_or(|at| at <= self.now)
+                && task.group.is_none_or(|group| self.groups[group].missing == 0);
+            assert!(!is_forgotten, "task {id} can run and nobody sees to it");
+        }
+        for (peer, known) in &self.peers {
+            for (task, attempt) in &known.held {
+                let is_live = self.task(*task).live().any(|(a, w, _)| (a, w) == (*attempt, *peer));
+                assert!(is_live, "{task} {attempt} at {peer} is live");
+            }
+            for task in &known.queue {
+                let home = self.task(*task).waiting.and_then(|waiting| waiting.home);
+                assert_eq!(home, Some(*peer), "task {task} waits where it is queued");
+            }
+        }
+        for group in &self.groups {
+            let missing = group
+                .tasks
+                .clone()
+                .filter(|task| self.task(TaskId(*task)).commit.is_none())
+                .count();
+            assert_eq!(group.missing as usize, missing, "open tasks of {:?}", group.tasks);
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,285 @@
+//! What follows from the end of an attempt.
+
+use super::Engine;
+use super::attempts::WORKER_LOST;
+use super::faults::Fault;
+use super::finish::Finish;
+use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, back_off};
+use super::state::{Fate, Made, TaskState};
+use super::types::{FailureReport, Record};
+use crate::ids::{Attempt, PeerId, TaskId};
+use crate::message::{Cost, FailureClass, Outcome, Payload, Report};
+
+/// The code of a job whose code gives another output when it is run again.
+const NOT_DETERMINISTIC: &str = "IPDC-5103";
+/// The code of a job that keeps losing an output.
+const OUTPUT_LOST: &str = "IPDC-5104";
+/// The code of an attempt whose input could not be had although somebody should have it.
+const INPUT_MISSING: &str = "IPDC-5105";
+
+/// A good report.
+struct Good {
+    task: TaskId,
+    attempt: Attempt,
+    worker: PeerId,
+    output: Payload,
+    memoized: bool,
+    cost: Cost,
+}
+
+impl Engine {
+    pub(super) fn on_report(&mut self, from: PeerId, report: Report) {
+        if matches!(self.finish, Finish::Ending) {
+            // What is in the journal is final; the worker hears of the end next.
+            return;
+        }
+        let Report { task, attempt, outcome, cost } = report;
+        if !self.is_known(from, task, attempt) {
+            self.settle(from, task, attempt);
+            return;
+        }
+        match outcome {
+            Outcome::Done { output, memoized } => {
+                self.on_good(Good { task, attempt, worker: from, output, memoized, cost });
+            }
+            outcome => {
+                self.end_attempt(task, attempt, from, outcome);
+                self.settle(from, task, attempt);
+            }
+        }
+    }
+
+    /// Whether this worker was given this attempt: by this term, or, as far as can be known, by an
+    /// earlier one.
+    fn is_known(&self, from: PeerId, task: TaskId, attempt: Attempt) -> bool {
+        let Some(state) = self.tasks.get(task.0 as usize) else { return false };
+        match state.made.get(&attempt) {
+            Some(made) => made.worker == from,
+            None => attempt.epoch < self.epoch && self.recovered,
+        }
+    }
+
+    /// The report needs no repeating.
+    fn settle(&mut self, from: PeerId, task: TaskId, attempt: Attempt) {
+        self.outbox.settled.entry(from).or_default().push((task, attempt));
+    }
+
+    fn on_good(&mut self, good: Good) {
+        let Good { task, attempt, worker, .. } = good;
+        let is_live = self.task_mut(task).live_mut(attempt).is_some();
+        if is_live {
+            self.close(task, attempt, Fate::Closed);
+        } else if !self.task(task).made.contains_key(&attempt) {
+            self.counters.adopted += 1;
+            self.task_mut(task).made.insert(attempt, Made { worker, fate: Fate::Closed });
+        }
+        let commits_twice = self.planted.has(Fault::CommitsTwice);
+        let state = self.task_mut(task);
+        match state.state {
+            TaskState::Committed => {
+                if let Some(commit) = &mut state.commit
+                    && commit.output == good.output
+                    && !commit.holders.contains(&worker)
+                {
+                    commit.holders.push(worker);
+                }
+                self.settle(worker, task, attempt);
+            }
+            TaskState::Committing if !commits_twice => {
+                if !state.to_settle.contains(&(worker, attempt)) {
+                    state.to_settle.push((worker, attempt));
+                }
+            }
+            // It comes again when the loss is durable.
+            TaskState::Losing => {}
+            TaskState::Open | TaskState::Committing => self.commit(good),
+        }
+    }
+
+    /// The first good report of an open task: off into the journal.
+    fn commit(&mut self, good: Good) {
+        let Good { task, attempt, worker, output, memoized, cost } = good;
+        if self.task(task).last_commit >= Some(attempt) {
+            // A copy of a report from before the output was lost.
+            self.settle(worker, task, attempt);
+            return;
+        }
+        if !matches!(self.finish, Finish::Working) {
+            // Not needed now; if it is needed again, the report comes again.
+            return;
+        }
+        let first = &self.task(task).first_output;
+        if first.as_ref().is_some_and(|first| *first != output) {
+            let message = format!(
+                "task {task} gave another output when it was run again: its code is not deterministic"
+            );
+            self.fail(NOT_DETERMINISTIC, message, Some(task), Vec::new());
+            return;
+        }
+        self.dequeue(task);
+        if !memoized {
+            let took = std::time::Duration::from_millis(cost.wall_ms);
+            self.stage_mut(task).sample(took);
+        }
+        let settles_early = self.planted.has(Fault::SettlesBeforeAppend);
+        let state = self.task_mut(task);
+        state.state = TaskState::Committing;
+        state.retry_at = None;
+        if settles_early {
+            self.settle(worker, task, attempt);
+        } else {
+            state.to_settle.push((worker, attempt));
+        }
+        self.append(Record::Committed { task, attempt, worker, output, cost, memoized });
+    }
+
+    /// A live attempt ended without an output. Later copies of the report change nothing.
+    pub(super) fn end_attempt(
+        &mut self,
+        task: TaskId,
+        attempt: Attempt,
+        worker: PeerId,
+        outcome: Outcome,
+    ) {
+        let given_at = self.task_mut(task).live_mut(attempt).map(|live| live.assigned_at);
+        let Some(given_at) = given_at else { return };
+        self.close(task, attempt, Fate::Closed);
+        if self.task(task).state != TaskState::Open {
+            return;
+        }
+        match outcome {
+            Outcome::Done { .. } => {}
+            Outcome::Failed { class, code, message, log } => {
+                self.note_failure(task, attempt, worker, Some(class), &code, &message);
+                self.on_failure(task, worker, class, code, message, log);
+            }
+            Outcome::InputLost { tasks, message } => {
+                let lost: Vec<TaskId> = tasks
+                    .into_iter()
+                    .filter(|needed| self.spec(task).needs.contains(&needed.0))
+                    .filter(|needed| self.was_committed_before(*needed, given_at))
+                    .collect();
+                if lost.is_empty() && !self.has_lost_input(task) {
+                    let class = FailureClass::Missing;
+                    self.note_failure(
+                        task,
+                        attempt,
+                        worker,
+                        Some(class),
+                        INPUT_MISSING,
+                        &message,
+                    );
+                    let code = INPUT_MISSING.to_owned();
+                    self.on_failure(task, worker, class, code, message, Vec::new());
+                }
+                lost.into_iter().for_each(|needed| self.lose_output(needed));
+                self.retry(task, self.now);
+            }
+            Outcome::Returned { .. } => {
+                self.block(worker);
+                self.retry(task, self.now);
+            }
+        }
+    }
+
+    /// Whether the output that an attempt given out at `given_at` was told of is still the one
+    /// that counts.
+    fn was_committed_before(&self, task: TaskId, given_at: std::time::Duration) -> bool {
+        let task = self.task(task);
+        let commit = task.commit.as_ref().filter(|_| task.state == TaskState::Committed);
+        commit.is_some_and(|commit| commit.at.is_none_or(|at| at <= given_at))
+    }
+
+    fn has_lost_input(&self, task: TaskId) -> bool {
+        let mut needs = self.spec(task).needs.clone();
+        needs.any(|needed| self.task(TaskId(needed)).state != TaskState::Committed)
+            || self.task(task).group.is_some_and(|group| self.groups[group].missing > 0)
+    }
+
+    /// A committed output is nowhere to be had.
+    pub(super) fn lose_output(&mut self, task: TaskId) {
+        if self.task(task).state != TaskState::Committed
+            || self.planted.has(Fault::ForgetsLostOutputs)
+        {
+            return;
+        }
+        if self.task(task).tries.losses >= self.plan.limits.losses {
+            let message =
+                format!("the output of task {task} was lost {} times", self.plan.limits.losses);
+            self.fail(OUTPUT_LOST, message, Some(task), Vec::new());
+            return;
+        }
+        self.task_mut(task).state = TaskState::Losing;
+        self.append(Record::Lost { task });
+    }
+
+    /// Tries a failed task again, or gives the job up.
+    fn on_failure(
+        &mut self,
+        task: TaskId,
+        worker: PeerId,
+        class: FailureClass,
+        code: String,
+        message: String,
+        log: Vec<String>,
+    ) {
+        let limits = &self.plan.limits;
+        let (retry, retry_max) = (limits.retry, limits.retry_max);
+        let (guest_tries, other_tries) = (limits.guest_tries, limits.other_tries);
+        let state = self.task_mut(task);
+        let (tries, most) = match class {
+            FailureClass::Guest => {
+                state.tries.guest += 1;
+                (state.tries.guest, guest_tries)
+            }
+            FailureClass::Worker | FailureClass::Missing => {
+                state.tries.other += 1;
+                (state.tries.other, other_tries)
+            }
+        };
+        if class != FailureClass::Missing {
+            state.avoid.insert(worker);
+        }
+        match class {
+            FailureClass::Guest => {
+                state.failed_on.insert(worker);
+            }
+            FailureClass::Worker => self.strike(worker),
+            FailureClass::Missing => {}
+        }
+        if tries >= most {
+            let message = format!("task {task} failed {tries} times, at last with: {message}");
+            self.fail(&code, message, Some(task), log);
+        } else {
+            self.retry(task, self.now + back_off(retry, retry_max, tries));
+        }
+    }
+
+    /// Keeps a failure for the report.
+    pub(super) fn note_failure(
+        &mut self,
+        task: TaskId,
+        attempt: Attempt,
+        worker: PeerId,
+        class: Option<FailureClass>,
+        code: &str,
+        message: &str,
+    ) {
+        let failures = &mut self.task_mut(task).failures;
+        if failures.len() < FAILURES_KEPT {
+            let message = clip(message, FAILURE_TEXT_LIMIT);
+            let code = code.to_owned();
+            failures.push(FailureReport { attempt, worker, class, code, message });
+        }
+        debug_assert!(class.is_some() || code == WORKER_LOST, "only a lost worker has no class");
+    }
+}
+
+/// At most `limit` bytes of `text`, whole characters.
+pub(super) fn clip(text: &str, limit: usize) -> String {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

@@ -1,0 +1,261 @@
+//! What an engine knows: tasks and their attempts, peers, stages. Data and small questions about
+//! it; what is done about it is in the other files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::types::{FailureReport, PeerFacts};
+use crate::ids::{Attempt, PeerId, TaskId};
+use crate::message::{Cost, Payload};
+
+/// Durations kept per stage to know its median: enough to be exact for small stages and close
+/// for large ones.
+const SAMPLES_KEPT: usize = 512;
+
+/// Where a task is between "to be run" and "decided". Only the journal moves it to and from
+/// [`TaskState::Committed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TaskState {
+    /// No output yet.
+    Open,
+    /// An output is on its way into the journal.
+    Committing,
+    /// The journal holds its output.
+    Committed,
+    /// That the output is lost is on its way into the journal.
+    Losing,
+}
+
+/// One task.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) state: TaskState,
+    /// Every attempt known, also of earlier epochs when they were taken over.
+    pub(super) made: BTreeMap<Attempt, Made>,
+    /// The number of this epoch's next attempt.
+    pub(super) next_n: u32,
+    /// Index of the group of tasks it needs, if it needs any.
+    pub(super) group: Option<usize>,
+    /// Whether it waits in a queue; in whose, if it has a home.
+    pub(super) waiting: Option<Waiting>,
+    /// It failed: not to be tried again before this.
+    pub(super) retry_at: Option<Duration>,
+    pub(super) tries: Tries,
+    /// Peers that it should not go to again while there are others.
+    pub(super) avoid: BTreeSet<PeerId>,
+    /// Peers that failed it: if another one does it, they are to blame.
+    pub(super) failed_on: BTreeSet<PeerId>,
+    pub(super) failures: Vec<FailureReport>,
+    pub(super) commit: Option<Commit>,
+    /// Reports to settle when the commit is durable.
+    pub(super) to_settle: Vec<(PeerId, Attempt)>,
+    /// The newest attempt ever committed: after a loss only later ones count.
+    pub(super) last_commit: Option<Attempt>,
+    /// The first output ever committed: a rerun must give the same.
+    pub(super) first_output: Option<Payload>,
+}
+
+/// A task's place in a queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) home: Option<PeerId>,
+    pub(super) since: Duration,
+}
+
+/// What went wrong with a task so far.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    pub(super) guest: u32,
+    pub(super) other: u32,
+    pub(super) deaths: u32,
+    pub(super) losses: u32,
+}
+
+/// One attempt, from this engine's side.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) worker: PeerId,
+    pub(super) fate: Fate,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// Its worker has it, or will.
+    Live(Live),
+    /// Not heard of in time. If its worker names it again while nobody else has the task, it is
+    /// taken back.
+    Lost,
+    /// It ended, or was revoked.
+    Closed,
+}
+
+/// A live attempt.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) assigned_at: Duration,
+    /// Whether the worker named it.
+    pub(super) acked: bool,
+    /// Since when it runs; none while it waits for a slot. A guess until the worker says.
+    pub(super) running_since: Option<Duration>,
+    pub(super) lease_until: Duration,
+    pub(super) resend_at: Duration,
+    pub(super) sends: u32,
+    /// When it last got further.
+    pub(super) progress_at: Duration,
+    pub(super) done: u64,
+}
+
+/// A decided output.
+#[derive(Debug, Clone)]
+pub(super) struct Commit {
+    pub(super) attempt: Attempt,
+    pub(super) worker: PeerId,
+    pub(super) output: Payload,
+    pub(super) cost: Cost,
+    pub(super) memoized: bool,
+    /// When; none when an earlier term committed it.
+    pub(super) at: Option<Duration>,
+    /// Who has its files: the worker, and others that reported the same output.
+    pub(super) holders: Vec<PeerId>,
+}
+
+impl Task {
+    pub(super) fn new(group: Option<usize>) -> Task {
+        Task {
+            state: TaskState::Open,
+            made: BTreeMap::new(),
+            next_n: 1,
+            group,
+            waiting: None,
+            retry_at: None,
+            tries: Tries::default(),
+            avoid: BTreeSet::new(),
+            failed_on: BTreeSet::new(),
+            failures: Vec::new(),
+            commit: None,
+            to_settle: Vec::new(),
+            last_commit: None,
+            first_output: None,
+        }
+    }
+
+    /// Its live attempts.
+    pub(super) fn live(&self) -> impl Iterator<Item = (Attempt, PeerId, &Live)> {
+        self.made.iter().filter_map(|(attempt, made)| match &made.fate {
+            Fate::Live(live) => Some((*attempt, made.worker, live)),
+            Fate::Lost | Fate::Closed => None,
+        })
+    }
+
+    /// One live attempt, if it is.
+    pub(super) fn live_mut(&mut self, attempt: Attempt) -> Option<&mut Live> {
+        match &mut self.made.get_mut(&attempt)?.fate {
+            Fate::Live(live) => Some(live),
+            Fate::Lost | Fate::Closed => None,
+        }
+    }
+}
+
+/// A peer, whether it works for the job or not.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) facts: PeerFacts,
+    /// When its connection broke; none while it is up.
+    pub(super) down_since: Option<Duration>,
+    /// Down for longer than the grace: its attempts were given up.
+    pub(super) gone: bool,
+    /// Live attempts it has, oldest first.
+    pub(super) held: Vec<(TaskId, Attempt)>,
+    /// Tasks at home here that nobody has been given yet.
+    pub(super) queue: BTreeSet<TaskId>,
+    pub(super) strikes: u32,
+    /// Times it was avoided.
+    pub(super) blocks: u32,
+    pub(super) blocked_until: Option<Duration>,
+    /// What it said when it refused, while that holds.
+    pub(super) refusal: Option<String>,
+    /// When it last ended an attempt.
+    pub(super) last_end: Duration,
+    /// Whether it said what it still has, after a take-over.
+    pub(super) answered: bool,
+    /// When it was last told of a new epoch.
+    pub(super) queried_at: Option<Duration>,
+}
+
+impl Peer {
+    pub(super) fn new(facts: PeerFacts, now: Duration) -> Peer {
+        Peer {
+            facts,
+            down_since: None,
+            gone: false,
+            held: Vec::new(),
+            queue: BTreeSet::new(),
+            strikes: 0,
+            blocks: 0,
+            blocked_until: None,
+            refusal: None,
+            last_end: now,
+            answered: false,
+            queried_at: None,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.down_since.is_none()
+    }
+
+    pub(super) fn is_blocked(&self, now: Duration) -> bool {
+        self.blocked_until.is_some_and(|until| now < until)
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.facts.slots as usize
+    }
+}
+
+/// Tasks that some others need all of.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) tasks: Range<u32>,
+    /// How many of them are not committed.
+    pub(super) missing: u32,
+    pub(super) consumers: Vec<TaskId>,
+}
+
+/// One stage of the kind.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    pub(super) total: u32,
+    pub(super) done: u32,
+    pub(super) weight: u64,
+    /// Run times of its attempts, sorted.
+    samples: Vec<Duration>,
+}
+
+impl Stage {
+    /// Notes how long an attempt ran.
+    pub(super) fn sample(&mut self, took: Duration) {
+        if self.samples.len() < SAMPLES_KEPT {
+            let index = self.samples.partition_point(|sample| *sample < took);
+            self.samples.insert(index, took);
+        }
+    }
+
+    /// How long its attempts usually run.
+    pub(super) fn median(&self) -> Option<Duration> {
+        self.samples.get(self.samples.len() / 2).copied()
+    }
+}
+
+/// Something to look at again at a certain time. A timer that comes too early does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Attempt(TaskId, Attempt),
+    Peer(PeerId),
+    Retry(TaskId),
+    Assign,
+    Finish,
+    Stall,
+}

@@ -1,0 +1,224 @@
+//! The worker machine: what a node answers to the controllers of all jobs it works for.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::WorkerLimits;
+use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
+use crate::message::{Assignment, Cost, Outcome, Report, ToController, ToWorker};
+
+/// What happened on or to this node. Events may come in any order, any number of times.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerEvent {
+    /// A controller said something.
+    Message {
+        /// Who, by the transport's word.
+        from: PeerId,
+        /// What.
+        message: ToWorker,
+    },
+    /// The answer to [`WorkerAction::CheckManifest`].
+    ManifestChecked {
+        /// The job.
+        job: JobId,
+        /// What the manifest says, or why this node does not work for the job: it could not be
+        /// had, is not what it claims, or the node's policy refuses its submitter.
+        checked: Result<CheckedManifest, String>,
+    },
+    /// An attempt ended.
+    Finished {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: Attempt,
+        /// How; none when it was stopped.
+        outcome: Option<Outcome>,
+        /// What it cost.
+        cost: Cost,
+    },
+    /// A running attempt got further.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: Attempt,
+        /// Input bytes done.
+        done: u64,
+        /// Input bytes in all; 0 when not known.
+        total: u64,
+    },
+    /// This record and all before it are durable.
+    Persisted {
+        /// As in [`WorkerAction::Persist`].
+        seq: u64,
+    },
+    /// The end of a [`WorkerAction::Store`].
+    StoreDone {
+        /// The job.
+        job: JobId,
+        /// The roots asked for.
+        roots: Vec<Cid>,
+        /// None when all their blocks are here, pinned and durable; else why not.
+        error: Option<String>,
+    },
+    /// A peer is connected.
+    PeerUp {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A peer's connection is gone.
+    PeerDown {
+        /// Who.
+        peer: PeerId,
+    },
+    /// The node is stopping: start nothing, hand back what waits.
+    Drain,
+    /// Time passed: [`Worker::next_wake`] is due.
+    Tick,
+}
+
+/// What a worker needs of a manifest that it checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedManifest {
+    /// The peers whose orders and epochs are believed.
+    pub roster: Vec<PeerId>,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WorkerAction {
+    /// Fetch the manifest, check its signature, that it is this job's, and the node's policy;
+    /// then say [`WorkerEvent::ManifestChecked`].
+    CheckManifest {
+        /// The job.
+        job: JobId,
+        /// The manifest.
+        manifest: FileRef,
+        /// Who has it.
+        from: PeerId,
+    },
+    /// Run the attempt; say [`WorkerEvent::Finished`] when it ended, however it did.
+    Start {
+        /// The job.
+        job: JobId,
+        /// The attempt.
+        assignment: Assignment,
+        /// The job's manifest.
+        manifest: FileRef,
+    },
+    /// Stop the attempt soon; [`WorkerEvent::Finished`] is still due.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// The task.
+        task: TaskId,
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// Send it. It may be lost.
+    Send {
+        /// To whom; may be this node.
+        to: PeerId,
+        /// What.
+        message: ToController,
+    },
+    /// Write it durably, in the order of `seq`, then say [`WorkerEvent::Persisted`].
+    Persist {
+        /// Counts this node's records from where [`Worker::new`] began.
+        seq: u64,
+        /// What.
+        record: WorkerRecord,
+    },
+    /// Fetch these files whole, pin them durably, then say [`WorkerEvent::StoreDone`].
+    Store {
+        /// The job.
+        job: JobId,
+        /// Roots of the files.
+        roots: Vec<Cid>,
+        /// Who has them.
+        holders: Vec<PeerId>,
+    },
+    /// The job is over for this node: free its scratch files.
+    Forget {
+        /// The job.
+        job: JobId,
+    },
+}
+
+/// What a worker must find again after a crash. Keyed by job (and attempt): a later record of the
+/// same key replaces the earlier, so a table holds no more than what is live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerRecord {
+    /// The highest epoch seen of a job, and whose.
+    Epoch {
+        /// The job.
+        job: JobId,
+        /// The epoch.
+        epoch: Epoch,
+        /// Its controller.
+        controller: PeerId,
+        /// The job's manifest.
+        manifest: FileRef,
+        /// The manifest's roster.
+        roster: Vec<PeerId>,
+    },
+    /// A report that the controller has not dealt with yet.
+    Report {
+        /// The job.
+        job: JobId,
+        /// The report.
+        report: Report,
+    },
+    /// It has.
+    Settled {
+        /// The job.
+        job: JobId,
+        /// The attempts.
+        attempts: Vec<(TaskId, Attempt)>,
+    },
+    /// The job is over for this node: all its records can go.
+    Gone {
+        /// The job.
+        job: JobId,
+    },
+}
+
+/// The worker machine of one node.
+pub struct Worker {
+    me: PeerId,
+    slots: u32,
+    limits: WorkerLimits,
+}
+
+impl Worker {
+    /// A worker with `slots` attempts at once, and what it had written before a crash, in order.
+    #[must_use]
+    pub fn new(
+        me: PeerId,
+        slots: u32,
+        limits: WorkerLimits,
+        now: Duration,
+        recovered: Vec<WorkerRecord>,
+    ) -> (Worker, Vec<WorkerAction>) {
+        let _ = (now, recovered);
+        (Worker { me, slots, limits }, vec![])
+    }
+
+    /// Takes in what happened at `now` and says what is to be done.
+    pub fn apply(&mut self, now: Duration, event: WorkerEvent) -> Vec<WorkerAction> {
+        let _ = (now, event, self.me, self.slots, &self.limits);
+        vec![]
+    }
+
+    /// When a [`WorkerEvent::Tick`] is due next, at the latest.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Duration> {
+        None
+    }
+}

@@ -1,0 +1,282 @@
+//! The paths of the HTTP API, one function each.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::Router;
+use futures::StreamExt;
+use ipdc_jobs::kind::Lasting;
+use serde::Serialize;
+
+use super::{ApiError, Failure};
+use crate::blocks::BlocksError;
+use crate::node::Node;
+use crate::view::{
+    Accepted, AddQuery, Added, Collected, ContentPath, Empty, Invite, InviteRequest, JobLogs,
+    JobQuery, JobView, Listing, NewDir, Peer, Pin, Revocation, Status, Stop, Submission, Usage,
+    WAIT_LIMIT_S,
+};
+
+type Shared = State<Arc<Node>>;
+type Answer<T> = Result<Json<T>, Failure>;
+
+/// How much of a file is read at once while it is sent.
+const CAT_CHUNK: usize = 1 << 20;
+
+/// The reason of what users pin themselves.
+const USER: &str = "user";
+
+pub(super) fn router(node: Arc<Node>) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(status))
+        .route("/peers", get(peers))
+        .route("/invites", post(invite))
+        .route("/revocations", post(revoke))
+        .route("/stop", post(stop))
+        .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
+        .route("/dirs", post(add_dir))
+        .route("/cat/{*path}", get(cat))
+        .route("/ls/{*path}", get(ls))
+        .route("/pins", get(pins))
+        .route("/pins/{cid}", put(pin).delete(unpin))
+        .route("/gc", post(gc))
+        .route("/du", get(du))
+        .route("/jobs", get(jobs).post(submit))
+        .route("/jobs/{id}", get(job))
+        .route("/jobs/{id}/cancel", post(cancel))
+        .route("/jobs/{id}/logs", get(logs));
+    Router::new().nest(crate::view::PREFIX, v1).fallback(nothing).with_state(node)
+}
+
+async fn nothing(uri: Uri) -> Failure {
+    ApiError::NoSuchPath(uri.path().to_owned()).into()
+}
+
+async fn status(State(node): Shared) -> Answer<Status> {
+    Ok(Json(node.status().await?))
+}
+
+async fn peers(State(node): Shared) -> Answer<Vec<Peer>> {
+    Ok(Json(node.peers()))
+}
+
+async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answer<Invite> {
+    Ok(Json(node.invite(request).await?))
+}
+
+async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Empty> {
+    node.swarm.revoke(request.peer_id).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn stop(State(node): Shared, Json(request): Json<Stop>) -> Answer<Empty> {
+    node.ask_to_stop(request.force)?;
+    Ok(Json(Empty {}))
+}
+
+async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body) -> Answer<Added> {
+    node.blocks.room()?;
+    let _adding = node.blocks.guard().await;
+    let mut file = node.blocks.create(Lasting::Kept, None);
+    let mut parts = body.into_data_stream();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| ApiError::Malformed(error.to_string()))?;
+        file.write(&part).await?;
+    }
+    let added = file.finish().await?;
+    if query.pin {
+        node.blocks.pin(added.cid, USER).await?;
+    }
+    Ok(Json(Added { cid: added.cid, size: added.len }))
+}
+
+async fn add_dir(
+    State(node): Shared,
+    Query(query): Query<AddQuery>,
+    Json(dir): Json<NewDir>,
+) -> Answer<Added> {
+    node.blocks.room()?;
+    let _adding = node.blocks.guard().await;
+    let size = dir.entries.iter().map(|entry| entry.size).sum();
+    let entries = dir.entries.into_iter().map(|entry| (entry.path, entry.file())).collect();
+    let cid = node.blocks.make_dir(entries).await?;
+    if query.pin {
+        node.blocks.pin(cid, USER).await?;
+    }
+    Ok(Json(Added { cid, size }))
+}
+
+async fn cat(State(node): Shared, Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+    let file = node.blocks.open(&content_path(&path)?).await?;
+    let len = file.len();
+    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    let (status, range) = match range {
+        None => (StatusCode::OK, 0..len),
+        Some(text) => (
+            StatusCode::PARTIAL_CONTENT,
+            byte_range(text, len).ok_or_else(|| ApiError::Malformed(format!("the range `{text}` is not in the file's {len} bytes")))?,
+        ),
+    };
+    let content_range = format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1));
+    let content_length = range.end - range.start;
+    let parts = futures::stream::try_unfold((file, range), |(mut file, range)| async move {
+        if range.is_empty() {
+            return Ok::<_, BlocksError>(None);
+        }
+        let want = usize::try_from(range.end - range.start).map_or(CAT_CHUNK, |n| n.min(CAT_CHUNK));
+        let bytes = file.read_at(range.start, want).await?;
+        let rest = range.start + bytes.len() as u64..range.end;
+        Ok(Some((bytes, (file, rest))))
+    });
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_LENGTH, content_length)
+        .header(header::CONTENT_TYPE, "application/octet-stream");
+    if status == StatusCode::PARTIAL_CONTENT {
+        response = response.header(header::CONTENT_RANGE, content_range);
+    }
+    let response = response.body(Body::from_stream(parts));
+    response.map_err(|error| ApiError::Malformed(error.to_string()).into())
+}
+
+/// `bytes=a-b`, `bytes=a-` or `bytes=-n` of a file of `len` bytes.
+fn byte_range(text: &str, len: u64) -> Option<Range<u64>> {
+    let (from, to) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let range = match (from, to) {
+        ("", last) => len.saturating_sub(last.parse().ok()?)..len,
+        (from, "") => from.parse().ok()?..len,
+        (from, to) => from.parse().ok()?..to.parse::<u64>().ok()?.checked_add(1)?.min(len),
+    };
+    (range.start <= range.end && range.start <= len).then_some(range)
+}
+
+async fn ls(State(node): Shared, Path(path): Path<String>) -> Answer<Listing> {
+    Ok(Json(node.blocks.list(&content_path(&path)?).await?))
+}
+
+async fn pins(State(node): Shared) -> Answer<Vec<Pin>> {
+    Ok(Json(node.blocks.pins().await?))
+}
+
+async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+    let root = content_path(&cid)?.root;
+    node.blocks.keep(root, &[], USER).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn unpin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+    node.blocks.unpin(content_path(&cid)?.root).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn gc(State(node): Shared) -> Answer<Collected> {
+    Ok(Json(node.blocks.collect().await?))
+}
+
+async fn du(State(node): Shared) -> Answer<Usage> {
+    Ok(Json(node.blocks.usage().await?))
+}
+
+async fn submit(
+    State(node): Shared,
+    Json(submission): Json<Submission>,
+) -> Result<(StatusCode, Json<Accepted>), Failure> {
+    Ok((StatusCode::ACCEPTED, Json(node.controller.submit(submission).await?)))
+}
+
+async fn jobs(State(node): Shared) -> Answer<Vec<JobView>> {
+    Ok(Json(node.controller.views().await?))
+}
+
+async fn job(State(node): Shared, Path(id): Path<String>, Query(query): Query<JobQuery>) -> Answer<JobView> {
+    let job = node.controller.find(&id).await?;
+    let Some(since) = query.since else { return Ok(Json(node.controller.view(job).await?)) };
+    let wait = Duration::from_secs(query.wait_s.unwrap_or(WAIT_LIMIT_S).min(WAIT_LIMIT_S));
+    match tokio::time::timeout(wait, node.controller.wait(job, since)).await {
+        Ok(view) => Ok(Json(view?)),
+        Err(_) => Ok(Json(node.controller.view(job).await?)),
+    }
+}
+
+async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(node.controller.cancel(job).await?))
+}
+
+async fn logs(State(node): Shared, Path(id): Path<String>) -> Answer<JobLogs> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(node.controller.logs(job).await?))
+}
+
+fn content_path(text: &str) -> Result<ContentPath, ApiError> {
+    text.parse().map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
+}
+
+/// JSON in and out, its errors in the API's own form.
+struct Json<T>(T);
+
+impl<S, T> FromRequest<S> for Json<T>
+where
+    axum::Json<T>: FromRequest<S, Rejection = JsonRejection>,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
+        match axum::Json::from_request(request, state).await {
+            Ok(axum::Json(value)) => Ok(Json(value)),
+            Err(rejection) => Err(ApiError::Malformed(rejection.body_text()).into()),
+        }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// A query string, its errors in the API's own form.
+struct Query<T>(T);
+
+impl<S, T> FromRequestParts<S> for Query<T>
+where
+    axum::extract::Query<T>: FromRequestParts<S, Rejection = QueryRejection>,
+    S: Send + Sync,
+{
+    type Rejection = Failure;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, Failure> {
+        match axum::extract::Query::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(value)) => Ok(Query(value)),
+            Err(rejection) => Err(ApiError::Malformed(rejection.body_text()).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::byte_range;
+
+    #[test]
+    fn ranges_stay_inside_the_file() {
+        assert_eq!(byte_range("bytes=0-9", 100), Some(0..10));
+        assert_eq!(byte_range("bytes=90-200", 100), Some(90..100));
+        assert_eq!(byte_range("bytes=10-", 100), Some(10..100));
+        assert_eq!(byte_range("bytes=-10", 100), Some(90..100));
+        assert_eq!(byte_range("bytes=-1000", 100), Some(0..100));
+        for bad in ["bytes=101-", "bytes=9-2", "bytes=a-b", "lines=1-2", "bytes=1", "bytes=0-18446744073709551615x"] {
+            assert_eq!(byte_range(bad, 100), None, "{bad}");
+        }
+    }
+}

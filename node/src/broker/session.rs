@@ -1,0 +1,226 @@
+//! One client's connection: who it is, what it may do, and the way of what it publishes to the
+//! node's own subscriptions.
+//!
+//! The MQTT library asks a [`Session`] about every connection, subscription and message. It owns
+//! nothing that outlives the connection but its share of the [`Hub`].
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipdc_jobs::ids::PeerId;
+use mqtt5::broker::{
+    AuthProvider, AuthResult, BrokerEventHandler, ClientPublishEvent, PublishAction,
+};
+use mqtt5::packet::connect::ConnectPacket;
+use mqtt5::protocol::v5::reason_codes::ReasonCode;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use super::topics::{Confinement, covers};
+use super::{Message, SUBSCRIPTION_LIMIT, Sender};
+
+/// The user name of local users.
+pub(super) const USER: &str = "ipdc";
+
+/// How long a publisher waits for room in a full in-process subscription before its message is
+/// dropped there: long enough for a slow disk flush, too short for the publisher's keep-alive
+/// (15 s between nodes) to run out.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The password of local users, kept as its SHA-256: comparing digests tells an attacker nothing
+/// about how much of a guess was right.
+#[derive(Clone)]
+pub struct Password([u8; 32]);
+
+impl Password {
+    /// The password that is `text`.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Password(Sha256::digest(text.as_bytes()).into())
+    }
+
+    fn is(&self, guess: &[u8]) -> bool {
+        self.0 == <[u8; 32]>::from(Sha256::digest(guess))
+    }
+}
+
+/// The node's own subscriptions.
+#[derive(Default)]
+pub(super) struct Hub {
+    takers: Mutex<Vec<Taker>>,
+    dropped: AtomicU64,
+}
+
+struct Taker {
+    filter: Box<str>,
+    messages: mpsc::Sender<Message>,
+}
+
+impl Hub {
+    /// What is published to topics that `filter` matches, from now on.
+    pub(super) fn subscribe(&self, filter: &str) -> mpsc::Receiver<Message> {
+        let (messages, receiver) = mpsc::channel(SUBSCRIPTION_LIMIT);
+        self.takers().push(Taker { filter: filter.into(), messages });
+        receiver
+    }
+
+    /// Hands `message` to every subscription that matches.
+    pub(super) async fn deliver(&self, message: &Message) {
+        let takers: Vec<_> = {
+            let mut takers = self.takers();
+            takers.retain(|taker| !taker.messages.is_closed());
+            let matching = takers.iter().filter(|taker| covers(&taker.filter, &message.topic));
+            matching.map(|taker| taker.messages.clone()).collect()
+        };
+        for taker in takers {
+            let sent = taker.send_timeout(message.clone(), DELIVERY_TIMEOUT).await;
+            if let Err(mpsc::error::SendTimeoutError::Timeout(_)) = sent {
+                let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
+                tracing::warn!(topic = %message.topic, dropped, "a subscription of the node is full: message dropped");
+            }
+        }
+    }
+
+    fn takers(&self) -> MutexGuard<'_, Vec<Taker>> {
+        self.takers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a connection proves who it is.
+pub(super) enum Proof {
+    /// By the local users' password.
+    Password(Password),
+    /// The stream it came on is this peer's.
+    Stream(PeerId),
+}
+
+/// A connection, as the library's hooks see it.
+pub(super) struct Session {
+    proof: Proof,
+    sender: Sender,
+    confinement: Confinement,
+    hub: Arc<Hub>,
+    /// Whether the client speaks MQTT 5; known once it has connected.
+    speaks_v5: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn new(proof: Proof, hub: Arc<Hub>) -> Self {
+        let sender = match proof {
+            Proof::Password(_) => Sender::Local,
+            Proof::Stream(peer) => Sender::Peer(peer),
+        };
+        let confinement = Confinement::of(sender);
+        Session { proof, sender, confinement, hub, speaks_v5: AtomicBool::new(true) }
+    }
+
+    /// The name of the connection's user.
+    fn admit(&self, connect: &ConnectPacket) -> Result<String, ReasonCode> {
+        self.speaks_v5.store(connect.protocol_version == 5, Ordering::Relaxed);
+        let user = match &self.proof {
+            Proof::Password(password) => {
+                let known = connect.username.as_deref() == Some(USER);
+                let right = connect.password.as_ref().is_some_and(|guess| password.is(guess));
+                if !(known && right) {
+                    return Err(ReasonCode::BadUsernameOrPassword);
+                }
+                // Peers' connections are named by their peer IDs: a local client of that name
+                // would take over the peer's.
+                if connect.client_id.parse::<PeerId>().is_ok() {
+                    return Err(ReasonCode::ClientIdentifierNotValid);
+                }
+                USER.to_owned()
+            }
+            Proof::Stream(peer) => {
+                let name = peer.to_string();
+                if connect.client_id != name {
+                    return Err(ReasonCode::ClientIdentifierNotValid);
+                }
+                name
+            }
+        };
+        // The library asks nobody when it publishes a will of a 3.1.1 client.
+        match &connect.will {
+            Some(will) if !mqtt5::is_valid_topic_name(&will.topic) => {
+                Err(ReasonCode::TopicNameInvalid)
+            }
+            Some(will) if !self.confinement.may_publish(&will.topic, will.retain) => {
+                Err(ReasonCode::NotAuthorized)
+            }
+            _ => Ok(user),
+        }
+    }
+
+    fn message(&self, event: ClientPublishEvent) -> Message {
+        let answerable = |topic: &Arc<str>| self.confinement.may_be_answered_at(topic);
+        Message {
+            topic: event.topic,
+            payload: event.payload,
+            retained: false,
+            response_topic: event.response_topic.filter(answerable),
+            correlation: event.correlation_data,
+            sender: self.sender,
+        }
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+fn ready<'a, T: Send + 'a>(answer: T) -> Answer<'a, T> {
+    Box::pin(std::future::ready(answer))
+}
+
+impl AuthProvider for Session {
+    fn authenticate<'a>(
+        &'a self,
+        connect: &'a ConnectPacket,
+        _client_addr: SocketAddr,
+    ) -> Answer<'a, mqtt5::Result<AuthResult>> {
+        ready(Ok(match self.admit(connect) {
+            Ok(user) => AuthResult::success_with_user(user),
+            Err(reason) => {
+                tracing::info!(sender = ?self.sender, client = %connect.client_id, ?reason, "MQTT client refused");
+                AuthResult::fail(reason)
+            }
+        }))
+    }
+
+    fn authorize_publish<'a>(
+        &'a self,
+        _client_id: &str,
+        _user_id: Option<&'a str>,
+        topic: &'a str,
+    ) -> Answer<'a, bool> {
+        // A refusal here is answered with a reason code, which MQTT 3.1.1 has none of: the
+        // library would send such a client a malformed packet. Its message is dropped below.
+        let allowed =
+            self.confinement.may_publish(topic, false) || self.confinement.may_publish(topic, true);
+        ready(allowed || !self.speaks_v5.load(Ordering::Relaxed))
+    }
+
+    fn authorize_subscribe<'a>(
+        &'a self,
+        _client_id: &str,
+        _user_id: Option<&'a str>,
+        topic_filter: &'a str,
+    ) -> Answer<'a, bool> {
+        ready(self.confinement.may_subscribe(topic_filter))
+    }
+}
+
+impl BrokerEventHandler for Session {
+    fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {
+        Box::pin(async move {
+            if !self.confinement.may_publish(&event.topic, event.retain) {
+                tracing::info!(sender = ?self.sender, topic = %event.topic, "MQTT message refused");
+                return PublishAction::Handled;
+            }
+            self.hub.deliver(&self.message(event)).await;
+            PublishAction::Continue
+        })
+    }
+}

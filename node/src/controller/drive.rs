@@ -1,0 +1,198 @@
+//! Drives one job's engine: gives it events, carries out its actions in their order.
+//!
+//! One task per job owns the engine, so there are no locks. Effects that take time (the journal,
+//! building the result) run beside it and come back as events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipdc_jobs::engine::{
+    Action, EndState, Engine, Event, JobPlan, Phase, Progress, Record,
+};
+use ipdc_jobs::ids::JobId;
+use ipdc_jobs::message::{ToWorker, WorkerOrder};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Context, assemble};
+use crate::state;
+use crate::problem::Problem;
+use crate::view::{JobState, JobView, StageView};
+
+/// Events that wait for one engine. Messages beyond that are dropped, and come again.
+pub(super) const EVENT_LIMIT: usize = 4_096;
+
+/// How often a job's view follows its engine's progress at most; a change of state shows at once.
+/// Ten times a second looks smooth and costs nothing.
+const VIEW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The pause before a journal that failed (a full disk) is tried again.
+const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
+/// One job under way.
+pub(super) struct Drive {
+    context: Arc<Context>,
+    job: JobId,
+    engine: Engine,
+    started: Instant,
+    events: mpsc::Sender<Event>,
+    journal: mpsc::UnboundedSender<(u64, Record)>,
+    build: Option<JoinHandle<()>>,
+    view: watch::Sender<JobView>,
+    shown: Instant,
+}
+
+impl Drive {
+    /// Brings the job of `plan` to its end. Returns when nothing is left to do for it.
+    pub(super) async fn run(
+        context: Arc<Context>,
+        plan: JobPlan,
+        recovered: Vec<Record>,
+        view: watch::Sender<JobView>,
+        (sender, mut events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+    ) {
+        let job = plan.job;
+        let started = Instant::now();
+        let journal = keep_journal(Arc::clone(&context), job, sender.clone());
+        let (engine, actions) = Engine::new(plan, Duration::ZERO, recovered);
+        let mut drive = Drive {
+            context,
+            job,
+            engine,
+            started,
+            events: sender,
+            journal,
+            build: None,
+            view,
+            shown: started,
+        };
+        let mut over = drive.carry_out(actions).await;
+        while !over {
+            let wake = drive.engine.next_wake().map(|at| started + at);
+            let show = drive.shown + VIEW_INTERVAL;
+            let event = tokio::select! {
+                event = events.recv() => event.unwrap_or(Event::Tick),
+                () = sleep_until(wake.unwrap_or(show)), if wake.is_some() => Event::Tick,
+            };
+            let actions = drive.engine.apply(started.elapsed(), event);
+            over = drive.carry_out(actions).await;
+            drive.show(false);
+        }
+    }
+
+    /// Returns true when nothing is left to do.
+    async fn carry_out(&mut self, actions: Vec<Action>) -> bool {
+        let mut over = false;
+        for action in actions {
+            match action {
+                Action::Send { to, message } => self.send(to, message).await,
+                // The receiver lives as long as the engine does.
+                Action::Append { seq, record } => drop(self.journal.send((seq, record))),
+                Action::Build { outputs, report } => {
+                    if let Some(before) = self.build.take() {
+                        before.abort();
+                    }
+                    let (context, events) = (Arc::clone(&self.context), self.events.clone());
+                    let job = self.job;
+                    self.build = Some(tokio::spawn(async move {
+                        let event = assemble::result(&context, job, outputs, *report).await;
+                        let _ = events.send(event).await;
+                    }));
+                }
+                Action::Ended(end) => {
+                    self.view.send_modify(|view| {
+                        view.result = end.result;
+                        view.report = end.report;
+                        view.error = end.error.map(Problem::from);
+                        view.notes.extend(end.note);
+                    });
+                    self.show(true);
+                    self.context.ended(&self.view.borrow().clone()).await;
+                }
+                Action::Over => over = true,
+            }
+        }
+        over
+    }
+
+    async fn send(&self, to: ipdc_jobs::ids::PeerId, mut message: ToWorker) {
+        if let WorkerOrder::Assign { assignments, .. } = &mut message.body {
+            for assignment in assignments {
+                if let Err(error) = assemble::shorten(&self.context, self.job, assignment).await {
+                    tracing::warn!(job = %self.job, %error, "an assignment could not be stored; it is tried again");
+                    return;
+                }
+            }
+        }
+        self.context.post.to_worker(to, message);
+    }
+
+    /// Lets the view follow the engine: at once when the state changed, else a few times a second.
+    fn show(&mut self, now: bool) {
+        let progress_due = self.shown.elapsed() >= VIEW_INTERVAL;
+        if !now && !progress_due && !self.engine.phase_changed_since(self.view.borrow().state.into()) {
+            return;
+        }
+        self.shown = Instant::now();
+        let progress = self.engine.progress();
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.view.send_modify(|view| {
+            follow(view, progress);
+            view.version += 1;
+            view.seconds = seconds;
+        });
+    }
+}
+
+/// Writes a job's records in their order, all that wait in one transaction, and tells the engine.
+fn keep_journal(
+    context: Arc<Context>,
+    job: JobId,
+    events: mpsc::Sender<Event>,
+) -> mpsc::UnboundedSender<(u64, Record)> {
+    // The engine has at most one uncommitted record a task under way: bounded by its window.
+    let (sender, mut records) = mpsc::unbounded_channel::<(u64, Record)>();
+    tokio::spawn(async move {
+        let mut batch = Vec::new();
+        while records.recv_many(&mut batch, state::BATCH_LIMIT).await > 0 {
+            let last = batch.last().map_or(0, |(seq, _)| *seq);
+            let rows: Vec<_> = batch.drain(..).map(|(seq, record)| (seq, to_json(&record))).collect();
+            while let Err(error) = state::jobs::append(&context.db, job, rows.clone()).await {
+                tracing::error!(%job, %error, "the journal could not be written; trying again");
+                sleep(JOURNAL_RETRY).await;
+            }
+            if events.send(Event::Appended { seq: last }).await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+pub(super) fn to_json(record: &Record) -> String {
+    serde_json::to_string(record).expect("a record has string keys only")
+}
+
+fn follow(view: &mut JobView, progress: Progress) {
+    view.state = match progress.phase {
+        Phase::Queued => JobState::Queued,
+        Phase::Running | Phase::Storing => JobState::Running,
+        Phase::Ended(EndState::Done) => JobState::Done,
+        Phase::Ended(EndState::Failed) => JobState::Failed,
+        Phase::Ended(EndState::Cancelled) => JobState::Cancelled,
+    };
+    view.tasks = progress.stages.iter().map(|stage| u64::from(stage.total)).sum();
+    let stages = progress.stages.into_iter().map(|stage| StageView {
+        name: stage.name,
+        total: stage.total.into(),
+        done: stage.done.into(),
+        running: stage.running.into(),
+    });
+    view.stages = stages.collect();
+    view.memoized = progress.memoized.into();
+    view.bytes_done = progress.bytes_done;
+    view.bytes_total = progress.bytes_total;
+    view.workers = progress.workers;
+    view.waiting = progress.why;
+}

@@ -1,0 +1,291 @@
+//! From a submission to an accepted job: the job directory is checked whole, the manifest is
+//! frozen and signed, and committed before anybody hears `accepted`.
+
+use std::io;
+
+use bytes::Bytes;
+use ipdc_jobs::engine::Record;
+use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
+use ipdc_jobs::kind::{self, JobFiles, Lasting};
+use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
+use ipdc_jobs::spec::{self, JobSpec, SpecError};
+use rand::distr::{Alphanumeric, SampleString};
+
+use super::drive::to_json;
+use super::{Context, Controller};
+use crate::blocks::{Blocks, BlocksError};
+use crate::runtime::Runtime;
+use crate::state::jobs::{self, StoredJob};
+use crate::state::StateError;
+use crate::view::{Accepted, Submission};
+
+/// The longest `job.toml`.
+const JOB_TOML_LIMIT: u64 = 64 << 10;
+
+/// The longest code module; see the worker's.
+const MODULE_LIMIT: u64 = 64 << 20;
+
+/// Bytes of files sent inside a submission, in all: more belongs in blocks.
+const INLINE_FILES_LIMIT: usize = 128 << 10;
+
+/// The longest key of a submitter's own.
+const KEY_LIMIT: usize = 128;
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum SubmitError {
+    /// No such kind.
+    #[error("there is no job kind `{given}`; this node knows {known}")]
+    #[diagnostic(code("IPDC-4001"), help("`ipdc run mr JOBDIR` runs a map-reduce job"))]
+    UnknownKind {
+        /// What was asked for.
+        given: String,
+        /// What there is.
+        known: String,
+    },
+    /// Neither a CID nor files, or both.
+    #[error("a submission names its job directory by `job` (a CID) or brings it in `files`: one of the two")]
+    #[diagnostic(code("IPDC-4002"), help("docs/mqtt.md shows both"))]
+    NoDirectory,
+    /// The files sent are too many bytes.
+    #[error("the submission's files have {given} bytes; at most {INLINE_FILES_LIMIT} travel inside it")]
+    #[diagnostic(code("IPDC-4003"), help("add the directory with `ipdc add DIR` and submit its CID as `job`"))]
+    FilesTooLong {
+        /// How many.
+        given: usize,
+    },
+    /// What is wrong in the job directory, all of it.
+    #[error("the job directory is not right")]
+    #[diagnostic(code("IPDC-4004"), help("docs/job-directory.md describes job.toml; nothing was run"))]
+    Spec(#[related] Vec<SpecProblem>),
+    /// No input anywhere.
+    #[error("the job has no input: neither the submission nor job.toml names one")]
+    #[diagnostic(code("IPDC-4005"), help("set `input` in job.toml, or give --input PATH or --input CID"))]
+    NoInput,
+    /// The key is too long or empty.
+    #[error("a submission's key has 1 to {KEY_LIMIT} characters; this one has {0}")]
+    #[diagnostic(code("IPDC-4006"))]
+    BadKey(usize),
+    /// The node is stopping.
+    #[error("the node is stopping and takes no new job")]
+    #[diagnostic(code("IPDC-4007"), help("submit it to another node, or start this one again"))]
+    Draining,
+    /// The manifest could not be made.
+    #[error("the job's manifest could not be made")]
+    #[diagnostic(code("IPDC-4008"), help("params and side files are part of it: put large ones into files"))]
+    Manifest(#[from] BadManifest),
+    /// Blocks could not be read or written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Blocks(#[from] BlocksError),
+    /// The database failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    State(#[from] StateError),
+}
+
+/// A [`SpecError`] as one of several.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{0}")]
+pub struct SpecProblem(pub SpecError);
+
+impl From<Vec<SpecError>> for SubmitError {
+    fn from(errors: Vec<SpecError>) -> Self {
+        SubmitError::Spec(errors.into_iter().map(SpecProblem).collect())
+    }
+}
+
+impl Controller {
+    /// Takes a job in. When this returns, the job is durable and will end.
+    ///
+    /// # Errors
+    /// When it is not right; then nothing was run and nothing is kept.
+    pub async fn submit(&self, submission: Submission) -> Result<Accepted, SubmitError> {
+        let context = &self.context;
+        if self.is_draining() {
+            return Err(SubmitError::Draining);
+        }
+        let key = match submission.key.clone() {
+            Some(key) if (1..=KEY_LIMIT).contains(&key.len()) => key,
+            Some(key) => return Err(SubmitError::BadKey(key.len())),
+            None => Alphanumeric.sample_string(&mut rand::rng(), 22),
+        };
+        if let Some(job) = jobs::by_key(&context.db, key.clone()).await? {
+            return Ok(Accepted { job, notes: vec!["this key was submitted before".into()] });
+        }
+        context.blocks.room()?;
+        // What is added here is safe from collection until it is pinned.
+        let _adding = context.blocks.guard().await;
+        let code = job_directory(context, &submission).await?;
+        let manifest = self.freeze(submission, code, key.clone()).await?;
+        let signed = SignedManifest::sign(&manifest, &context.keypair)?;
+        let (job, bytes) = (signed.job(), signed.to_bytes());
+        let notes = self.notes(&manifest);
+        let file = context.blocks.write_file(&bytes, Lasting::Kept, None).await?;
+        let reason = super::live(job);
+        for root in [file.cid, manifest.code] {
+            context.blocks.pin(root, &reason).await?;
+        }
+        // An input that is elsewhere stays there until it is read.
+        if context.blocks.holds(manifest.input).await? {
+            context.blocks.pin(manifest.input, &reason).await?;
+        }
+        let first = Record::Epoch { epoch: Epoch(1) };
+        let stored = StoredJob {
+            id: job,
+            manifest: bytes.to_vec(),
+            notes: serde_json::to_string(&notes).expect("strings encode"),
+            ended: None,
+        };
+        match jobs::accept(&context.db, stored, key, to_json(&first)).await? {
+            jobs::Accepted::New => self.drive(job, file, manifest, notes.clone(), vec![first]),
+            jobs::Accepted::Before(before) => {
+                context.blocks.unpin_reason(&reason).await?;
+                return Ok(Accepted { job: before, notes });
+            }
+        }
+        Ok(Accepted { job, notes })
+    }
+
+    /// Checks the job directory whole and writes down what it says.
+    async fn freeze(
+        &self,
+        submission: Submission,
+        code: Cid,
+        key: String,
+    ) -> Result<Manifest, SubmitError> {
+        let context = &self.context;
+        let files = context.blocks.files(code, &[]).await?;
+        let directory =
+            Directory { files, blocks: context.blocks.clone(), runtime: context.runtime.clone() };
+        let given = submission.kind.clone();
+        let (spec, directory, kind_and_config) = tokio::task::spawn_blocking(move || {
+            let checked = check(&given, &submission.params, &directory);
+            checked.map(|(spec, frozen)| (spec, directory, (frozen, submission)))
+        })
+        .await
+        .expect("checking a job directory does not panic")?;
+        let (config, submission) = kind_and_config;
+        let input = match (submission.input, &spec.input) {
+            (Some(input), _) => input,
+            (None, Some(named)) => directory.input(named)?,
+            (None, None) => return Err(SubmitError::NoInput),
+        };
+        // Nobody has it: better said now than by a job that fails.
+        context.blocks.root(input, &[]).await?;
+        Ok(Manifest {
+            v: manifest::VERSION,
+            kind: submission.kind,
+            code,
+            input,
+            config,
+            limits: spec.limits,
+            workers: submission.workers.or(spec.workers),
+            submitter: context.me,
+            roster: vec![context.me],
+            key,
+            submitted_ms: super::now_ms(),
+        })
+    }
+
+    fn notes(&self, manifest: &Manifest) -> Vec<String> {
+        let there = self.workers_there();
+        let fewer = manifest.workers.filter(|asked| *asked > there);
+        let note = |asked| {
+            format!("{asked} workers were asked for, {there} are there: it runs on those, and on more as they come")
+        };
+        fewer.map(note).into_iter().collect()
+    }
+}
+
+async fn job_directory(context: &Context, submission: &Submission) -> Result<Cid, SubmitError> {
+    match (&submission.job, &submission.files) {
+        (Some(code), None) => {
+            context.blocks.hold(*code, &[]).await?;
+            Ok(*code)
+        }
+        (None, Some(files)) => {
+            let given = files.iter().map(|(path, text)| path.len() + text.len()).sum();
+            if given > INLINE_FILES_LIMIT {
+                return Err(SubmitError::FilesTooLong { given });
+            }
+            let mut entries = Vec::with_capacity(files.len());
+            for (path, text) in files {
+                let file = context.blocks.write_file(text.as_bytes(), Lasting::Kept, None).await?;
+                entries.push((path.clone(), file));
+            }
+            Ok(context.blocks.make_dir(entries).await?)
+        }
+        _ => Err(SubmitError::NoDirectory),
+    }
+}
+
+/// The job directory's `job.toml` and what its kind froze of it.
+fn check(
+    kind: &str,
+    params: &serde_json::Map<String, serde_json::Value>,
+    directory: &Directory,
+) -> Result<(JobSpec, serde_json::Value), SubmitError> {
+    let found = kind::find(kind).ok_or_else(|| SubmitError::UnknownKind {
+        given: kind.to_owned(),
+        known: kind::KINDS.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", "),
+    })?;
+    let wrong = |message: String| {
+        vec![SpecError { file: spec::FILE_NAME.into(), line: None, message }]
+    };
+    let file = directory
+        .find(spec::FILE_NAME)
+        .ok_or_else(|| wrong("not found; every job directory has one at its top".into()))?;
+    let text = directory.read(&file, JOB_TOML_LIMIT).map_err(|error| wrong(error.to_string()))?;
+    let text = std::str::from_utf8(&text).map_err(|_| wrong("is not UTF-8 text".into()))?;
+    let mut spec = spec::parse(text, spec::FILE_NAME)?;
+    if spec.kind != kind {
+        let message = format!("is a job of kind `{}`, and was submitted as `{kind}`", spec.kind);
+        return Err(wrong(message).into());
+    }
+    spec.params.extend(params.clone());
+    let config = found.configure(&spec, directory)?;
+    Ok((spec, config))
+}
+
+/// A job directory in blocks.
+struct Directory {
+    files: Vec<(String, FileRef)>,
+    blocks: Blocks,
+    runtime: Runtime,
+}
+
+impl Directory {
+    /// The root that `input` in `job.toml` names: a file or directory here, else a CID.
+    fn input(&self, named: &str) -> Result<Cid, SubmitError> {
+        if let Some(file) = self.find(named) {
+            return Ok(file.cid);
+        }
+        named.parse().map_err(|_| {
+            vec![SpecError {
+                file: spec::FILE_NAME.into(),
+                line: None,
+                message: format!(
+                    "`input = \"{named}\"` names no file or directory of the job directory and is no CID"
+                ),
+            }]
+            .into()
+        })
+    }
+}
+
+impl JobFiles for Directory {
+    fn find(&self, path: &str) -> Option<FileRef> {
+        self.files.iter().find(|(name, _)| name == path).map(|(_, file)| *file)
+    }
+
+    fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes> {
+        let read = self.blocks.read_file(file, limit, &[], &Default::default());
+        tokio::runtime::Handle::current().block_on(read).map_err(io::Error::other)
+    }
+
+    fn check_module(&self, module: &FileRef, function: &str) -> Result<(), String> {
+        let code = self.read(module, MODULE_LIMIT).map_err(|error| error.to_string())?;
+        self.runtime.check_module(&code, function)
+    }
+}

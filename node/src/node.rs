@@ -1,0 +1,357 @@
+//! One running node: the rooms put together in the order in which they depend on each other, and
+//! taken apart in the reverse.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipdc_jobs::engine;
+use ipdc_jobs::ids::PeerId;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiError};
+use crate::blocks::{Blocks, BlocksError};
+use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
+use crate::config::Config;
+use crate::controller::{self, Controller};
+use crate::home::{Home, HomeError};
+use crate::machine;
+use crate::post::Post;
+use crate::runtime::Runtime;
+use crate::state::{Db, StateError};
+use crate::swarm::facts::PeerFacts;
+use crate::swarm::streams::{Protocol, Streams};
+use crate::swarm::{self, Swarm, SwarmError, SwarmEvent};
+use crate::view::{
+    Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor,
+};
+use crate::worker::{self, Policy, Worker};
+
+/// How long a stopping node waits for the attempts that run; what is left then is handed back by
+/// its silence.
+const DRAIN_BOUND: Duration = Duration::from_secs(30);
+
+/// Swarm events that wait for one room.
+const SWARM_EVENT_LIMIT: usize = 1_024;
+
+/// How long an invitation holds, and for how many, unless it says otherwise.
+const INVITE_TTL: Duration = Duration::from_secs(24 * 3600);
+const INVITE_USES: u32 = 1;
+
+/// Why a node does not start, or does not do what it was asked.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum NodeError {
+    /// Its home.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Home(#[from] HomeError),
+    /// Its database.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    State(#[from] StateError),
+    /// The swarm.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Swarm(#[from] SwarmError),
+    /// Blocks.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Blocks(#[from] BlocksError),
+    /// The broker.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Broker(#[from] BrokerError),
+    /// HTTP.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Api(#[from] ApiError),
+    /// It works for others, and was not told to stop all the same.
+    #[error("this node works for others: {0}")]
+    #[diagnostic(code("IPDC-1501"), help("`ipdc stop --yes` finishes or hands back what runs, then stops"))]
+    WorksForOthers(String),
+}
+
+/// A running node.
+pub struct Node {
+    /// Who it is.
+    pub me: PeerId,
+    /// The swarm.
+    pub swarm: Swarm,
+    /// Blocks.
+    pub blocks: Blocks,
+    /// The broker.
+    pub broker: Arc<dyn Broker>,
+    /// Its jobs.
+    pub controller: Controller,
+    /// Its work for jobs.
+    pub worker: Worker,
+    home: PathBuf,
+    config: Config,
+    run_info: RunInfo,
+    started: Instant,
+    stop: CancellationToken,
+    stopped: CancellationToken,
+}
+
+/// Runs a node until it is told to stop, by a signal or by [`Node::ask_to_stop`].
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(home: Home, config: Config, ready: impl FnOnce(&RunInfo)) -> Result<(), NodeError> {
+    let _lock = home.lock()?;
+    let node = start(&home, config).await?;
+    home.write_run_info(&node.run_info)?;
+    ready(&node.run_info);
+    tokio::select! {
+        () = signalled() => tracing::info!("asked to stop by a signal"),
+        () = node.stop.cancelled() => tracing::info!("asked to stop"),
+    }
+    node.shut_down().await;
+    home.remove_run_info();
+    Ok(())
+}
+
+async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
+    let started = Instant::now();
+    // What can be refused at once comes first: a used port costs no swarm.
+    let http = api::bind(config.http.listen).await?;
+    let db = Db::open(&home.database())?;
+    let member = home.member()?;
+    let me = member.keypair.public().to_peer_id();
+    let slots = config.node.slots.unwrap_or_else(machine::cpus);
+    let policy = Policy::from(&config.policy);
+    let (facts, told) = watch::channel(PeerFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        cpus: machine::cpus(),
+        runtimes: policy.runtimes(),
+        labels: config.node.labels.clone(),
+        slots,
+        ..PeerFacts::default()
+    });
+    let swarm = Swarm::start(swarm::Options {
+        keypair: member.keypair.clone(),
+        psk: member.swarm_key,
+        listen: config.swarm.listen.clone(),
+        bootstrap: config.swarm.bootstrap.clone(),
+        root: member.root,
+        certificate: member.certificate,
+        db: db.clone(),
+        repo: home.blocks(),
+        facts: told.clone(),
+    })
+    .await?;
+    let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
+    let blocks = Blocks::open(swarm.repo(), Arc::clone(&streams), home, &config.blocks, db.clone()).await?;
+    let runtime = Runtime::new(home.cache());
+    let broker = broker::start(broker::Options::new(&config.mqtt, home.mqtt_password()?)).await?;
+    let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
+    let (post, mail) = Post::open(me, links, incoming);
+    let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);
+    let controller = Controller::start(controller::Context {
+        me,
+        keypair: member.keypair,
+        db: db.clone(),
+        blocks: blocks.clone(),
+        runtime: runtime.clone(),
+        post: post.clone(),
+        changes,
+    })
+    .await?;
+    let (to_worker, worker_events) = mpsc::channel(SWARM_EVENT_LIMIT);
+    let parts = worker::Parts {
+        me,
+        slots,
+        policy,
+        swarm: swarm.clone(),
+        blocks: blocks.clone(),
+        runtime,
+        post,
+        db,
+    };
+    let worker = Worker::start(parts, mail.worker, worker_events).await?;
+    let run_info = RunInfo {
+        pid: std::process::id(),
+        peer_id: me,
+        listen: swarm.listen_addrs(),
+        mqtt: broker.addr(),
+        http: http.local_addr().map_err(|source| ApiError::Listen { addr: config.http.listen, source })?,
+    };
+    let node = Arc::new(Node {
+        me,
+        swarm,
+        blocks,
+        broker,
+        controller,
+        worker,
+        home: home.path().to_owned(),
+        config,
+        run_info,
+        started,
+        stop: CancellationToken::new(),
+        stopped: CancellationToken::new(),
+    });
+    node.set_going(facts, told, mail.controllers, to_worker);
+    tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
+    tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
+    Ok(node)
+}
+
+impl Node {
+    /// The tasks that carry news between the rooms.
+    fn set_going(
+        self: &Arc<Self>,
+        facts: watch::Sender<PeerFacts>,
+        mut told: watch::Receiver<PeerFacts>,
+        mut letters: mpsc::Receiver<(PeerId, ipdc_jobs::message::ToController)>,
+        to_worker: mpsc::Sender<SwarmEvent>,
+    ) {
+        let controller = self.controller.clone();
+        tokio::spawn(async move {
+            while let Some((from, message)) = letters.recv().await {
+                controller.deliver(from, message);
+            }
+        });
+        // This node is a peer of its own jobs, and tells everybody what it is.
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                let facts = told.borrow_and_update().clone();
+                node.controller.peer_up(node.me, placement(&facts));
+                node.show_presence(&facts).await;
+                if told.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut events = node.swarm.events();
+            while let Some(event) = events.recv().await {
+                node.follow(&event);
+                let _ = to_worker.send(event).await;
+            }
+        });
+        let node = Arc::clone(self);
+        tokio::spawn(async move { machine::watch(facts, &node.home).await });
+    }
+
+    fn follow(&self, event: &SwarmEvent) {
+        match event {
+            SwarmEvent::Up(peer) | SwarmEvent::Facts(peer) => {
+                if let Some(facts) = self.swarm.facts(peer) {
+                    self.controller.peer_up(*peer, placement(&facts));
+                }
+            }
+            SwarmEvent::Down(peer) => self.controller.peer_down(*peer),
+        }
+    }
+
+    async fn show_presence(&self, facts: &PeerFacts) {
+        let topic = topics::node(self.me);
+        api::publish(&*self.broker, &topic, facts, true, Properties::default()).await;
+    }
+
+    /// What `ipdc status` shows.
+    ///
+    /// # Errors
+    /// When the disk or the database fails.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        let views = self.controller.views().await?;
+        let count = |state| views.iter().filter(|view| view.state == state).count() as u32;
+        let own = self.swarm.own_certificate();
+        Ok(Status {
+            peer_id: self.me,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            domain: self.config.node.domain.clone(),
+            owner: own.owner,
+            listen: self.swarm.listen_addrs(),
+            mqtt: self.run_info.mqtt,
+            http: self.run_info.http,
+            home: self.home.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            peers_connected: self.swarm.connected().len() as u32,
+            jobs: JobCounts { running: count(JobState::Running), queued: count(JobState::Queued) },
+            working_for: self.working_for(),
+            disk: self.blocks.usage().await?,
+            draining: self.stop.is_cancelled(),
+        })
+    }
+
+    /// The nodes of the swarm, this one first.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        self.swarm.peers().into_iter().map(Peer::from).collect()
+    }
+
+    /// Makes a token that lets others in.
+    ///
+    /// # Errors
+    /// When this node may not invite, or the database fails.
+    pub async fn invite(&self, request: InviteRequest) -> Result<Invite, NodeError> {
+        let ttl = request.ttl_s.map_or(INVITE_TTL, Duration::from_secs);
+        let uses = request.uses.unwrap_or(INVITE_USES);
+        let token = self.swarm.invite(ttl, uses, request.owner).await?;
+        Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
+    }
+
+    /// Begins to stop.
+    ///
+    /// # Errors
+    /// When the node works for others and `force` is false.
+    pub fn ask_to_stop(&self, force: bool) -> Result<(), NodeError> {
+        let others: Vec<_> = self.working_for();
+        let others = others.iter().filter(|work| work.submitter != self.me);
+        let list: Vec<_> = others
+            .map(|work| format!("job {} of {} ({} attempts)", work.job, work.submitter, work.attempts))
+            .collect();
+        if !force && !list.is_empty() {
+            return Err(NodeError::WorksForOthers(list.join(", ")));
+        }
+        self.stop.cancel();
+        Ok(())
+    }
+
+    fn working_for(&self) -> Vec<WorkingFor> {
+        let jobs = self.worker.load().jobs.into_iter();
+        jobs.map(|(job, submitter, attempts)| WorkingFor { job, submitter, attempts }).collect()
+    }
+
+    /// Done when the node no longer answers.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.stopped.clone();
+        async move { stopped.cancelled().await }
+    }
+
+    async fn shut_down(&self) {
+        self.stop.cancel();
+        self.controller.drain();
+        self.worker.drain(DRAIN_BOUND).await;
+        self.stopped.cancel();
+        self.broker.shutdown().await;
+        self.swarm.shutdown().await;
+    }
+}
+
+/// What the engine needs to know of a peer to place work on it.
+fn placement(facts: &PeerFacts) -> engine::PeerFacts {
+    let runtimes = facts.runtimes.iter().filter_map(|name| name.parse().ok());
+    let labels = facts.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    engine::PeerFacts {
+        slots: facts.slots,
+        runtimes: runtimes.collect(),
+        labels: labels.collect(),
+        memory: facts.memory,
+        refuses: None,
+    }
+}
+
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("a signal handler can be set");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,671 @@
+//! What users say and see, as JSON: each request and each answer, over HTTP, MQTT and `--json`.
+//!
+//! Server, client and command line share these types, so what one writes another reads. They hold no behaviour but their own reading and writing. Sizes are in bytes.
+//! CIDs travel as text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use ipdc_jobs::engine::JobError;
+use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
+use rust_ipfs::Multiaddr;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// The first part of every path.
+pub const PREFIX: &str = "/v1";
+
+/// The longest that a node holds back the answer to a job request, in seconds: short enough that
+/// no middle box or sleeping laptop takes the silence for a dead connection.
+pub const WAIT_LIMIT_S: u64 = 30;
+
+/// How a running node is found: the content of `run.json` in its home, written when the node is
+/// ready and removed when it leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The process.
+    pub pid: u32,
+    /// Who it is.
+    pub peer_id: PeerId,
+    /// Where other nodes reach it.
+    pub listen: Vec<Multiaddr>,
+    /// Its MQTT listener.
+    pub mqtt: SocketAddr,
+    /// Its HTTP listener.
+    pub http: SocketAddr,
+}
+
+/// Answer to `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who the node is.
+    pub peer_id: PeerId,
+    /// The program's version.
+    pub version: String,
+    /// The swarm's name.
+    pub domain: String,
+    /// The owner its certificate names.
+    pub owner: String,
+    /// Where other nodes reach it.
+    pub listen: Vec<Multiaddr>,
+    /// Its MQTT listener.
+    pub mqtt: SocketAddr,
+    /// Its HTTP listener.
+    pub http: SocketAddr,
+    /// Its home directory.
+    pub home: PathBuf,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Admitted peers with a live connection.
+    pub peers_connected: u32,
+    /// The jobs it controls.
+    pub jobs: JobCounts,
+    /// Jobs of other submitters that it runs attempts of.
+    pub working_for: Vec<WorkingFor>,
+    /// What its home takes.
+    pub disk: Usage,
+    /// True once it was asked to stop.
+    pub draining: bool,
+}
+
+/// Jobs that a node controls and that have not ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobCounts {
+    /// With at least one attempt under way.
+    pub running: u32,
+    /// Waiting for workers.
+    pub queued: u32,
+}
+
+/// A job of somebody else that a node works for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkingFor {
+    /// The job.
+    pub job: JobId,
+    /// Whose it is.
+    pub submitter: PeerId,
+    /// Attempts held here.
+    pub attempts: u32,
+}
+
+/// Answer to `GET /du`: the bytes of a node's home by what they are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Blocks that were flushed to disk.
+    pub durable: u64,
+    /// Blocks of running jobs, gone when they end.
+    pub scratch: u64,
+    /// Compiled modules and other things that can be made again.
+    pub cache: u64,
+    /// The part of `durable` that is pinned.
+    pub pinned: u64,
+    /// Free on the file system.
+    pub free: u64,
+}
+
+/// One of the answer to `GET /peers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Who.
+    pub peer_id: PeerId,
+    /// The owner its certificate names.
+    pub owner: String,
+    /// Whether this is the node that answers.
+    pub me: bool,
+    /// Whether there is a live, admitted connection.
+    pub connected: bool,
+    /// The last round trip, milliseconds.
+    pub latency_ms: Option<f64>,
+    /// Where it was reached.
+    pub addresses: Vec<Multiaddr>,
+    /// What it said of itself; none before it did.
+    pub facts: Option<Facts>,
+    /// Seconds since it was last heard of; none when never.
+    pub last_seen_s: Option<u64>,
+}
+
+/// What a node says of the machine it runs on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Logical CPUs.
+    pub cpus: u32,
+    /// How busy they are, 0 to 1.
+    pub cpu_load: f64,
+    /// Memory in all.
+    pub memory_total: u64,
+    /// Memory that could be had.
+    pub memory_free: u64,
+    /// Free bytes on the home's file system.
+    pub disk_free: u64,
+    /// The runtimes it has, by name.
+    pub runtimes: Vec<String>,
+    /// The labels its owner gave it.
+    pub labels: BTreeMap<String, String>,
+    /// Attempts it runs at once.
+    pub slots: u32,
+    /// Attempts it runs now.
+    pub busy: u32,
+    /// The program's version.
+    pub version: String,
+}
+
+/// Body of `POST /invites`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteRequest {
+    /// Seconds that the token holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+    /// How many nodes may join with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// The owner that the joiners' certificates name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// Answer to `POST /invites`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// What `ipdc join` reads. A secret.
+    pub token: String,
+    /// Seconds that it holds.
+    pub expires_s: u64,
+    /// How many nodes may join with it.
+    pub uses: u32,
+}
+
+/// Body of `POST /revocations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocation {
+    /// The peer whose certificate ends.
+    pub peer_id: PeerId,
+}
+
+/// Body of `POST /stop`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Stop although the node works for others.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// An answer with nothing to say: `{}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Empty {}
+
+/// Answer to `POST /files` and `POST /dirs`: what was added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Added {
+    /// Its root.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// Its size.
+    pub size: u64,
+}
+
+/// Query of `POST /files` and `POST /dirs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddQuery {
+    /// Whether what is added is kept for the user. A file that a directory will hold needs no pin
+    /// of its own.
+    #[serde(default = "yes")]
+    pub pin: bool,
+}
+
+impl Default for AddQuery {
+    fn default() -> Self {
+        AddQuery { pin: true }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Body of `POST /dirs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDir {
+    /// Its files, at any depth. An empty directory is not kept.
+    pub entries: Vec<NewDirEntry>,
+}
+
+impl NewDirEntry {
+    /// The file it names.
+    #[must_use]
+    pub fn file(&self) -> FileRef {
+        FileRef { cid: self.cid, len: self.size }
+    }
+}
+
+/// A file of a directory to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDirEntry {
+    /// Relative, `/` between parts, no part empty, `.` or `..`.
+    pub path: String,
+    /// The file's root.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// The file's size.
+    pub size: u64,
+}
+
+/// Whether something is a file or a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// Bytes.
+    File,
+    /// Names.
+    Dir,
+}
+
+/// Answer to `GET /ls/{cid}[/path]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Its root.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// Its size.
+    pub size: u64,
+    /// What a directory holds, by name; nothing for a file.
+    pub entries: Vec<Entry>,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// What it names.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// Its size.
+    pub size: u64,
+    /// What that is.
+    pub kind: NodeKind,
+}
+
+/// One of the answer to `GET /pins`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// What is kept, with all below it.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// For whom: `user`, or a job.
+    pub reason: String,
+}
+
+/// Answer to `POST /gc`: what was freed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Blocks removed.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Body of `POST /jobs`, and of the MQTT topic `ipdc/v1/jobs/submit`. One of `job` and `files`
+/// must be there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// The kind's name.
+    pub kind: String,
+    /// The job directory.
+    #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
+    pub job: Option<Cid>,
+    /// The job directory's files as text, by path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<BTreeMap<String, String>>,
+    /// The input; without one, what `job.toml` says.
+    #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
+    pub input: Option<Cid>,
+    /// Workers asked for; without a number, as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
+    /// Added to `[params]` of `job.toml`, over what it says.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    pub params: serde_json::Map<String, Value>,
+    /// The submitter's own name for the job: the same again is the same job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// Answer to `POST /jobs`: the job is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// Its ID.
+    pub job: JobId,
+    /// What the submitter should know: fewer workers than asked for, and so on.
+    pub notes: Vec<String>,
+}
+
+/// Query of `GET /jobs/{id}`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobQuery {
+    /// Answer as soon as the job's version is above this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
+    /// Or when this many seconds have passed; at most [`WAIT_LIMIT_S`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_s: Option<u64>,
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Accepted; no attempt has begun.
+    Queued,
+    /// Attempts are under way.
+    Running,
+    /// It has a result.
+    Done,
+    /// It has an error.
+    Failed,
+    /// Its submitter ended it.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether it stays as it is.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            JobState::Queued => "queued",
+            JobState::Running => "running",
+            JobState::Done => "done",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// A job as its users see it: the answer to `GET /jobs/{id}`, and what MQTT's `ipdc/v1/jobs/<id>`
+/// retains.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// Its ID.
+    pub job: JobId,
+    /// The kind's name.
+    pub kind: String,
+    /// Where it is.
+    pub state: JobState,
+    /// Rises with every change.
+    pub version: u64,
+    /// When it was submitted, milliseconds since 1970.
+    pub submitted_ms: u64,
+    /// Whose it is.
+    pub submitter: PeerId,
+    /// Who decides for it.
+    pub controller: PeerId,
+    /// From submission to its end, or to now.
+    pub seconds: f64,
+    /// Tasks in all; 0 before it is planned.
+    pub tasks: u64,
+    /// Tasks whose output a worker remembered.
+    pub memoized: u64,
+    /// Its stages, in order.
+    pub stages: Vec<StageView>,
+    /// Input bytes done.
+    pub bytes_done: u64,
+    /// Input bytes in all.
+    pub bytes_total: u64,
+    /// How many nodes hold attempts of it now.
+    pub workers: u32,
+    /// How many workers were asked for.
+    pub workers_asked: Option<u32>,
+    /// Why it is not running, when it is not.
+    pub waiting: Option<String>,
+    /// What its submitter should know.
+    pub notes: Vec<String>,
+    /// The directory of its outputs, when done.
+    #[serde(with = "cid_text::option")]
+    pub result: Option<Cid>,
+    /// Who ran what, when and how long, when done.
+    #[serde(with = "cid_text::option")]
+    pub report: Option<Cid>,
+    /// Why it failed, when it did.
+    pub error: Option<Problem>,
+}
+
+/// One stage of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageView {
+    /// Its name: `map`, `reduce`.
+    pub name: String,
+    /// Tasks in all.
+    pub total: u64,
+    /// Tasks committed.
+    pub done: u64,
+    /// Tasks with an attempt under way.
+    pub running: u64,
+}
+
+/// Answer to `GET /jobs/{id}/logs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobLogs {
+    /// What the user's code logged, oldest first.
+    pub lines: Vec<LogLine>,
+    /// The attempts that failed, oldest first.
+    pub failures: Vec<AttemptFailure>,
+}
+
+/// One line that the user's code logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Where it ran.
+    pub worker: PeerId,
+    /// The line, without its end.
+    pub line: String,
+}
+
+/// One attempt that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptFailure {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Where it ran.
+    pub worker: PeerId,
+    /// The error's code, `IPDC-xxxx`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+}
+
+/// Names something in the swarm: `CID`, `CID/dir/file`, either also after `/ipfs/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentPath {
+    /// Where it begins.
+    pub root: Cid,
+    /// The names to follow from there.
+    pub parts: Vec<String>,
+}
+
+/// A text that names nothing in the swarm.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadContentPath {
+    /// The part before the first `/` is no CID.
+    #[error("`{0}` is not a CID: expected something like bafy… or bafk…")]
+    Cid(String),
+    /// A part that is empty or leads elsewhere.
+    #[error("`{0}` has a part that names nothing: empty, `.` or `..`")]
+    Part(String),
+}
+
+impl FromStr for ContentPath {
+    type Err = BadContentPath;
+
+    fn from_str(text: &str) -> Result<Self, BadContentPath> {
+        let path = text.strip_prefix("/ipfs/").unwrap_or(text);
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut parts = path.split('/');
+        let root = parts.next().unwrap_or_default();
+        let root = root.parse().map_err(|_| BadContentPath::Cid(root.to_owned()))?;
+        let parts: Vec<String> = parts.map(str::to_owned).collect();
+        if parts.iter().any(|part| matches!(part.as_str(), "" | "." | "..")) {
+            return Err(BadContentPath::Part(text.to_owned()));
+        }
+        Ok(ContentPath { root, parts })
+    }
+}
+
+impl fmt::Display for ContentPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.root)?;
+        self.parts.iter().try_for_each(|part| write!(f, "/{part}"))
+    }
+}
+
+impl From<JobError> for Problem {
+    /// What the guest logged last becomes the details.
+    fn from(error: JobError) -> Self {
+        let message = match error.task {
+            Some(task) => format!("task {task}: {}", error.message),
+            None => error.message,
+        };
+        let help = "`ipdc job logs ID` shows what failed where; docs/errors has a page for the code";
+        Problem {
+            code: error.code,
+            message,
+            causes: vec![],
+            help: Some(help.into()),
+            details: error.log,
+        }
+    }
+}
+
+impl From<Cid> for ContentPath {
+    fn from(root: Cid) -> Self {
+        ContentPath { root, parts: Vec::new() }
+    }
+}
+
+/// Some bytes of a file: `A-B`, both ends included, or `A-` for all from `A` on; as in HTTP's
+/// `Range: bytes=A-B`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteRange {
+    /// The first byte, from 0.
+    pub first: u64,
+    /// The last byte; none, the file's last.
+    pub last: Option<u64>,
+}
+
+/// A text that is no range of bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no range of bytes: expected A-B (both included, A not above B) or A-")]
+pub struct BadRange(pub String);
+
+impl FromStr for ByteRange {
+    type Err = BadRange;
+
+    fn from_str(text: &str) -> Result<Self, BadRange> {
+        let bad = || BadRange(text.to_owned());
+        let number = |digits: &str| {
+            let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            plain.then(|| digits.parse().ok()).flatten().ok_or_else(bad)
+        };
+        let (first, last) = text.split_once('-').ok_or_else(bad)?;
+        let first = number(first)?;
+        let last = if last.is_empty() { None } else { Some(number(last)?) };
+        if last.is_some_and(|last| last < first) {
+            Err(bad())
+        } else {
+            Ok(ByteRange { first, last })
+        }
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.last {
+            Some(last) => write!(f, "{}-{last}", self.first),
+            None => write!(f, "{}-", self.first),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ipdc_jobs::ids::{CODEC_RAW, cid_of};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_submission_names_its_cids_as_text_and_refuses_unknown_fields() {
+        let cid = cid_of(CODEC_RAW, b"job");
+        let submission = Submission { kind: "mr".into(), job: Some(cid), ..Submission::default() };
+        let wire = serde_json::to_value(&submission).unwrap();
+        assert_eq!(wire, json!({"kind": "mr", "job": cid.to_string()}));
+        assert_eq!(serde_json::from_value::<Submission>(wire).unwrap(), submission);
+        let wrong = json!({"kind": "mr", "job": cid.to_string(), "worker": 3});
+        let error = serde_json::from_value::<Submission>(wrong).unwrap_err();
+        assert!(error.to_string().contains("unknown field `worker`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_added_is_pinned_unless_the_query_says_otherwise() {
+        assert!(serde_json::from_value::<AddQuery>(json!({})).unwrap().pin);
+        assert!(!serde_json::from_value::<AddQuery>(json!({"pin": false})).unwrap().pin);
+    }
+
+    #[test]
+    fn a_content_path_reads_with_and_without_prefix() {
+        let cid = cid_of(CODEC_RAW, b"x");
+        let plain: ContentPath = format!("{cid}/a/b c").parse().unwrap();
+        assert_eq!(plain.parts, ["a", "b c"]);
+        assert_eq!(format!("/ipfs/{cid}/a/b c/").parse(), Ok(plain.clone()));
+        assert_eq!(plain.to_string(), format!("{cid}/a/b c"));
+        assert_eq!(cid.to_string().parse(), Ok(ContentPath::from(cid)));
+    }
+
+    #[test]
+    fn a_content_path_that_leads_elsewhere_is_refused() {
+        let cid = cid_of(CODEC_RAW, b"x");
+        for path in ["/..", "/a/../b", "//a", "/./a"] {
+            let text = format!("{cid}{path}");
+            assert_eq!(text.parse::<ContentPath>(), Err(BadContentPath::Part(text)));
+        }
+        assert_eq!("wat".parse::<ContentPath>(), Err(BadContentPath::Cid("wat".into())));
+    }
+
+    #[test]
+    fn a_range_has_both_ends_or_is_open() {
+        assert_eq!("0-9".parse(), Ok(ByteRange { first: 0, last: Some(9) }));
+        assert_eq!("5-5".parse(), Ok(ByteRange { first: 5, last: Some(5) }));
+        assert_eq!("7-".parse(), Ok(ByteRange { first: 7, last: None }));
+        let huge = format!("0-{}0", u64::MAX);
+        for wrong in ["", "-", "-5", "9-0", "a-b", "1", "1-2-3", "+1-2", "1 - 2", &huge] {
+            assert_eq!(wrong.parse::<ByteRange>(), Err(BadRange(wrong.into())));
+        }
+        assert_eq!(ByteRange { first: 7, last: None }.to_string(), "7-");
+    }
+}

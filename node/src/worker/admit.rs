@@ -1,0 +1,106 @@
+//! For whom this node works: a manifest is believed when it is its job's and its submitter
+//! signed it, and accepted when the node's policy lets that submitter run what it asks for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use ipdc_jobs::engine::{CheckedManifest, Runtime};
+use ipdc_jobs::ids::{FileRef, JobId, PeerId};
+use ipdc_jobs::kind;
+use ipdc_jobs::manifest::{BadManifest, MANIFEST_LIMIT, Manifest, SignedManifest};
+
+use super::Parts;
+
+/// What this node runs, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Runtimes that any member of the swarm may use.
+    pub members: BTreeSet<Runtime>,
+}
+
+/// Why this node does not work for a job.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum Refusal {
+    /// The manifest could not be had.
+    #[error("the job's manifest cannot be had: {0}")]
+    #[diagnostic(code("IPDC-5411"), help("the job's controller holds it; is it connected?"))]
+    Missing(String),
+    /// It is not what it says.
+    #[error(transparent)]
+    #[diagnostic(code("IPDC-5412"), help("submit the job again from a node of this swarm"))]
+    Forged(#[from] BadManifest),
+    /// Its submitter is no member of the swarm.
+    #[error("{0}, which submitted the job, is no member of this swarm")]
+    #[diagnostic(code("IPDC-5413"), help("its certificate may have expired or been revoked"))]
+    Stranger(PeerId),
+    /// A newer or older ipdc wrote it.
+    #[error("this node knows no job kind `{0}`")]
+    #[diagnostic(code("IPDC-5414"), help("compare `ipdc --version` on both nodes"))]
+    UnknownKind(String),
+    /// The policy says no.
+    #[error("this node's policy does not let {submitter} run {runtime:?} code")]
+    #[diagnostic(code("IPDC-5415"), help("the node's owner decides, under [policy] in its ipdc.toml"))]
+    Policy {
+        /// Who wants to.
+        submitter: PeerId,
+        /// What.
+        runtime: Runtime,
+    },
+}
+
+impl Refusal {
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Refusal::Missing(_) => "IPDC-5411",
+            Refusal::Forged(_) => "IPDC-5412",
+            Refusal::Stranger(_) => "IPDC-5413",
+            Refusal::UnknownKind(_) => "IPDC-5414",
+            Refusal::Policy { .. } => "IPDC-5415",
+        }
+    }
+}
+
+/// The manifest of `job`, fetched from `holders` if it is not here, and believed.
+pub(super) async fn manifest(
+    parts: &Parts,
+    job: JobId,
+    file: FileRef,
+    holders: &[PeerId],
+) -> Result<Manifest, Refusal> {
+    let uncounted = Arc::new(AtomicU64::new(0));
+    // Signature, key and JSON quoting come on top of the manifest's own bytes.
+    let limit = 3 * MANIFEST_LIMIT as u64;
+    let bytes = parts.blocks.read_file(&file, limit, holders, &uncounted).await;
+    let bytes = bytes.map_err(|error| Refusal::Missing(error.to_string()))?;
+    let signed: SignedManifest =
+        serde_json::from_slice(&bytes).map_err(|error| Refusal::Forged(error.into()))?;
+    if signed.job() != job {
+        return Err(BadManifest::OtherJob(signed.job()).into());
+    }
+    Ok(signed.open()?)
+}
+
+/// Whether this node works for `job`, and whose orders it then believes.
+pub(super) async fn check(
+    parts: &Parts,
+    job: JobId,
+    file: FileRef,
+    from: PeerId,
+) -> Result<CheckedManifest, Refusal> {
+    let manifest = manifest(parts, job, file, &[from]).await?;
+    let submitter = manifest.submitter;
+    if !parts.swarm.is_member(&submitter) {
+        return Err(Refusal::Stranger(submitter));
+    }
+    let kind = kind::find(&manifest.kind)
+        .ok_or_else(|| Refusal::UnknownKind(manifest.kind.clone()))?;
+    for runtime in kind.runtimes(&manifest.config) {
+        if !parts.policy.members.contains(&runtime) {
+            return Err(Refusal::Policy { submitter, runtime });
+        }
+    }
+    Ok(CheckedManifest { roster: manifest.roster })
+}

@@ -1,0 +1,300 @@
+//! One attempt: what it needs is fetched, the kind runs it on a thread of its own, and its end
+//! goes back as one event.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ipdc_jobs::engine::WorkerEvent;
+use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
+use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Lasting, ReadAt, TaskError, Work};
+use ipdc_jobs::manifest::Manifest;
+use ipdc_jobs::message::{
+    Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Parts, admit};
+
+/// How often an attempt says how far it is at most: as often as anybody looks.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The longest list of inputs or body that a worker reads: a million inputs.
+const PAYLOAD_LIMIT: u64 = 128 << 20;
+
+/// The longest code module. The largest known useful one, CPython, has 26 MB.
+const MODULE_LIMIT: u64 = 64 << 20;
+
+/// Lines of a guest's log that are kept: the last ones.
+const LOG_LINES: usize = 64;
+
+/// An attempt under way.
+pub(super) struct Running {
+    stop: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Asks it to end soon.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs the attempt; its end is a [`WorkerEvent::Finished`].
+pub(super) fn start(
+    parts: Arc<Parts>,
+    job: JobId,
+    assignment: Assignment,
+    manifest: FileRef,
+    events: mpsc::Sender<WorkerEvent>,
+) -> Running {
+    let stop = Arc::new(AtomicBool::new(false));
+    let running = Running { stop: Arc::clone(&stop) };
+    tokio::spawn(async move {
+        let started = Instant::now();
+        let (task, attempt) = (assignment.task, assignment.attempt);
+        let desk = Arc::new(Desk::new(parts, job, assignment, stop, events.clone()));
+        let result = run(&desk, manifest).await;
+        let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
+        let outcome = desk.outcome(result);
+        let _ = events.send(WorkerEvent::Finished { job, task, attempt, outcome, cost }).await;
+    });
+    running
+}
+
+async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> {
+    let manifest = admit::manifest(&desk.parts, desk.job, manifest, &desk.assignment.holders)
+        .await
+        .map_err(|refusal| failed(FailureClass::Worker, refusal.code(), refusal.to_string()))?;
+    let body = desk.load(&desk.assignment.body).await?;
+    let inputs = desk.load(&desk.assignment.inputs).await?;
+    let inputs: Vec<Input> = serde_json::from_slice(&inputs)
+        .map_err(|error| failed(FailureClass::Worker, "IPDC-5401", format!("the list of inputs cannot be read: {error}")))?;
+    let kind = kind::find(&manifest.kind).ok_or_else(|| {
+        failed(FailureClass::Worker, "IPDC-5402", format!("this node knows no job kind `{}`", manifest.kind))
+    })?;
+    let desk = Arc::clone(desk);
+    let ran = tokio::task::spawn_blocking(move || {
+        let host = AttemptHost { desk: &desk, manifest: &manifest };
+        let work = Work { config: &manifest.config, task: desk.assignment.task, body: &body, inputs: &inputs };
+        let output = kind.run(&work, &host)?;
+        host.shorten(output)
+    })
+    .await;
+    ran.unwrap_or_else(|error| {
+        Err(failed(FailureClass::Worker, "IPDC-5403", format!("the attempt's thread broke: {error}")))
+    })
+}
+
+fn failed(class: FailureClass, code: &'static str, message: String) -> TaskError {
+    TaskError::Failed { class, code, message }
+}
+
+/// What an attempt shares between its thread, its fetches and its end.
+struct Desk {
+    parts: Arc<Parts>,
+    job: JobId,
+    assignment: Assignment,
+    stop: Arc<AtomicBool>,
+    events: mpsc::Sender<WorkerEvent>,
+    log: Mutex<VecDeque<String>>,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    fetched: Arc<AtomicU64>,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Desk {
+    fn new(
+        parts: Arc<Parts>,
+        job: JobId,
+        assignment: Assignment,
+        stop: Arc<AtomicBool>,
+        events: mpsc::Sender<WorkerEvent>,
+    ) -> Self {
+        Desk {
+            parts,
+            job,
+            assignment,
+            stop,
+            events,
+            log: Mutex::default(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            fetched: Arc::default(),
+            said: Mutex::default(),
+        }
+    }
+
+    fn stopped(&self) -> Result<(), TaskError> {
+        if self.stop.load(Ordering::Relaxed) { Err(TaskError::Stopped) } else { Ok(()) }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            wall_ms: 0,
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            fetched: self.fetched.load(Ordering::Relaxed),
+        }
+    }
+
+    async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
+        match payload {
+            Payload::Inline(bytes) => Ok(bytes.clone()),
+            Payload::File(file) => self.fetch(file, PAYLOAD_LIMIT).await,
+        }
+    }
+
+    async fn fetch(&self, file: &FileRef, limit: u64) -> Result<Bytes, TaskError> {
+        let blocks = &self.parts.blocks;
+        blocks.read_file(file, limit, &self.assignment.holders, &self.fetched).await
+    }
+
+    /// None when the attempt was stopped: nobody waits for it.
+    fn outcome(&self, result: Result<Payload, TaskError>) -> Option<Outcome> {
+        let log = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        match result {
+            Ok(output) => Some(Outcome::Done { output, memoized: false }),
+            Err(TaskError::Stopped) => None,
+            Err(TaskError::Missing { task: Some(task), message, .. }) => {
+                Some(Outcome::InputLost { tasks: vec![task], message })
+            }
+            Err(TaskError::Missing { message, .. }) => Some(Outcome::Failed {
+                class: FailureClass::Missing,
+                code: "IPDC-3201".into(),
+                message,
+                log: log.into(),
+            }),
+            Err(TaskError::Failed { class, code, message }) => {
+                Some(Outcome::Failed { class, code: code.into(), message, log: log.into() })
+            }
+        }
+    }
+}
+
+/// What the kind sees.
+struct AttemptHost<'a> {
+    desk: &'a Arc<Desk>,
+    manifest: &'a Manifest,
+}
+
+impl AttemptHost<'_> {
+    /// Moves a long output into a file.
+    fn shorten(&self, output: Payload) -> Result<Payload, TaskError> {
+        match output {
+            Payload::Inline(bytes) if bytes.len() > INLINE_LIMIT => {
+                let mut file = self.create(Lasting::Scratch)?;
+                file.write(&bytes)?;
+                file.finish().map(Payload::File)
+            }
+            short => Ok(short),
+        }
+    }
+}
+
+impl Host for AttemptHost<'_> {
+    fn open(&self, file: &FileRef, holders: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.desk.stopped()?;
+        let holders = if holders.is_empty() { &self.desk.assignment.holders } else { holders };
+        let inner = self.desk.parts.blocks.open_blocking(file, holders, &self.desk.fetched)?;
+        Ok(Box::new(CountedReader { inner, desk: Arc::clone(self.desk) }))
+    }
+
+    fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
+        self.desk.stopped()?;
+        let inner = self.desk.parts.blocks.create_blocking(lasting, self.desk.job)?;
+        let limit = self.manifest.limits.output;
+        Ok(Box::new(CountedWriter { inner, desk: Arc::clone(self.desk), limit }))
+    }
+
+    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+        self.desk.stopped()?;
+        let code = tokio::runtime::Handle::current().block_on(self.desk.fetch(module, MODULE_LIMIT))?;
+        let desk = Arc::clone(self.desk);
+        let log = move |line: &str| {
+            let mut log = desk.log.lock().unwrap_or_else(PoisonError::into_inner);
+            if log.len() == LOG_LINES {
+                log.pop_front();
+            }
+            log.push_back(line.to_owned());
+        };
+        let stop = Arc::clone(&self.desk.stop);
+        self.desk.parts.runtime.instantiate(&code, &self.manifest.limits, stop, Box::new(log))
+    }
+
+    fn memory(&self) -> u64 {
+        self.manifest.limits.memory
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let mut said = self.desk.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
+            return;
+        }
+        *said = Some(Instant::now());
+        let Assignment { task, attempt, .. } = self.desk.assignment;
+        let event = WorkerEvent::Progress { job: self.desk.job, task, attempt, done, total };
+        // One progress more or less: the next one says more.
+        let _ = self.desk.events.try_send(event);
+    }
+}
+
+struct CountedReader {
+    inner: Box<dyn ReadAt>,
+    desk: Arc<Desk>,
+}
+
+impl ReadAt for CountedReader {
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_at(&mut self, offset: u64, want: usize) -> std::io::Result<Bytes> {
+        self.desk.stopped().map_err(std::io::Error::other)?;
+        let bytes = self.inner.read_at(offset, want)?;
+        self.desk.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+}
+
+struct CountedWriter {
+    inner: Box<dyn FileWriter>,
+    desk: Arc<Desk>,
+    limit: u64,
+}
+
+impl FileWriter for CountedWriter {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        self.desk.stopped()?;
+        let len = bytes.len() as u64;
+        let written = self.desk.bytes_out.fetch_add(len, Ordering::Relaxed) + len;
+        if written > self.limit {
+            let limit = self.limit;
+            let message = format!("the task wrote more than its output limit of {limit} bytes");
+            return Err(failed(FailureClass::Guest, "IPDC-5404", message));
+        }
+        self.inner.write(bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<FileRef, TaskError> {
+        self.inner.finish()
+    }
+}
+
+/// Fetches `roots` whole and pins them for `job`.
+pub(super) async fn store(
+    parts: &Parts,
+    job: JobId,
+    roots: &[Cid],
+    holders: &[PeerId],
+) -> Result<(), String> {
+    for root in roots {
+        let kept = parts.blocks.keep(*root, holders, &format!("result {job}")).await;
+        kept.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
