@@ -7,16 +7,18 @@
 #
 # A fresh clone needs a shell, make and Rust; the setup-* steps install the rest when it is absent.
 
-TARGET  := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
-TOOLS   := $(TARGET)/tools
-WASM    := wasm32-unknown-unknown
+TARGET    := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+TOOLS     := $(TARGET)/tools
+WASM      := wasm32-unknown-unknown
 # One build serves all the tests: every cargo call on the dev profile names the same packages.
-DEV     := --locked --workspace --all-targets
+DEV       := --locked --workspace --all-targets
 
-DEMO_MIB := 100
-DEMO     := target/demo
+DEMO_MIB  := 100
+DEMO      := target/demo
+SHARED    := ../shared
+YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
 
-.PHONY: demo test test-all lint bench examples build-tests
+.PHONY: demo test test-all lint bench yardstick examples build-tests
 .PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho
 
 demo: setup-cc examples
@@ -37,9 +39,18 @@ lint: setup-cc setup-deny
 	cargo clippy $(DEV) -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
 
-bench: setup-cc examples
+bench: setup-cc examples yardstick
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
-	$(TARGET)/release/ipdc-bench measure --ipdc $(TARGET)/release/ipdc --out bench/RESULTS.md
+	$(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md \
+	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
+
+# Where a clone has the yardstick beside it, that is the native count; else ours is.
+yardstick:
+	@if [ -d $(SHARED)/bench/corpus ]; then \
+	    mkdir -p $(YARDSTICK) && cp -r $(SHARED)/bench/corpus/. $(YARDSTICK) && \
+	    gunzip -kf $(YARDSTICK)/vocab.txt.gz && \
+	    CARGO_TARGET_DIR=$(YARDSTICK)/target cargo build --quiet --release --manifest-path $(YARDSTICK)/Cargo.toml; \
+	fi
 
 # Each example with a Cargo.toml is a guest crate of its own, outside the workspace; its module goes
 # beside its job.toml.

@@ -154,6 +154,15 @@ impl Node {
         self.running.as_mut().expect("the node runs")
     }
 
+    /// Its process's ID.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the node runs").pid()
+    }
+
     /// Its process, from now on the caller's.
     ///
     /// # Panics
