@@ -217,7 +217,7 @@ pub trait FileWriter: Send {
 }
 
 /// One instance of a user's code.
-pub trait Guest: Send {
+pub trait Guest {
     /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits:
     /// packed records `[klen u32 LE][vlen u32 LE][key][value]…`, each call whole records only.
     ///

@@ -390,8 +390,7 @@ impl Engine {
             .map(|needed| {
                 let commit = self.task(needed).commit.as_ref()?;
                 let payload = self.plan.kind.pick(spec, &commit.output);
-                let holders =
-                    commit.holders.iter().copied().take(super::HOLDERS_LIMIT).collect();
+                let holders = commit.holders.iter().copied().take(super::HOLDERS_LIMIT).collect();
                 Some(Input { task: needed, payload, holders })
             })
             .collect();

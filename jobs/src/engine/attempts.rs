@@ -137,8 +137,7 @@ impl Engine {
         if got_further {
             live.progress_at = now;
             live.done = live.done.max(held.done);
-            live.running_since =
-                if held.running { live.running_since.or(Some(now)) } else { None };
+            live.running_since = if held.running { live.running_since.or(Some(now)) } else { None };
             self.got_further();
             self.unassigned = true;
         }
@@ -270,8 +269,7 @@ impl Engine {
         }
         let deaths = state.tries.deaths;
         if deaths >= most {
-            let message =
-                format!("task {task} was running on {deaths} workers when each was lost");
+            let message = format!("task {task} was running on {deaths} workers when each was lost");
             self.fail(WORKER_LOST, message, Some(task), Vec::new());
             return;
         }
@@ -283,12 +281,7 @@ impl Engine {
 
     /// Ends a live attempt with this fate and gives its worker. Its worker's next waiting attempt
     /// is taken to run now.
-    pub(super) fn close(
-        &mut self,
-        task: TaskId,
-        attempt: Attempt,
-        fate: Fate,
-    ) -> Option<PeerId> {
+    pub(super) fn close(&mut self, task: TaskId, attempt: Attempt, fate: Fate) -> Option<PeerId> {
         self.task_mut(task).live_mut(attempt)?;
         let made = self.task_mut(task).made.get_mut(&attempt)?;
         made.fate = fate;

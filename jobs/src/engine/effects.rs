@@ -160,7 +160,7 @@ impl Engine {
             pending: self.peers_to_tell(),
             until: self.now + self.plan.limits.end,
         };
-        self.timers.clear();
+        self.timers.retain(|(_, timer)| matches!(timer, super::Timer::Peer(_)));
         self.outbox.actions.push(Action::Ended(end));
         self.look_at_finish();
     }
@@ -172,8 +172,7 @@ impl Engine {
         let stored = self.finish.asked_to_store();
         // After a take-over anybody may have been given something by an earlier term.
         let known = self.peers.keys().copied().filter(|_| self.recovered);
-        let within_reach =
-            |peer: &PeerId| self.peers.get(peer).is_some_and(|p: &Peer| !p.gone);
+        let within_reach = |peer: &PeerId| self.peers.get(peer).is_some_and(|p: &Peer| !p.gone);
         workers
             .chain(committed)
             .chain(stored)

@@ -201,16 +201,14 @@ impl Engine {
             })
             .map(|(peer, _)| *peer)
             .collect();
-        keepers.sort_by_cached_key(|peer| {
-            (!makers.contains(peer), rank::rank(&self.plan.job, peer))
-        });
+        keepers
+            .sort_by_cached_key(|peer| (!makers.contains(peer), rank::rank(&self.plan.job, peer)));
         keepers
     }
 
     /// Asks one node after another to hold the result, until one does.
     fn store(&mut self) {
-        let Finish::Storing(mut storing) =
-            std::mem::replace(&mut self.finish, Finish::Recording)
+        let Finish::Storing(mut storing) = std::mem::replace(&mut self.finish, Finish::Recording)
         else {
             return;
         };
@@ -243,9 +241,7 @@ impl Engine {
         }
         for (keeper, (since, repeat)) in &mut storing.asked {
             let is_first = repeat.sends == 0;
-            if repeat.is_due(now, &limits)
-                && (is_first || !self.planted.has(Fault::NeverResends))
-            {
+            if repeat.is_due(now, &limits) && (is_first || !self.planted.has(Fault::NeverResends)) {
                 self.counters.resends += u64::from(!is_first);
                 let holders = vec![self.plan.controller];
                 let manifest = self.plan.manifest_file;
@@ -329,10 +325,7 @@ impl Engine {
 
     /// Writes the end, once. Nothing is written after it.
     fn end_with(&mut self, end: End) {
-        if !matches!(
-            self.finish,
-            Finish::Ending | Finish::Farewell { .. } | Finish::Over { .. }
-        ) {
+        if !matches!(self.finish, Finish::Ending | Finish::Farewell { .. } | Finish::Over { .. }) {
             self.finish = Finish::Ending;
             self.append(Record::Ended(end));
         }
@@ -368,9 +361,7 @@ impl Engine {
         let mut told = Vec::new();
         for (peer, repeat) in pending.iter_mut() {
             let is_first = repeat.sends == 0;
-            if repeat.is_due(now, &limits)
-                && (is_first || !self.planted.has(Fault::NeverResends))
-            {
+            if repeat.is_due(now, &limits) && (is_first || !self.planted.has(Fault::NeverResends)) {
                 self.counters.resends += u64::from(!is_first);
                 told.push(*peer);
             }

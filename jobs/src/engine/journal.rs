@@ -39,9 +39,4 @@ impl Journal {
         }
         self.pending.pop_front().map(|(_, record)| record)
     }
-
-    /// Whether any pending record is one that `wanted` says yes to.
-    pub(super) fn awaits(&self, wanted: impl Fn(&Record) -> bool) -> bool {
-        self.pending.iter().any(|(_, record)| wanted(record))
-    }
 }

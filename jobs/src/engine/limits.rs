@@ -11,17 +11,17 @@ use std::time::Duration;
 pub const BATCH_LIMIT: usize = 16;
 
 /// Attempts named in one `Revoke`, `Settled` or `Renew`: some 80 bytes each.
-pub const NAMES_LIMIT: usize = 1024;
+pub(super) const NAMES_LIMIT: usize = 1024;
 
 /// The longest list of holders sent with a file: a reader that could not get it from eight peers
 /// asks the controller again.
 pub const HOLDERS_LIMIT: usize = 8;
 
 /// Failures kept for each task, for the report. What comes after is counted only.
-pub const FAILURES_KEPT: usize = 8;
+pub(super) const FAILURES_KEPT: usize = 8;
 
 /// Bytes of a failure's message and of its log that are kept and shown.
-pub const FAILURE_TEXT_LIMIT: usize = 8 * 1024;
+pub(super) const FAILURE_TEXT_LIMIT: usize = 8 * 1024;
 
 /// The engine's bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,8 +162,7 @@ impl Default for WorkerLimits {
 }
 
 /// The pause before try `n + 1` (n from 1): `first`, doubled each time, at most `longest`.
-#[must_use]
-pub fn back_off(first: Duration, longest: Duration, n: u32) -> Duration {
+pub(super) fn back_off(first: Duration, longest: Duration, n: u32) -> Duration {
     let doublings = n.saturating_sub(1).min(20);
     first.saturating_mul(1 << doublings).min(longest)
 }

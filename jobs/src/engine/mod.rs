@@ -39,6 +39,7 @@
 //! | `finish` | building, storing and ending |
 //! | `progress` | what users are told |
 //! | `worker` | the other side |
+//! | `faults` | mistakes planted on purpose, in tests only |
 
 mod assign;
 mod attempts;
@@ -67,7 +68,6 @@ use finish::Finish;
 use journal::Journal;
 use state::{Group, Peer, Stage, Task, Timer};
 
-#[cfg(any(test, feature = "planted-faults"))]
 pub use faults::Fault;
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
 pub use types::{

@@ -99,11 +99,9 @@ impl Engine {
         if peer.gone {
             return "away".to_owned();
         }
-        if let Err(unfit) = rank::fit(
-            &peer.facts,
-            &self.plan.needs,
-            self.plan.manifest.limits.memory,
-        ) {
+        if let Err(unfit) =
+            rank::fit(&peer.facts, &self.plan.needs, self.plan.manifest.limits.memory)
+        {
             return match unfit {
                 Unfit::Lacks(what) => format!("without {what}"),
                 Unfit::Refuses(reason) => format!("unwilling ({reason})"),
@@ -151,8 +149,7 @@ impl Engine {
     pub fn check(&self) {
         for (index, task) in self.tasks.iter().enumerate() {
             let id = TaskId(index as u32);
-            let is_committed =
-                matches!(task.state, TaskState::Committed | TaskState::Losing);
+            let is_committed = matches!(task.state, TaskState::Committed | TaskState::Losing);
             assert_eq!(task.commit.is_some(), is_committed, "task {id}: {:?}", task.state);
             for (attempt, worker, _) in task.live() {
                 let held = &self.peers[&worker].held;

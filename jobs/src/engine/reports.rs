@@ -161,14 +161,7 @@ impl Engine {
                     .collect();
                 if lost.is_empty() && !self.has_lost_input(task) {
                     let class = FailureClass::Missing;
-                    self.note_failure(
-                        task,
-                        attempt,
-                        worker,
-                        Some(class),
-                        INPUT_MISSING,
-                        &message,
-                    );
+                    self.note_failure(task, attempt, worker, Some(class), INPUT_MISSING, &message);
                     let code = INPUT_MISSING.to_owned();
                     self.on_failure(task, worker, class, code, message, Vec::new());
                 }

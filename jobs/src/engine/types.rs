@@ -399,3 +399,32 @@ pub struct Counters {
     pub other_epochs: u64,
 }
 
+impl Counters {
+    /// Adds another engine's.
+    pub fn add(&mut self, other: &Counters) {
+        let Counters {
+            attempts,
+            commits,
+            retries,
+            steals,
+            speculations,
+            lost_outputs,
+            lost_attempts,
+            resends,
+            blocks,
+            adopted,
+            other_epochs,
+        } = other;
+        self.attempts += attempts;
+        self.commits += commits;
+        self.retries += retries;
+        self.steals += steals;
+        self.speculations += speculations;
+        self.lost_outputs += lost_outputs;
+        self.lost_attempts += lost_attempts;
+        self.resends += resends;
+        self.blocks += blocks;
+        self.adopted += adopted;
+        self.other_epochs += other_epochs;
+    }
+}

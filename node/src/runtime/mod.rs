@@ -1,1 +1,212 @@
-//! The sandbox.
+//! The sandbox that runs user code: WebAssembly core modules, without WASI, by wasmtime.
+//!
+//! | | |
+//! |---|---|
+//! | [`cache`] | modules compiled once, in memory and on disk |
+//! | [`instance`] | one instance of a guest, with its limits |
+//! | [`imports`] | what a guest may call: module `ipdc` |
+//! | [`ticker`] | the clock that interrupts a guest, while one runs |
+//!
+//! What a guest computes depends on its module and input alone: no threads, no clock, no
+//! randomness, canonical NaNs. `docs/guest.md` is its side of the contract.
+
+mod cache;
+mod imports;
+mod instance;
+mod ticker;
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::message::FailureClass;
+use tokio_util::sync::CancellationToken;
+use wasmtime::{Config, Engine, ExternType, FuncType, Module, OptLevel, ValType};
+
+use cache::Cache;
+use ticker::Ticker;
+
+/// The node's wasm runtime. Clones share it; nothing is set up before the first use.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    machine: OnceLock<Machine>,
+}
+
+/// What there is once a guest has run.
+struct Machine {
+    engine: Engine,
+    cache: Cache,
+    ticker: Ticker,
+}
+
+/// What a guest tells its host beside its records.
+pub trait Listener: Send {
+    /// A line it logged, already cut to a sane length.
+    fn log(&mut self, line: &str);
+    /// How far it says it is.
+    fn progress(&mut self, done: u64, total: u64);
+}
+
+/// A guest's fault, or a fault of its module.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GuestError {
+    /// It trapped.
+    #[error("the guest trapped: {0}")]
+    Trap(String),
+    /// Its time was up.
+    #[error("the guest ran longer than its limit of {0} ms")]
+    Time(u64),
+    /// It wanted more memory than it may have.
+    #[error("the guest wanted more than its limit of {0} bytes of memory")]
+    Memory(u64),
+    /// A pointer and length that are not within its memory.
+    #[error("the guest passed {what} at {ptr}+{len}, outside its memory of {size} bytes")]
+    Bounds {
+        /// To which function, and as what.
+        what: &'static str,
+        /// The pointer.
+        ptr: u32,
+        /// The length.
+        len: u32,
+        /// The memory's size.
+        size: usize,
+    },
+    /// It is no wasm module.
+    #[error("this is no WebAssembly module: {0}")]
+    NotWasm(String),
+    /// It lacks an export, or has it with another type.
+    #[error("the module must export {0}")]
+    Export(String),
+    /// It wants something that the sandbox does not have.
+    #[error("the module imports {0}, which the sandbox does not have")]
+    Import(String),
+}
+
+impl GuestError {
+    fn code(&self) -> &'static str {
+        match self {
+            GuestError::Trap(_) => "IPDC-5301",
+            GuestError::Time(_) => "IPDC-5302",
+            GuestError::Memory(_) => "IPDC-5303",
+            GuestError::Bounds { .. } => "IPDC-5304",
+            GuestError::NotWasm(_) => "IPDC-5305",
+            GuestError::Export(_) => "IPDC-5306",
+            GuestError::Import(_) => "IPDC-5307",
+        }
+    }
+}
+
+impl From<GuestError> for TaskError {
+    fn from(error: GuestError) -> Self {
+        TaskError::Failed {
+            class: FailureClass::Guest,
+            code: error.code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl Runtime {
+    /// A runtime that keeps compiled modules under `directory`, which only this node may write.
+    #[must_use]
+    pub fn new(directory: PathBuf) -> Self {
+        Runtime { shared: Arc::new(Shared { directory, machine: OnceLock::new() }) }
+    }
+
+    /// A fresh instance of the module `code` (wasm, or wat text). Cancelling `stop` ends a call
+    /// under way within some 20 ms, with [`TaskError::Stopped`].
+    ///
+    /// # Errors
+    /// When it is no module, imports what there is not, or is too large for `limits`.
+    pub fn instantiate(
+        &self,
+        code: &[u8],
+        limits: &Limits,
+        stop: CancellationToken,
+        listener: Box<dyn Listener>,
+    ) -> Result<Box<dyn Guest>, TaskError> {
+        let machine = self.machine();
+        let module = machine.cache.module(&machine.engine, code)?;
+        let running = machine.ticker.hold();
+        let instance = instance::Instance::new(&module, limits, stop, listener, running)?;
+        Ok(Box::new(instance))
+    }
+
+    /// Checks that `code` is a module that the sandbox can run and that exports `function`.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the user.
+    pub fn check_module(&self, code: &[u8], function: &str) -> Result<(), String> {
+        let machine = self.machine();
+        let module = machine.cache.module(&machine.engine, code).map_err(|e| e.to_string())?;
+        check_imports(&module).map_err(|error| error.to_string())?;
+        check_exports(&module, function).map_err(|error| error.to_string())
+    }
+
+    fn machine(&self) -> &Machine {
+        self.shared.machine.get_or_init(|| {
+            let engine = Engine::new(&config()).expect("the settings below go together");
+            Machine {
+                cache: Cache::new(self.shared.directory.clone()),
+                ticker: Ticker::new(engine.clone()),
+                engine,
+            }
+        })
+    }
+}
+
+/// Everything that could make two runs differ is off.
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        .epoch_interruption(true)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false);
+    config
+}
+
+fn check_exports(module: &Module, function: &str) -> Result<(), GuestError> {
+    let missing = |what: &str| GuestError::Export(what.to_owned());
+    if !matches!(module.get_export("memory"), Some(ExternType::Memory(_))) {
+        return Err(missing("its memory as `memory`"));
+    }
+    let of_type = |name: &str, params: usize, results: usize| match module.get_export(name) {
+        Some(ExternType::Func(f)) => is_i32s(&f, params, results),
+        _ => false,
+    };
+    if !of_type("ipdc_alloc", 1, 1) {
+        return Err(missing("`ipdc_alloc(n: i32) -> i32`"));
+    }
+    if !of_type(function, 2, 0) {
+        return Err(missing(&format!("`{function}(ptr: i32, len: i32)`")));
+    }
+    Ok(())
+}
+
+fn check_imports(module: &Module) -> Result<(), GuestError> {
+    for import in module.imports() {
+        if import.module() != imports::MODULE || !imports::NAMES.contains(&import.name()) {
+            let name = format!("`{}` from `{}`", import.name(), import.module());
+            return Err(GuestError::Import(name));
+        }
+    }
+    Ok(())
+}
+
+fn is_i32s(f: &FuncType, params: usize, results: usize) -> bool {
+    f.params().len() == params
+        && f.results().len() == results
+        && f.params().chain(f.results()).all(|t| matches!(t, ValType::I32))
+}
+
+#[cfg(test)]
+mod tests;

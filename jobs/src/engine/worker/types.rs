@@ -1,10 +1,7 @@
-//! The worker machine: what a node answers to the controllers of all jobs it works for.
-
-use std::time::Duration;
+//! What goes into a worker machine and what comes out of it.
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::WorkerLimits;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
 use crate::message::{Assignment, Cost, Outcome, Report, ToController, ToWorker};
 
@@ -78,7 +75,7 @@ pub enum WorkerEvent {
     },
     /// The node is stopping: start nothing, hand back what waits.
     Drain,
-    /// Time passed: [`Worker::next_wake`] is due.
+    /// Time passed: [`Worker::next_wake`](super::Worker::next_wake) is due.
     Tick,
 }
 
@@ -129,7 +126,7 @@ pub enum WorkerAction {
     },
     /// Write it durably, in the order of `seq`, then say [`WorkerEvent::Persisted`].
     Persist {
-        /// Counts this node's records from where [`Worker::new`] began.
+        /// Counts this node's records from where [`Worker::new`](super::Worker::new) began.
         seq: u64,
         /// What.
         record: WorkerRecord,
@@ -187,38 +184,4 @@ pub enum WorkerRecord {
         /// The job.
         job: JobId,
     },
-}
-
-/// The worker machine of one node.
-pub struct Worker {
-    me: PeerId,
-    slots: u32,
-    limits: WorkerLimits,
-}
-
-impl Worker {
-    /// A worker with `slots` attempts at once, and what it had written before a crash, in order.
-    #[must_use]
-    pub fn new(
-        me: PeerId,
-        slots: u32,
-        limits: WorkerLimits,
-        now: Duration,
-        recovered: Vec<WorkerRecord>,
-    ) -> (Worker, Vec<WorkerAction>) {
-        let _ = (now, recovered);
-        (Worker { me, slots, limits }, vec![])
-    }
-
-    /// Takes in what happened at `now` and says what is to be done.
-    pub fn apply(&mut self, now: Duration, event: WorkerEvent) -> Vec<WorkerAction> {
-        let _ = (now, event, self.me, self.slots, &self.limits);
-        vec![]
-    }
-
-    /// When a [`WorkerEvent::Tick`] is due next, at the latest.
-    #[must_use]
-    pub fn next_wake(&self) -> Option<Duration> {
-        None
-    }
 }

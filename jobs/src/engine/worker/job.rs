@@ -1,0 +1,147 @@
+//! What a worker knows of one job.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::engine::limits::{WorkerLimits, back_off};
+use crate::ids::{Attempt, Cid, Epoch, FileRef, PeerId, TaskId};
+use crate::message::{Assignment, Held, Report, ToWorker};
+
+/// The name of an attempt within a job.
+pub(super) type Key = (TaskId, Attempt);
+
+/// A job that this node works for.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The highest epoch seen.
+    pub(super) epoch: Epoch,
+    pub(super) controller: PeerId,
+    pub(super) manifest: FileRef,
+    /// Who is believed; none until the manifest is checked.
+    pub(super) roster: Option<Vec<PeerId>>,
+    /// Orders that wait for that.
+    pub(super) unchecked: Vec<(PeerId, ToWorker)>,
+    /// The record that must be durable before anything is said; none when it is.
+    pub(super) awaits: Option<u64>,
+    pub(super) lease: Duration,
+    pub(super) attempts: BTreeMap<Key, Mine>,
+    pub(super) reports: BTreeMap<Key, Unsettled>,
+    /// The newest attempt of each task ever named here: older ones are late copies.
+    pub(super) newest: BTreeMap<TaskId, Attempt>,
+    /// Results being fetched, by their roots.
+    pub(super) stores: BTreeMap<Vec<Cid>, Store>,
+    pub(super) renew_at: Duration,
+    /// Since when the controller is away, or owes an answer.
+    pub(super) quiet_since: Option<Duration>,
+}
+
+/// An attempt of this worker.
+#[derive(Debug)]
+pub(super) struct Mine {
+    pub(super) assignment: Assignment,
+    /// Counts assignments on this node: who came first starts first.
+    pub(super) arrival: u64,
+    pub(super) stage: Stage,
+    pub(super) done: u64,
+    pub(super) total: u64,
+}
+
+/// Where an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    Waiting,
+    Running,
+    /// Told to stop; its slot is not free yet.
+    Stopping,
+}
+
+/// A report that is repeated until it is settled.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    pub(super) report: Report,
+    pub(super) at: Duration,
+    pub(super) sends: u32,
+}
+
+/// A result that the controller wants held.
+#[derive(Debug)]
+pub(super) enum Store {
+    Fetching,
+    Ended(Option<String>),
+}
+
+impl Job {
+    pub(super) fn new(controller: PeerId, epoch: Epoch, manifest: FileRef, now: Duration) -> Job {
+        Job {
+            epoch,
+            controller,
+            manifest,
+            roster: None,
+            unchecked: Vec::new(),
+            awaits: None,
+            lease: Duration::ZERO,
+            attempts: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            renew_at: now,
+            quiet_since: None,
+        }
+    }
+
+    /// What it holds, for a renewal.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let live = self.attempts.iter().filter(|(_, mine)| mine.stage != Stage::Stopping);
+        live.map(|((task, attempt), mine)| Held {
+            task: *task,
+            attempt: *attempt,
+            running: mine.stage == Stage::Running,
+            done: mine.done,
+            total: mine.total,
+        })
+        .collect()
+    }
+
+    /// Attempts that take a slot.
+    pub(super) fn running(&self) -> usize {
+        self.attempts.values().filter(|mine| mine.stage != Stage::Waiting).count()
+    }
+
+    /// The waiting attempt that came first.
+    pub(super) fn first_waiting(&self) -> Option<(u64, Key)> {
+        let waiting = self.attempts.iter().filter(|(_, mine)| mine.stage == Stage::Waiting);
+        waiting.map(|(key, mine)| (mine.arrival, *key)).min()
+    }
+
+    /// The reports that are due, each noted as sent.
+    pub(super) fn due_reports(&mut self, now: Duration, limits: &WorkerLimits) -> Vec<Report> {
+        let due = self.reports.values_mut().filter(|unsettled| unsettled.at <= now);
+        due.map(|unsettled| {
+            unsettled.sends += 1;
+            unsettled.at = now + back_off(limits.resend, limits.resend_max, unsettled.sends);
+            unsettled.report.clone()
+        })
+        .collect()
+    }
+
+    /// How long until the next renewal: a few a lease while something is held, rarely otherwise.
+    pub(super) fn renewal_pause(&self, limits: &WorkerLimits) -> Duration {
+        if self.attempts.is_empty() { limits.idle_ping } else { self.lease / limits.renewals }
+    }
+
+    /// Whether the controller owes an answer.
+    pub(super) fn is_owed(&self) -> bool {
+        !self.reports.is_empty() || !self.unchecked.is_empty()
+    }
+
+    /// When something is due next.
+    pub(super) fn next_wake(&self, limits: &WorkerLimits) -> Option<Duration> {
+        if self.awaits.is_some() {
+            return None;
+        }
+        let reports = self.reports.values().map(|unsettled| unsettled.at).min();
+        let gone = self.quiet_since.map(|since| since + limits.controller_gone);
+        let renewal = self.roster.as_ref().map(|_| self.renew_at);
+        [reports, gone, renewal].into_iter().flatten().min()
+    }
+}

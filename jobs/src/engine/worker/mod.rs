@@ -1,0 +1,615 @@
+//! The worker machine: what a node answers to the controllers of all jobs it works for.
+//!
+//! It owns the node's slots and decides which attempt gets one. It believes the controller with
+//! the highest epoch that it has seen from a member of a job's roster, and says nothing about a
+//! job before that epoch is durable. It repeats what the controller must know until that answers;
+//! when nothing is held and nothing is owed it is silent. It runs nothing itself: its driver does.
+//!
+//! What a crash may take: attempts that had not ended (their leases run out), and the last report
+//! when its record was still on its way. What it may not take: an epoch that anybody was answered
+//! under.
+
+mod job;
+mod types;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::faults::{Fault, Planted};
+use super::limits::{BATCH_LIMIT, NAMES_LIMIT, WorkerLimits};
+use crate::ids::{Attempt, Cid, Epoch, JobId, PeerId, TaskId};
+use crate::message::{
+    Assignment, ControllerNote, Cost, Outcome, Report, ToController, ToWorker, WorkerOrder,
+};
+use job::{Job, Key, Mine, Stage, Store, Unsettled};
+
+pub use types::{CheckedManifest, WorkerAction, WorkerEvent, WorkerRecord};
+
+/// Orders kept while a manifest is checked. The rest comes again.
+const UNCHECKED_LIMIT: usize = 64;
+
+/// The worker machine of one node.
+pub struct Worker {
+    slots: usize,
+    limits: WorkerLimits,
+    now: Duration,
+    jobs: BTreeMap<JobId, Job>,
+    /// Jobs that ended while attempts of theirs were still stopping, and whom to tell then.
+    leaving: BTreeMap<JobId, Leaving>,
+    /// Attempts that have a slot.
+    started: BTreeSet<(JobId, TaskId, Attempt)>,
+    /// Ended jobs, the oldest first.
+    ended: VecDeque<(JobId, Epoch)>,
+    down: BTreeSet<PeerId>,
+    draining: bool,
+    arrivals: u64,
+    next_seq: u64,
+    planted: Planted,
+    actions: Vec<WorkerAction>,
+}
+
+/// A job on its way out.
+#[derive(Debug)]
+struct Leaving {
+    epoch: Epoch,
+    tell: Option<PeerId>,
+}
+
+impl Worker {
+    /// A worker with `slots` attempts at once, and what it had written before a crash, in order.
+    #[must_use]
+    pub fn new(
+        slots: u32,
+        limits: WorkerLimits,
+        now: Duration,
+        recovered: Vec<WorkerRecord>,
+    ) -> (Worker, Vec<WorkerAction>) {
+        let mut worker = Worker {
+            slots: slots as usize,
+            limits,
+            now,
+            jobs: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            started: BTreeSet::new(),
+            ended: VecDeque::new(),
+            down: BTreeSet::new(),
+            draining: false,
+            arrivals: 0,
+            next_seq: 0,
+            planted: Planted::default(),
+            actions: Vec::new(),
+        };
+        for record in recovered {
+            worker.recover(record);
+        }
+        let actions = worker.settle_down();
+        (worker, actions)
+    }
+
+    /// A worker that makes a mistake on purpose.
+    #[cfg(any(test, feature = "planted-faults"))]
+    #[must_use]
+    pub fn with_fault(mut self, fault: Fault) -> Worker {
+        self.planted = Planted::plant(fault);
+        self
+    }
+
+    fn recover(&mut self, record: WorkerRecord) {
+        let now = self.now;
+        match record {
+            WorkerRecord::Epoch { job, epoch, controller, manifest, roster } => {
+                let known = self
+                    .jobs
+                    .entry(job)
+                    .or_insert_with(|| Job::new(controller, epoch, manifest, now));
+                known.epoch = epoch;
+                known.controller = controller;
+                known.roster = Some(roster);
+                known.renew_at = now + self.limits.idle_ping;
+            }
+            WorkerRecord::Report { job, report } => {
+                let Some(known) = self.jobs.get_mut(&job) else { return };
+                let key = (report.task, report.attempt);
+                let newest = known.newest.entry(report.task).or_insert(report.attempt);
+                *newest = report.attempt.max(*newest);
+                known.reports.insert(key, Unsettled { report, at: now, sends: 0 });
+                known.quiet_since = Some(now);
+            }
+            WorkerRecord::Settled { job, attempts } => {
+                let Some(known) = self.jobs.get_mut(&job) else { return };
+                for key in attempts {
+                    known.reports.remove(&key);
+                }
+            }
+            WorkerRecord::Gone { job } => {
+                self.jobs.remove(&job);
+            }
+        }
+    }
+
+    /// Takes in what happened at `now` and says what is to be done.
+    pub fn apply(&mut self, now: Duration, event: WorkerEvent) -> Vec<WorkerAction> {
+        self.now = now.max(self.now);
+        match event {
+            WorkerEvent::Message { from, message } => self.on_message(from, message),
+            WorkerEvent::ManifestChecked { job, checked } => self.on_checked(job, checked),
+            WorkerEvent::Finished { job, task, attempt, outcome, cost } => {
+                self.on_finished(job, (task, attempt), outcome, cost);
+            }
+            WorkerEvent::Progress { job, task, attempt, done, total } => {
+                let mine = self.jobs.get_mut(&job);
+                if let Some(mine) = mine.and_then(|job| job.attempts.get_mut(&(task, attempt))) {
+                    mine.done = mine.done.max(done);
+                    mine.total = total;
+                }
+            }
+            WorkerEvent::Persisted { seq } => self.on_persisted(seq),
+            WorkerEvent::StoreDone { job, roots, error } => self.on_store_done(job, roots, error),
+            WorkerEvent::PeerUp { peer } => self.on_peer_up(peer),
+            WorkerEvent::PeerDown { peer } => self.on_peer_down(peer),
+            WorkerEvent::Drain => self.on_drain(),
+            WorkerEvent::Tick => {}
+        }
+        self.settle_down()
+    }
+
+    /// When a [`WorkerEvent::Tick`] is due next, at the latest. None when nothing is waited for.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.jobs.values().filter_map(|job| job.next_wake(&self.limits)).min()
+    }
+
+    /// The jobs that this node has something of.
+    pub fn jobs(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.keys().chain(self.leaving.keys()).copied()
+    }
+
+    /// The highest epoch seen of a job that this node works for.
+    #[must_use]
+    pub fn epoch_of(&self, job: JobId) -> Option<Epoch> {
+        self.jobs.get(&job).map(|job| job.epoch)
+    }
+
+    /// Attempts of all jobs: those that have a slot, and those that wait for one.
+    #[must_use]
+    pub fn load(&self) -> (u32, u32) {
+        let waiting: usize = self.jobs.values().map(|job| job.attempts.len() - job.running()).sum();
+        (self.started.len() as u32, waiting as u32)
+    }
+
+    fn on_message(&mut self, from: PeerId, message: ToWorker) {
+        let Some(job) = self.jobs.get_mut(&message.job) else {
+            self.on_unknown(from, message);
+            return;
+        };
+        let Some(roster) = &job.roster else {
+            if matches!(message.body, WorkerOrder::End) {
+                self.leave(message.job, Some(from));
+            } else if job.unchecked.len() < UNCHECKED_LIMIT {
+                job.unchecked.push((from, message));
+            }
+            return;
+        };
+        let is_older = message.epoch < job.epoch;
+        if is_older && !self.planted.has(Fault::WorkerObeysOldEpochs) {
+            return;
+        }
+        let is_newer = message.epoch > job.epoch;
+        if is_newer && roster.contains(&from) {
+            let job = message.job;
+            self.follow(job, from, message.epoch);
+        } else if is_newer || from != job.controller {
+            return;
+        }
+        self.obey(from, message);
+    }
+
+    /// A controller with a higher epoch took over.
+    fn follow(&mut self, id: JobId, controller: PeerId, epoch: Epoch) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(roster) = job.roster.clone() else { return };
+        assert!(job.awaits.is_some() || epoch > job.epoch, "epochs only rise");
+        job.epoch = epoch;
+        job.controller = controller;
+        let manifest = job.manifest;
+        let record = WorkerRecord::Epoch { job: id, epoch, controller, manifest, roster };
+        let seq = self.persist(record);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.awaits = Some(seq);
+        }
+    }
+
+    /// A message about a job that this node has nothing of.
+    fn on_unknown(&mut self, from: PeerId, message: ToWorker) {
+        let ToWorker { job, epoch, body } = message;
+        if let Some(leaving) = self.leaving.get_mut(&job) {
+            if matches!(body, WorkerOrder::End) {
+                leaving.tell = Some(from);
+            }
+            return;
+        }
+        let has_ended = self.ended.iter().any(|(ended, last)| *ended == job && epoch <= *last);
+        match &body {
+            WorkerOrder::End => self.say(from, job, epoch, ControllerNote::Gone),
+            WorkerOrder::Query => {
+                let free_slots = self.free_slots();
+                let held = Vec::new();
+                self.say(from, job, epoch, ControllerNote::Renew { held, free_slots });
+            }
+            // Late copies: an ended job does not come back.
+            _ if has_ended => {}
+            WorkerOrder::Assign { .. } if self.draining => {
+                let reason = "the node is stopping".to_owned();
+                self.say(from, job, epoch, ControllerNote::Refused { reason });
+            }
+            WorkerOrder::Assign { .. } if self.jobs.len() >= self.limits.jobs => {
+                let reason = format!("the node works for {} jobs already", self.jobs.len());
+                self.say(from, job, epoch, ControllerNote::Refused { reason });
+            }
+            WorkerOrder::Assign { manifest, .. } | WorkerOrder::Store { manifest, .. } => {
+                let manifest = *manifest;
+                let mut known = Job::new(from, epoch, manifest, self.now);
+                known.quiet_since = Some(self.now);
+                known.unchecked.push((from, ToWorker { job, epoch, body }));
+                self.jobs.insert(job, known);
+                self.actions.push(WorkerAction::CheckManifest { job, manifest, from });
+            }
+            WorkerOrder::Revoke { .. } | WorkerOrder::Settled { .. } => {}
+        }
+    }
+
+    fn on_checked(&mut self, id: JobId, checked: Result<CheckedManifest, String>) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.roster.is_none()) else { return };
+        let orders = std::mem::take(&mut job.unchecked);
+        match checked {
+            Ok(CheckedManifest { roster }) => {
+                // The first order from a member of the roster says which epoch to begin with.
+                let first = orders.iter().find(|(from, _)| roster.contains(from));
+                let Some((controller, epoch)) = first.map(|(from, m)| (*from, m.epoch)) else {
+                    self.jobs.remove(&id);
+                    return;
+                };
+                job.roster = Some(roster);
+                job.quiet_since = None;
+                job.awaits = Some(self.next_seq);
+                self.follow(id, controller, epoch);
+                for (from, message) in orders {
+                    self.on_message(from, message);
+                }
+            }
+            Err(reason) => {
+                self.jobs.remove(&id);
+                for (from, ToWorker { epoch, body, .. }) in orders {
+                    let note = match body {
+                        WorkerOrder::Store { roots, .. } => {
+                            ControllerNote::Stored { roots, error: Some(reason.clone()) }
+                        }
+                        _ => ControllerNote::Refused { reason: reason.clone() },
+                    };
+                    self.say(from, id, epoch, note);
+                }
+            }
+        }
+    }
+
+    /// Carries out an order of the controller that is believed.
+    fn obey(&mut self, from: PeerId, message: ToWorker) {
+        let ToWorker { job: id, epoch, body } = message;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.quiet_since = None;
+        match body {
+            WorkerOrder::Assign { lease_ms, assignments, .. } => {
+                job.lease = Duration::from_millis(lease_ms);
+                if self.draining {
+                    let reason = "the node is stopping".to_owned();
+                    self.say(from, id, epoch, ControllerNote::Refused { reason });
+                    return;
+                }
+                for assignment in assignments {
+                    self.take_on(id, assignment);
+                }
+                self.start_waiting();
+                self.renew_soon(id);
+            }
+            WorkerOrder::Revoke { attempts } => {
+                for key in attempts {
+                    self.give_up(id, key);
+                }
+                self.fall_silent_if_idle(id);
+                self.start_waiting();
+            }
+            WorkerOrder::Settled { attempts } => {
+                let known: Vec<Key> =
+                    attempts.into_iter().filter(|key| job.reports.remove(key).is_some()).collect();
+                if !known.is_empty() {
+                    self.persist(WorkerRecord::Settled { job: id, attempts: known });
+                }
+            }
+            WorkerOrder::Query => {
+                self.renew_soon(id);
+                self.report_soon(id);
+            }
+            WorkerOrder::Store { roots, holders, .. } => self.store(id, roots, holders),
+            WorkerOrder::End => self.leave(id, Some(from)),
+        }
+    }
+
+    /// Queues an attempt that was not seen before.
+    fn take_on(&mut self, id: JobId, assignment: Assignment) {
+        let (_, waiting) = self.load();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let newest = job.newest.get(&assignment.task);
+        let is_full = waiting as usize >= self.limits.queue;
+        if newest >= Some(&assignment.attempt) || is_full {
+            return;
+        }
+        job.newest.insert(assignment.task, assignment.attempt);
+        let key = (assignment.task, assignment.attempt);
+        let (arrival, stage) = (self.arrivals, Stage::Waiting);
+        self.arrivals += 1;
+        job.attempts.insert(key, Mine { assignment, arrival, stage, done: 0, total: 0 });
+    }
+
+    /// Drops an attempt, or stops it.
+    fn give_up(&mut self, id: JobId, key: Key) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let newest = job.newest.entry(key.0).or_insert(key.1);
+        *newest = key.1.max(*newest);
+        let Some(mine) = job.attempts.get_mut(&key) else { return };
+        match mine.stage {
+            Stage::Waiting => {
+                job.attempts.remove(&key);
+            }
+            Stage::Running => {
+                mine.stage = Stage::Stopping;
+                let (task, attempt) = key;
+                self.actions.push(WorkerAction::Stop { job: id, task, attempt });
+            }
+            Stage::Stopping => {}
+        }
+    }
+
+    /// Fills free slots: the job with the fewest running first, within it the oldest attempt.
+    fn start_waiting(&mut self) {
+        while self.started.len() < self.slots && !self.draining {
+            let next = self
+                .jobs
+                .iter()
+                .filter_map(|(id, job)| {
+                    job.first_waiting().map(|first| (job.running(), first, *id))
+                })
+                .min();
+            let Some((_, (_, key), id)) = next else { return };
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            let manifest = job.manifest;
+            let Some(mine) = job.attempts.get_mut(&key) else { return };
+            mine.stage = Stage::Running;
+            let assignment = mine.assignment.clone();
+            self.started.insert((id, key.0, key.1));
+            self.actions.push(WorkerAction::Start { job: id, assignment, manifest });
+        }
+    }
+
+    fn on_finished(&mut self, id: JobId, key: Key, outcome: Option<Outcome>, cost: Cost) {
+        if !self.started.remove(&(id, key.0, key.1)) {
+            return;
+        }
+        if let Some(job) = self.jobs.get_mut(&id)
+            && let Some(mine) = job.attempts.remove(&key)
+            && mine.stage == Stage::Running
+        {
+            let reason = "the node stopped it".to_owned();
+            let outcome = outcome.unwrap_or(Outcome::Returned { reason });
+            self.report(id, Report { task: key.0, attempt: key.1, outcome, cost });
+        }
+        self.fall_silent_if_idle(id);
+        self.leave_if_stopped(id);
+        self.start_waiting();
+    }
+
+    /// A worker that holds nothing of a job any more renews nothing.
+    fn fall_silent_if_idle(&mut self, id: JobId) {
+        let silence = self.now + self.limits.idle_ping;
+        if let Some(job) = self.jobs.get_mut(&id)
+            && job.attempts.is_empty()
+        {
+            job.renew_at = silence;
+        }
+    }
+
+    /// Says, and goes on saying, how an attempt ended.
+    fn report(&mut self, id: JobId, report: Report) {
+        let now = self.now;
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let key = (report.task, report.attempt);
+        job.reports.insert(key, Unsettled { report: report.clone(), at: now, sends: 0 });
+        job.quiet_since = job.quiet_since.or(Some(now));
+        self.persist(WorkerRecord::Report { job: id, report });
+    }
+
+    fn store(&mut self, id: JobId, roots: Vec<Cid>, holders: Vec<PeerId>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        match job.stores.get(&roots) {
+            Some(Store::Fetching) => {}
+            Some(Store::Ended(error)) => {
+                let (to, epoch, error) = (job.controller, job.epoch, error.clone());
+                if error.is_some() {
+                    // The next order tries afresh.
+                    job.stores.remove(&roots);
+                }
+                self.say(to, id, epoch, ControllerNote::Stored { roots, error });
+            }
+            None => {
+                job.stores.insert(roots.clone(), Store::Fetching);
+                self.actions.push(WorkerAction::Store { job: id, roots, holders });
+            }
+        }
+    }
+
+    fn on_store_done(&mut self, id: JobId, roots: Vec<Cid>, error: Option<String>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(store) = job.stores.get_mut(&roots) else { return };
+        *store = Store::Ended(error);
+        self.store(id, roots, Vec::new());
+    }
+
+    fn on_peer_up(&mut self, peer: PeerId) {
+        self.down.remove(&peer);
+        let led: Vec<JobId> =
+            self.jobs.iter().filter(|(_, job)| job.controller == peer).map(|(id, _)| *id).collect();
+        for id in led {
+            if let Some(job) = self.jobs.get_mut(&id)
+                && !job.is_owed()
+            {
+                job.quiet_since = None;
+            }
+            self.renew_soon(id);
+            self.report_soon(id);
+        }
+    }
+
+    fn on_peer_down(&mut self, peer: PeerId) {
+        self.down.insert(peer);
+        for job in self.jobs.values_mut().filter(|job| job.controller == peer) {
+            job.quiet_since = job.quiet_since.or(Some(self.now));
+        }
+    }
+
+    /// The node is stopping: what has not begun goes back at once.
+    fn on_drain(&mut self) {
+        self.draining = true;
+        let waiting: Vec<(JobId, Key)> = self
+            .jobs
+            .iter()
+            .flat_map(|(id, job)| {
+                let waiting = job.attempts.iter().filter(|(_, m)| m.stage == Stage::Waiting);
+                waiting.map(|(key, _)| (*id, *key))
+            })
+            .collect();
+        for (id, (task, attempt)) in waiting {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.attempts.remove(&(task, attempt));
+            }
+            let outcome = Outcome::Returned { reason: "the node is stopping".to_owned() };
+            self.report(id, Report { task, attempt, outcome, cost: Cost::default() });
+        }
+    }
+
+    fn on_persisted(&mut self, seq: u64) {
+        for job in self.jobs.values_mut() {
+            if job.awaits.is_some_and(|awaited| awaited <= seq) {
+                job.awaits = None;
+            }
+        }
+    }
+
+    /// The job is over for this node, by its controller's word or for want of one.
+    fn leave(&mut self, id: JobId, tell: Option<PeerId>) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        for ((task, attempt), mine) in &job.attempts {
+            if mine.stage == Stage::Running {
+                let (task, attempt) = (*task, *attempt);
+                self.actions.push(WorkerAction::Stop { job: id, task, attempt });
+            }
+        }
+        if tell.is_some() {
+            self.ended.push_back((id, job.epoch));
+            if self.ended.len() > self.limits.tombstones {
+                self.ended.pop_front();
+            }
+        }
+        self.persist(WorkerRecord::Gone { job: id });
+        self.leaving.insert(id, Leaving { epoch: job.epoch, tell });
+        self.leave_if_stopped(id);
+        self.start_waiting();
+    }
+
+    fn leave_if_stopped(&mut self, id: JobId) {
+        if self.started.iter().any(|(job, _, _)| *job == id) {
+            return;
+        }
+        let Some(Leaving { epoch, tell }) = self.leaving.remove(&id) else { return };
+        self.actions.push(WorkerAction::Forget { job: id });
+        if let Some(to) = tell {
+            self.say(to, id, epoch, ControllerNote::Gone);
+        }
+    }
+
+    fn renew_soon(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.renew_at = self.now;
+        }
+    }
+
+    fn report_soon(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        for unsettled in job.reports.values_mut() {
+            unsettled.at = self.now;
+        }
+    }
+
+    /// Says what is due and hands over the actions.
+    fn settle_down(&mut self) -> Vec<WorkerAction> {
+        let ids: Vec<JobId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            self.look_at(id);
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn look_at(&mut self, id: JobId) {
+        let (now, free_slots) = (self.now, self.free_slots());
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let is_down = self.down.contains(&job.controller);
+        if is_down || job.is_owed() {
+            job.quiet_since = job.quiet_since.or(Some(now));
+        }
+        if job.quiet_since.is_some_and(|since| since + self.limits.controller_gone <= now) {
+            self.leave(id, None);
+            return;
+        }
+        if job.awaits.is_some() || job.roster.is_none() {
+            return;
+        }
+        let (to, epoch) = (job.controller, job.epoch);
+        let reports = job.due_reports(now, &self.limits);
+        let mut renewal = None;
+        if job.renew_at <= now {
+            renewal = Some(job.held());
+        }
+        if renewal.is_some() || job.renew_at > now + job.renewal_pause(&self.limits) {
+            job.renew_at = now + job.renewal_pause(&self.limits);
+        }
+        for reports in reports.chunks(BATCH_LIMIT) {
+            self.say(to, id, epoch, ControllerNote::Report { reports: reports.to_vec() });
+        }
+        let Some(held) = renewal else { return };
+        if held.is_empty() {
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+            return;
+        }
+        for held in held.chunks(NAMES_LIMIT) {
+            let held = held.to_vec();
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+        }
+    }
+
+    fn free_slots(&self) -> u32 {
+        if self.draining {
+            return 0;
+        }
+        let (started, waiting) = self.load();
+        (self.slots as u32).saturating_sub(started + waiting)
+    }
+
+    fn persist(&mut self, record: WorkerRecord) -> u64 {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        self.actions.push(WorkerAction::Persist { seq, record });
+        seq
+    }
+
+    fn say(&mut self, to: PeerId, job: JobId, epoch: Epoch, body: ControllerNote) {
+        self.actions.push(WorkerAction::Send { to, message: ToController { job, epoch, body } });
+    }
+}

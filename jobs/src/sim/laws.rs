@@ -1,0 +1,211 @@
+//! What must always hold, seen from outside the machines: a model of each job that is built from
+//! nothing but the actions that were given and the records that became durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::engine::{End, EndState, Record};
+use crate::ids::{Attempt, Cid, Epoch, PeerId, TaskId};
+
+/// A law was broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Broken {
+    /// Two outputs of one task.
+    #[error("task {0} was committed twice")]
+    CommittedTwice(TaskId),
+    /// An attempt's number went back.
+    #[error("attempt {1} of task {0} was committed after a later one")]
+    AttemptWentBack(TaskId, Attempt),
+    /// A term's number went back.
+    #[error("epoch {0} was written after a later one")]
+    EpochWentBack(Epoch),
+    /// The end is the last record.
+    #[error("something was written after the end")]
+    WrittenAfterTheEnd,
+    /// An attempt ran twice, or on two nodes.
+    #[error("attempt {1} of task {0} was started twice")]
+    StartedTwice(TaskId, Attempt),
+    /// A worker ran more than it has slots.
+    #[error("a worker ran {0} attempts in {1} slots")]
+    TooManyRunning(usize, usize),
+    /// A worker was told to forget a good report that a crash could still undo.
+    #[error("the report of task {0} was settled before its commit was durable")]
+    SettledTooEarly(TaskId),
+    /// The user was told of an end that a crash could still undo.
+    #[error("the end was told before it was durable")]
+    ToldTooEarly,
+    /// The user was told two things.
+    #[error("the job ended as {0:?}, then as {1:?}")]
+    EndedTwice(Box<End>, Box<End>),
+    /// Something old had an effect.
+    #[error("a message of an older epoch made {0}")]
+    OldEpochObeyed(String),
+    /// A wrong result.
+    #[error("the result is {0:?}, not {1}")]
+    WrongResult(Option<Cid>, Cid),
+    /// A job that nothing was wrong with did not end as it should.
+    #[error("the job ended as {0:?} without cause: {1}")]
+    EndedBadly(EndState, String),
+    /// A wait without a bound.
+    #[error("job {0} had not ended long after the faults stopped: {1}")]
+    NeverEnded(usize, String),
+    /// A worker that was never told, or did not listen.
+    #[error("node {0} still has something of an ended job")]
+    NeverForgotten(usize),
+    /// `done` was said and no other node has the result.
+    #[error("the job is done without a note, and no other node holds its result")]
+    NotStored,
+    /// A machine found itself in a state that cannot be.
+    #[error("a machine panicked: {0}")]
+    Panicked(String),
+}
+
+/// What is known of one job from outside.
+#[derive(Debug, Default)]
+pub(super) struct Laws {
+    /// Tasks whose commit was appended and not lost again.
+    appended: BTreeMap<TaskId, Attempt>,
+    newest: BTreeMap<TaskId, Attempt>,
+    /// Tasks whose commit became durable at some time.
+    durable: BTreeSet<TaskId>,
+    epoch: Option<Epoch>,
+    end_is_durable: bool,
+    told: Option<End>,
+    good_reports: BTreeSet<(PeerId, TaskId, Attempt)>,
+    started: BTreeMap<(TaskId, Attempt), (PeerId, u32)>,
+}
+
+impl Laws {
+    /// The engine appended a record.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub(super) fn on_append(&mut self, record: &Record) -> Result<(), Broken> {
+        if self.end_is_durable {
+            return Err(Broken::WrittenAfterTheEnd);
+        }
+        match record {
+            Record::Epoch { epoch } => {
+                if self.epoch >= Some(*epoch) {
+                    return Err(Broken::EpochWentBack(*epoch));
+                }
+                self.epoch = Some(*epoch);
+            }
+            Record::Committed { task, attempt, .. } => {
+                if self.appended.insert(*task, *attempt).is_some() {
+                    return Err(Broken::CommittedTwice(*task));
+                }
+                if self.newest.insert(*task, *attempt) >= Some(*attempt) {
+                    return Err(Broken::AttemptWentBack(*task, *attempt));
+                }
+            }
+            Record::Lost { task } => {
+                self.appended.remove(task);
+            }
+            Record::Built { .. } | Record::Ended(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The disk holds a record.
+    pub(super) fn on_durable(&mut self, record: &Record) {
+        match record {
+            Record::Committed { task, .. } => {
+                self.durable.insert(*task);
+            }
+            Record::Ended(_) => self.end_is_durable = true,
+            _ => {}
+        }
+    }
+
+    /// The controller crashed and comes back with this journal: what was not durable never was.
+    pub(super) fn on_recovery(&mut self, journal: &[Record]) {
+        self.appended.clear();
+        self.newest.clear();
+        self.epoch = None;
+        for record in journal {
+            match record {
+                Record::Epoch { epoch } => self.epoch = Some(*epoch),
+                Record::Committed { task, attempt, .. } => {
+                    self.appended.insert(*task, *attempt);
+                    self.newest.insert(*task, *attempt);
+                }
+                Record::Lost { task } => {
+                    self.appended.remove(task);
+                }
+                Record::Built { .. } | Record::Ended(_) => {}
+            }
+        }
+    }
+
+    /// A worker reported a good output.
+    pub(super) fn on_good_report(&mut self, worker: PeerId, task: TaskId, attempt: Attempt) {
+        self.good_reports.insert((worker, task, attempt));
+    }
+
+    /// The engine told a worker to forget a report.
+    ///
+    /// # Errors
+    /// When a crash could still undo what it stands for.
+    pub(super) fn on_settled(
+        &self,
+        worker: PeerId,
+        task: TaskId,
+        attempt: Attempt,
+    ) -> Result<(), Broken> {
+        let was_good = self.good_reports.contains(&(worker, task, attempt));
+        if was_good && !self.durable.contains(&task) && !self.end_is_durable {
+            return Err(Broken::SettledTooEarly(task));
+        }
+        Ok(())
+    }
+
+    /// A worker starts an attempt, in the `life`-th life of its node.
+    ///
+    /// # Errors
+    /// When another node did so, or this one in the same life.
+    pub(super) fn on_start(
+        &mut self,
+        task: TaskId,
+        attempt: Attempt,
+        worker: PeerId,
+        life: u32,
+    ) -> Result<(), Broken> {
+        match self.started.insert((task, attempt), (worker, life)) {
+            Some((before, then)) if before != worker || then == life => {
+                Err(Broken::StartedTwice(task, attempt))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The user is told how the job ended.
+    ///
+    /// # Errors
+    /// When the journal does not say so, or the user was told otherwise before.
+    pub(super) fn on_told(&mut self, end: &End) -> Result<(), Broken> {
+        if !self.end_is_durable {
+            return Err(Broken::ToldTooEarly);
+        }
+        match &self.told {
+            Some(told) if told != end => {
+                Err(Broken::EndedTwice(Box::new(told.clone()), Box::new(end.clone())))
+            }
+            _ => {
+                self.told = Some(end.clone());
+                Ok(())
+            }
+        }
+    }
+
+    /// The newest term in the journal, or on its way there.
+    #[must_use]
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// What the user was told.
+    #[must_use]
+    pub(super) fn told(&self) -> Option<&End> {
+        self.told.as_ref()
+    }
+}

@@ -1,0 +1,140 @@
+use super::{Broken, Fault, Tally, run};
+
+/// Seeds of one run of the tests: some seventeen seconds on one core.
+const SEEDS: u64 = 500;
+
+/// The command that replays one seed.
+fn replay(seed: u64) -> String {
+    format!("IPDC_SIM_SEED={seed} cargo test -p ipdc-jobs every_job_ends -- --nocapture")
+}
+
+/// `IPDC_SIM_SEED=7` runs one seed, `IPDC_SIM_SEED=500..9000` many.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("IPDC_SIM_SEED") else { return 0..SEEDS };
+    let number = |text: &str| text.parse::<u64>().expect("IPDC_SIM_SEED is a number or a range");
+    match text.split_once("..") {
+        Some((first, end)) => number(first)..number(end),
+        None => number(&text)..number(&text) + 1,
+    }
+}
+
+#[test]
+fn every_job_ends_as_it_should_whatever_happens() {
+    let seeds = seeds();
+    let is_whole = seeds == (0..SEEDS);
+    let mut sum = Tally::default();
+    let mut broken = Vec::new();
+    for seed in seeds {
+        match run(seed, None) {
+            Ok(tally) => sum.add(&tally),
+            Err(law) => broken.push(format!("{law}\n  replay: {}", replay(seed))),
+        }
+    }
+    println!("{sum:#?}");
+    assert!(broken.is_empty(), "{} broken:\n{}", broken.len(), broken.join("\n"));
+    assert_eq!(sum.jobs, sum.done + sum.failed + sum.cancelled, "every job ended, once");
+    if is_whole {
+        everything_happened(&sum);
+    }
+}
+
+/// A simulator in which nothing goes wrong shows nothing.
+fn everything_happened(sum: &Tally) {
+    let Tally { done, failed, cancelled, lost, doubled, reordered, .. } = *sum;
+    let Tally { old_orders, old_notes, crashes, controller_crashes, take_overs, .. } = *sum;
+    let Tally { scrapped, partitions, clock_jumps, freezes, slow_nodes, wiped_disks, .. } = *sum;
+    let Tally { drains, refusals, failed_attempts, failed_builds, failed_stores, .. } = *sum;
+    let engines = sum.engines;
+    let seen = [
+        ("jobs done", done, 800),
+        ("jobs failed for a cause", failed, 20),
+        ("jobs cancelled", cancelled, 10),
+        ("messages lost", lost, 5_000),
+        ("messages doubled", doubled, 3_000),
+        ("messages out of order", reordered, 5_000),
+        ("orders of an older epoch", old_orders, 20),
+        ("notes of an older epoch", old_notes, 500),
+        ("crashes", crashes, 1_000),
+        ("crashes of controllers", controller_crashes, 400),
+        ("take-overs", take_overs, 300),
+        ("nodes gone for good", scrapped, 50),
+        ("partitions", partitions, 500),
+        ("clock jumps", clock_jumps, 500),
+        ("freezes", freezes, 400),
+        ("slow nodes", slow_nodes, 400),
+        ("wiped disks", wiped_disks, 400),
+        ("drains", drains, 200),
+        ("refusals", refusals, 100),
+        ("failed attempts", failed_attempts, 500),
+        ("failed builds", failed_builds, 15),
+        ("failed stores", failed_stores, 30),
+        ("commits", engines.commits, 10_000),
+        ("retries", engines.retries, 2_000),
+        ("steals", engines.steals, 1_000),
+        ("second attempts of stragglers", engines.speculations, 500),
+        ("lost outputs", engines.lost_outputs, 1_000),
+        ("lost attempts", engines.lost_attempts, 200),
+        ("orders sent again", engines.resends, 2_000),
+        ("workers avoided", engines.blocks, 100),
+        ("attempts adopted", engines.adopted, 200),
+    ];
+    for (what, times, least) in seen {
+        assert!(times >= least, "only {times} {what}: {least} are expected of {SEEDS} seeds");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_run_again() {
+    for seed in [3, 70, 123] {
+        assert_eq!(run(seed, None), run(seed, None), "seed {seed}");
+    }
+}
+
+/// The first seed whose run finds the planted mistake, and what it says.
+fn found(fault: Fault) -> (u64, Broken) {
+    let find = |seed| run(seed, Some(fault)).err().map(|law| (seed, law));
+    let found = (0..SEEDS).find_map(find);
+    found.unwrap_or_else(|| panic!("no seed below {SEEDS} finds {fault:?}"))
+}
+
+#[test]
+fn a_second_commit_is_found() {
+    let (_, law) = found(Fault::CommitsTwice);
+    assert!(matches!(law, Broken::CommittedTwice(_)), "{law}");
+}
+
+#[test]
+fn belief_in_an_older_epoch_is_found() {
+    let (_, law) = found(Fault::BelievesOldEpochs);
+    assert!(matches!(law, Broken::OldEpochObeyed(_)), "{law}");
+}
+
+#[test]
+fn obedience_to_an_older_epoch_is_found() {
+    let (_, law) = found(Fault::WorkerObeysOldEpochs);
+    assert!(matches!(law, Broken::OldEpochObeyed(_)), "{law}");
+}
+
+#[test]
+fn a_lost_output_that_is_not_made_again_is_found() {
+    let (_, law) = found(Fault::ForgetsLostOutputs);
+    assert!(matches!(law, Broken::NeverEnded(..)), "{law}");
+}
+
+#[test]
+fn a_report_settled_before_it_is_durable_is_found() {
+    let (_, law) = found(Fault::SettlesBeforeAppend);
+    assert!(matches!(law, Broken::SettledTooEarly(_)), "{law}");
+}
+
+#[test]
+fn an_order_that_is_never_sent_again_is_found() {
+    let (_, law) = found(Fault::NeverResends);
+    assert!(matches!(law, Broken::NeverEnded(..)), "{law}");
+}
+
+#[test]
+fn trust_in_dead_workers_is_found() {
+    let (_, law) = found(Fault::TrustsDeadWorkers);
+    assert!(matches!(law, Broken::NeverEnded(..)), "{law}");
+}

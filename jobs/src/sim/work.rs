@@ -1,0 +1,116 @@
+//! A synthetic kind: two stages of hashing, so that every output depends on all that it should.
+
+use bytes::Bytes;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
+use crate::kind::{Host, JobFiles, Kind, PlanError, TaskError, TaskSpec, Tree, Work};
+use crate::message::{Input, Payload};
+use crate::spec::{JobSpec, SpecError};
+
+/// `scatter` tasks hash their body; `gather` tasks hash what they pick from every one of those.
+pub(super) struct Hashing;
+
+impl Kind for Hashing {
+    fn name(&self) -> &'static str {
+        "hashing"
+    }
+
+    fn stages(&self) -> &'static [&'static str] {
+        &["scatter", "gather"]
+    }
+
+    fn configure(&self, _: &JobSpec, _: &dyn JobFiles) -> Result<Value, Vec<SpecError>> {
+        Ok(Value::Null)
+    }
+
+    fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
+        Err(PlanError::Unfit("the simulator plans by itself".to_owned()))
+    }
+
+    fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload {
+        let Payload::Inline(output) = output else { return output.clone() };
+        hash(&[&task.body, output])
+    }
+
+    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<(String, FileRef)>, PlanError> {
+        let file = |(task, output): &(TaskId, Payload)| match output {
+            Payload::Inline(bytes) => {
+                let cid = cid_of(CODEC_RAW, bytes);
+                (format!("part-{task}"), FileRef { cid, len: bytes.len() as u64 })
+            }
+            Payload::File(file) => (format!("part-{task}"), *file),
+        };
+        Ok(outputs.iter().map(file).collect())
+    }
+
+    fn run(&self, work: &Work<'_>, _: &dyn Host) -> Result<Payload, TaskError> {
+        Ok(output_of(work.body, work.inputs))
+    }
+}
+
+/// What a task gives.
+#[must_use]
+pub(super) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
+    let picked = inputs.iter().map(|input| match &input.payload {
+        Payload::Inline(bytes) => bytes.clone(),
+        Payload::File(file) => Bytes::from(file.cid.to_bytes()),
+    });
+    let parts: Vec<Bytes> = std::iter::once(Bytes::copy_from_slice(body)).chain(picked).collect();
+    let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
+    hash(&parts)
+}
+
+/// `scatter` first tasks and `gather` that need them all.
+#[must_use]
+pub(super) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
+    let task = |stage: u16, n: u32| TaskSpec {
+        stage,
+        body: Bytes::copy_from_slice(&[&[stage as u8][..], &n.to_be_bytes()].concat()),
+        needs: if stage == 0 { 0..0 } else { 0..scatter },
+        affinity: (stage == 0).then(|| Sha256::digest(n.to_be_bytes()).into()),
+        weight: 100,
+    };
+    let first = (0..scatter).map(|n| task(0, n));
+    first.chain((0..gather).map(|n| task(1, n))).collect()
+}
+
+/// The result that the job must give, whatever happens on the way.
+#[must_use]
+pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
+    let mut outputs: Vec<Payload> = Vec::new();
+    for spec in tasks {
+        let inputs: Vec<Input> = spec
+            .needs
+            .clone()
+            .map(|needed| Input {
+                task: TaskId(needed),
+                payload: Hashing.pick(spec, &outputs[needed as usize]),
+                holders: Vec::new(),
+            })
+            .collect();
+        outputs.push(output_of(&spec.body, &inputs));
+    }
+    let last = tasks.iter().map(|spec| spec.stage).max();
+    let finals = tasks.iter().zip(outputs).enumerate();
+    let finals = finals.filter(|(_, (spec, _))| Some(spec.stage) == last);
+    result_of(&finals.map(|(n, (_, output))| (TaskId(n as u32), output)).collect::<Vec<_>>())
+}
+
+/// The root of the result directory of these outputs.
+#[must_use]
+pub(super) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
+    let files = Hashing.finish(outputs).unwrap_or_default();
+    let listing = serde_json::to_vec(&files).unwrap_or_default();
+    cid_of(CODEC_RAW, &listing)
+}
+
+fn hash(parts: &[&[u8]]) -> Payload {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    Payload::Inline(Bytes::copy_from_slice(&hasher.finalize()))
+}

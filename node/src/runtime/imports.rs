@@ -1,0 +1,165 @@
+//! What a guest may call: `flush`, `emit`, `log` and `progress` of the module `ipdc`.
+//!
+//! Every pointer and length is checked against the guest's memory; a wrong one ends the guest.
+
+use std::ptr::NonNull;
+
+use ipdc_jobs::kind::TaskError;
+use wasmtime::{Caller, Extern, Linker, Memory};
+
+use super::instance::State;
+use super::{GuestError, Listener};
+
+/// The module that guests import from.
+pub(super) const MODULE: &str = "ipdc";
+
+/// What is in it.
+pub(super) const NAMES: [&str; 4] = ["flush", "emit", "log", "progress"];
+
+/// Bytes of emitted records that are collected before they go on in one piece.
+const EMIT_BUFFER: usize = 64 << 10;
+
+/// The longest line of a guest's log; the rest of it is cut off.
+const LOG_LINE: usize = 1_024;
+
+/// Bytes that one guest may log in all: enough to find a fault, too few to fill a disk.
+const LOG_LIMIT: usize = 256 << 10;
+
+/// Where a guest's records go during one call.
+pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
+
+/// The guest's way out: records, log, progress.
+pub(super) struct Outlet {
+    sink: Option<NonNull<Sink<'static>>>,
+    pending: Vec<u8>,
+    logged: usize,
+    listener: Box<dyn Listener>,
+    /// What the sink failed with: it ends the guest, and then the attempt.
+    pub(super) failure: Option<TaskError>,
+}
+
+impl Outlet {
+    pub(super) fn new(listener: Box<dyn Listener>) -> Self {
+        Outlet { sink: None, pending: Vec::new(), logged: 0, listener, failure: None }
+    }
+
+    /// Sends records to `sink` from now on, until [`Outlet::close`].
+    pub(super) fn open(&mut self, sink: &mut Sink<'_>) {
+        let sink: NonNull<Sink<'_>> = NonNull::from(sink);
+        // SAFETY: only the lifetime changes. `Instance::call`, the one caller, holds the borrow
+        // of the sink for longer than the pointer stays here: it closes the outlet before it
+        // returns, on every path.
+        #[allow(unsafe_code)]
+        let sink = unsafe { std::mem::transmute::<NonNull<Sink<'_>>, NonNull<Sink<'static>>>(sink) };
+        self.sink = Some(sink);
+    }
+
+    /// Lets go of the sink, after what is pending went out.
+    pub(super) fn close(&mut self) -> Result<(), TaskError> {
+        let sent = self.send_pending();
+        self.sink = None;
+        self.pending.clear();
+        sent
+    }
+
+    fn send(&mut self, records: &[u8]) -> Result<(), TaskError> {
+        let Some(mut sink) = self.sink else { return Ok(()) };
+        // SAFETY: between `open` and `close` the sink is borrowed by the caller of `open`, and
+        // used through this pointer alone, from the one thread that runs the guest.
+        #[allow(unsafe_code)]
+        let sink = unsafe { sink.as_mut() };
+        sink(records)
+    }
+
+    fn send_pending(&mut self) -> Result<(), TaskError> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let mut pending = std::mem::take(&mut self.pending);
+        let sent = self.send(&pending);
+        pending.clear();
+        self.pending = pending;
+        sent
+    }
+
+    fn flush(&mut self, records: &[u8]) -> Result<(), TaskError> {
+        self.send_pending()?;
+        self.send(records)
+    }
+
+    fn emit(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
+        let len = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes();
+        self.pending.extend_from_slice(&len(key));
+        self.pending.extend_from_slice(&len(value));
+        self.pending.extend_from_slice(key);
+        self.pending.extend_from_slice(value);
+        if self.pending.len() < EMIT_BUFFER { Ok(()) } else { self.send_pending() }
+    }
+
+    fn log(&mut self, bytes: &[u8]) {
+        for line in String::from_utf8_lossy(bytes).lines() {
+            if self.logged >= LOG_LIMIT {
+                return;
+            }
+            let line = &line[..line.floor_char_boundary(LOG_LINE)];
+            self.logged += line.len() + 1;
+            self.listener.log(line);
+        }
+    }
+}
+
+/// Links the imports.
+pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
+    linker.func_wrap(MODULE, "flush", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        let records = slice(memory, ptr, len, "records to `flush`")?;
+        let sent = state.outlet.flush(records);
+        state.keep(sent)
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "emit",
+        |mut caller: Caller<'_, State>, kp: u32, kl: u32, vp: u32, vl: u32| {
+            let (memory, state) = memory_of(&mut caller)?;
+            let key = slice(memory, kp, kl, "a key to `emit`")?;
+            let value = slice(memory, vp, vl, "a value to `emit`")?;
+            let sent = state.outlet.emit(key, value);
+            state.keep(sent)
+        },
+    )?;
+    linker.func_wrap(MODULE, "log", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        state.outlet.log(slice(memory, ptr, len, "a text to `log`")?);
+        Ok::<_, wasmtime::Error>(())
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "progress",
+        |mut caller: Caller<'_, State>, done: u64, total: u64| {
+            caller.data_mut().outlet.listener.progress(done, total);
+        },
+    )?;
+    Ok(())
+}
+
+fn memory_of<'a>(
+    caller: &'a mut Caller<'_, State>,
+) -> Result<(&'a mut [u8], &'a mut State), wasmtime::Error> {
+    let memory: Memory = match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => memory,
+        _ => return Err(wasmtime::Error::from(GuestError::Export("its memory as `memory`".into()))),
+    };
+    Ok(memory.data_and_store_mut(caller))
+}
+
+/// `len` bytes at `ptr` of `memory`.
+pub(super) fn slice<'a>(
+    memory: &'a [u8],
+    ptr: u32,
+    len: u32,
+    what: &'static str,
+) -> Result<&'a [u8], GuestError> {
+    let (start, size) = (ptr as usize, memory.len());
+    let end = start.checked_add(len as usize);
+    end.and_then(|end| memory.get(start..end)).ok_or(GuestError::Bounds { what, ptr, len, size })
+}

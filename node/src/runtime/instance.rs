@@ -1,0 +1,209 @@
+//! One instance of a guest, with its limits of memory and time.
+
+use std::time::{Duration, Instant};
+
+use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::manifest::Limits;
+use tokio_util::sync::CancellationToken;
+use wasmtime::{
+    Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace,
+};
+
+use super::imports::{self, Outlet, Sink};
+use super::ticker::Hold;
+use super::{GuestError, Listener};
+
+/// Elements of a guest's tables: function pointers. Large programs have some ten thousand.
+const TABLE_LIMIT: usize = 1 << 20;
+
+/// Calls of a backtrace that are shown.
+const BACKTRACE_LIMIT: usize = 8;
+
+/// What the guest's store holds.
+pub(super) struct State {
+    pub(super) outlet: Outlet,
+    limits: Limits,
+    memory: MemoryCap,
+    stop: CancellationToken,
+    /// Time the guest may still run.
+    left: Duration,
+    /// When the call under way must have ended.
+    deadline: Instant,
+    _clock: Hold,
+}
+
+impl State {
+    /// Keeps a sink's failure for the end of the call, and ends the guest.
+    pub(super) fn keep(&mut self, sent: Result<(), TaskError>) -> Result<(), wasmtime::Error> {
+        sent.map_err(|failure| {
+            self.outlet.failure = Some(failure);
+            wasmtime::Error::msg("the host could not take the records")
+        })
+    }
+
+    /// Asked at every tick of the clock.
+    fn may_go_on(&self) -> Result<UpdateDeadline, wasmtime::Error> {
+        if self.stop.is_cancelled() {
+            return Err(Interrupted::Stopped.into());
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Interrupted::Late.into());
+        }
+        Ok(UpdateDeadline::Continue(1))
+    }
+}
+
+/// What the guest's memory may grow to.
+struct MemoryCap {
+    bytes: u64,
+    /// Set when it asked for more.
+    wanted_more: bool,
+}
+
+impl ResourceLimiter for MemoryCap {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool, wasmtime::Error> {
+        let allowed = desired as u64 <= self.bytes;
+        self.wanted_more |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> Result<bool, wasmtime::Error> {
+        Ok(desired <= TABLE_LIMIT)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error("stopped")]
+    Stopped,
+    #[error("late")]
+    Late,
+}
+
+/// An instance.
+pub(super) struct Instance {
+    store: Store<State>,
+    instance: wasmtime::Instance,
+    memory: Memory,
+    alloc: TypedFunc<u32, u32>,
+}
+
+impl Instance {
+    pub(super) fn new(
+        module: &Module,
+        limits: &Limits,
+        stop: CancellationToken,
+        listener: Box<dyn Listener>,
+        clock: Hold,
+    ) -> Result<Self, TaskError> {
+        super::check_imports(module)?;
+        let left = Duration::from_millis(limits.time_ms);
+        let state = State {
+            outlet: Outlet::new(listener),
+            limits: *limits,
+            memory: MemoryCap { bytes: limits.memory, wanted_more: false },
+            stop,
+            left,
+            deadline: Instant::now() + left,
+            _clock: clock,
+        };
+        let mut store = Store::new(module.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        store.epoch_deadline_callback(|context| context.data().may_go_on());
+        store.set_epoch_deadline(1);
+        let mut linker = Linker::new(module.engine());
+        imports::link(&mut linker).map_err(|e| GuestError::Import(e.to_string()))?;
+        let instance = linker.instantiate(&mut store, module);
+        let instance = instance.map_err(|error| explain(&error, store.data_mut()))?;
+        let memory = instance
+            .get_memory(&mut store, "memory")
+            .ok_or_else(|| GuestError::Export("its memory as `memory`".into()))?;
+        let alloc = instance
+            .get_typed_func(&mut store, "ipdc_alloc")
+            .map_err(|_| GuestError::Export("`ipdc_alloc(n: i32) -> i32`".into()))?;
+        Ok(Instance { store, instance, memory, alloc })
+    }
+
+    fn call_open(&mut self, function: &str, input: &[u8]) -> Result<(), TaskError> {
+        let f: TypedFunc<(u32, u32), ()> = self
+            .instance
+            .get_typed_func(&mut self.store, function)
+            .map_err(|_| GuestError::Export(format!("`{function}(ptr: i32, len: i32)`")))?;
+        let len = u32::try_from(input.len()).map_err(|_| GuestError::Memory(self.cap()))?;
+        let at = self.alloc.call(&mut self.store, len);
+        let ptr = at.map_err(|error| explain(&error, self.store.data_mut()))?;
+        let memory = self.memory.data_mut(&mut self.store);
+        // Checked first, so that the error names what is wrong.
+        imports::slice(memory, ptr, len, "the buffer of `ipdc_alloc`")?;
+        memory[ptr as usize..][..input.len()].copy_from_slice(input);
+        let called = f.call(&mut self.store, (ptr, len));
+        called.map_err(|error| explain(&error, self.store.data_mut()))
+    }
+
+    fn cap(&self) -> u64 {
+        self.store.data().limits.memory
+    }
+}
+
+impl Guest for Instance {
+    fn call(
+        &mut self,
+        function: &str,
+        input: &[u8],
+        sink: &mut Sink<'_>,
+    ) -> Result<(), TaskError> {
+        let started = Instant::now();
+        let state = self.store.data_mut();
+        state.deadline = started + state.left;
+        state.outlet.open(sink);
+        let called = self.call_open(function, input);
+        let state = self.store.data_mut();
+        let sent = state.outlet.close();
+        state.left = state.left.saturating_sub(started.elapsed());
+        called.and(sent)
+    }
+}
+
+/// What a call's error was about.
+fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
+    if let Some(failure) = state.outlet.failure.take() {
+        return failure;
+    }
+    match error.downcast_ref::<Interrupted>() {
+        Some(Interrupted::Stopped) => return TaskError::Stopped,
+        Some(Interrupted::Late) => return GuestError::Time(state.limits.time_ms).into(),
+        None => {}
+    }
+    if let Some(GuestError::Bounds { what, ptr, len, size }) = error.downcast_ref() {
+        return GuestError::Bounds { what, ptr: *ptr, len: *len, size: *size }.into();
+    }
+    if state.memory.wanted_more {
+        return GuestError::Memory(state.limits.memory).into();
+    }
+    let what = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    GuestError::Trap(format!("{what}{}", backtrace(error))).into()
+}
+
+/// ` in f, called by g`, when the module names its functions.
+fn backtrace(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let names = trace.frames().iter().take(BACKTRACE_LIMIT).map(|frame| match frame.func_name() {
+        Some(name) => name.to_owned(),
+        None => format!("function {}", frame.func_index()),
+    });
+    let names: Vec<_> = names.collect();
+    if names.is_empty() { String::new() } else { format!(" in {}", names.join(", called by ")) }
+}

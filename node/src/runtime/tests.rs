@@ -1,0 +1,228 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// A module whose `map` has `body`, with a memory of one page and a fixed buffer at 1024.
+fn module(body: &str) -> String {
+    format!(
+        r#"(module
+            (import "ipdc" "flush" (func $flush (param i32 i32)))
+            (import "ipdc" "emit" (func $emit (param i32 i32 i32 i32)))
+            (import "ipdc" "log" (func $log (param i32 i32)))
+            (import "ipdc" "progress" (func $progress (param i64 i64)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "keyvalue")
+            (func (export "ipdc_alloc") (param i32) (result i32) (i32.const 1024))
+            (func $inner {body})
+            (func (export "map") (param $ptr i32) (param $len i32) (call $inner)))"#
+    )
+}
+
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl Listener for Heard {
+    fn log(&mut self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+    fn progress(&mut self, done: u64, total: u64) {
+        self.0.lock().unwrap().push(format!("{done}/{total}"));
+    }
+}
+
+struct Bench {
+    _directory: tempfile::TempDir,
+    runtime: Runtime,
+    limits: Limits,
+    stop: CancellationToken,
+    heard: Heard,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = Runtime::new(directory.path().join("wasm"));
+        let limits = Limits { memory: 1 << 20, time_ms: 10_000, ..Limits::default() };
+        Bench {
+            _directory: directory,
+            runtime,
+            limits,
+            stop: CancellationToken::new(),
+            heard: Heard::default(),
+        }
+    }
+
+    /// Calls `map` of `code` with `input`, and gives what it emitted.
+    fn map(&self, code: &str, input: &[u8]) -> Result<Vec<u8>, TaskError> {
+        let listener = Box::new(self.heard.clone());
+        let stop = self.stop.clone();
+        let mut guest =
+            self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener)?;
+        let mut records = Vec::new();
+        guest.call("map", input, &mut |packed| {
+            records.extend_from_slice(packed);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// The code of the error that `map` of `code` ends with, and its text.
+    fn fails(&self, code: &str) -> (&'static str, String) {
+        match self.map(code, b"input") {
+            Err(TaskError::Failed { code, message, class: FailureClass::Guest }) => (code, message),
+            other => panic!("expected the guest to fail, got {other:?}"),
+        }
+    }
+}
+
+const RECORD: &[u8] = b"\x03\0\0\0\x05\0\0\0keyvalue";
+
+#[test]
+fn records_arrive_in_the_order_they_were_emitted_and_flushed() {
+    let bench = Bench::new();
+    let emit = "(call $emit (i32.const 0) (i32.const 3) (i32.const 3) (i32.const 5))";
+    let packed = r#"(i64.store (i32.const 64) (i64.const 1)) (i32.store8 (i32.const 72) (i32.const 122))"#;
+    let flush = "(call $flush (i32.const 64) (i32.const 9))";
+    let code = module(&format!("{packed} {emit} {flush} {emit}"));
+    let expected = [RECORD, b"\x01\0\0\0\0\0\0\0z", RECORD].concat();
+    assert_eq!(bench.map(&code, b"").unwrap(), expected);
+}
+
+#[test]
+fn a_guest_is_heard() {
+    let bench = Bench::new();
+    let code = module("(call $log (i32.const 0) (i32.const 3)) (call $progress (i64.const 1) (i64.const 2))");
+    bench.map(&code, b"").unwrap();
+    assert_eq!(*bench.heard.0.lock().unwrap(), ["key", "1/2"]);
+}
+
+#[test]
+fn what_is_not_wasm_is_said_to_be_none() {
+    let bench = Bench::new();
+    assert_eq!(bench.fails("\0asm but not really").0, "IPDC-5305");
+    assert_eq!(bench.fails("(module").0, "IPDC-5305");
+    assert!(bench.runtime.check_module(b"ELF", "map").is_err());
+}
+
+#[test]
+fn a_missing_export_is_named() {
+    let bench = Bench::new();
+    let check = |code: &str, function| bench.runtime.check_module(code.as_bytes(), function);
+    assert_eq!(check(&module(""), "map"), Ok(()));
+    assert!(check(&module(""), "reduce").unwrap_err().contains("`reduce(ptr: i32, len: i32)`"));
+    assert!(check("(module)", "map").unwrap_err().contains("memory"));
+    let no_alloc = r#"(module (memory (export "memory") 1))"#;
+    assert!(check(no_alloc, "map").unwrap_err().contains("ipdc_alloc"));
+    assert_eq!(bench.fails(no_alloc).0, "IPDC-5306");
+}
+
+#[test]
+fn a_wish_for_the_world_outside_is_refused() {
+    let bench = Bench::new();
+    let code = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
+    assert!(bench.runtime.check_module(code.as_bytes(), "map").unwrap_err().contains("fd_write"));
+    assert_eq!(bench.fails(code).0, "IPDC-5307");
+}
+
+#[test]
+fn a_trap_names_where_it_was() {
+    let bench = Bench::new();
+    let (code, message) = bench.fails(&module("unreachable"));
+    assert_eq!(code, "IPDC-5301");
+    assert!(message.contains("unreachable") && message.contains("inner"), "{message}");
+}
+
+#[test]
+fn an_endless_loop_ends_at_its_time_limit() {
+    let mut bench = Bench::new();
+    bench.limits.time_ms = 100;
+    assert_eq!(bench.fails(&module("(loop (br 0))")).0, "IPDC-5302");
+}
+
+#[test]
+fn a_stopped_guest_ends_soon() {
+    let bench = Bench::new();
+    let stop = bench.stop.clone();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(50));
+            stop.cancel();
+        });
+        let ended = bench.map(&module("(loop (br 0))"), b"");
+        assert!(matches!(ended, Err(TaskError::Stopped)), "{ended:?}");
+    });
+    assert!(started.elapsed() < Duration::from_millis(bench.limits.time_ms));
+}
+
+#[test]
+fn memory_without_end_ends_at_the_limit() {
+    let bench = Bench::new();
+    let grow = "(loop (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 0))";
+    assert_eq!(bench.fails(&module(grow)).0, "IPDC-5303");
+    let born_large = r#"(module (memory (export "memory") 64))"#;
+    assert_eq!(bench.fails(born_large).0, "IPDC-5303");
+}
+
+#[test]
+fn pointers_outside_memory_are_caught() {
+    let bench = Bench::new();
+    for body in [
+        "(call $flush (i32.const 65530) (i32.const 7))",
+        "(call $flush (i32.const -1) (i32.const -1))",
+        "(call $emit (i32.const 0) (i32.const 3) (i32.const 70000) (i32.const 1))",
+        "(call $log (i32.const 65536) (i32.const 1))",
+    ] {
+        assert_eq!(bench.fails(&module(body)).0, "IPDC-5304", "{body}");
+    }
+    let wild = module("").replace("(i32.const 1024)", "(i32.const 65534)");
+    assert_eq!(bench.fails(&wild).0, "IPDC-5304");
+}
+
+#[test]
+fn a_sinks_failure_ends_the_guest_and_is_passed_on() {
+    let bench = Bench::new();
+    let code = module("(loop (call $flush (i32.const 0) (i32.const 8)) (br 0))");
+    let listener = Box::new(bench.heard.clone());
+    let mut guest = bench
+        .runtime
+        .instantiate(code.as_bytes(), &bench.limits, bench.stop.clone(), listener)
+        .unwrap();
+    let full = || TaskError::Failed {
+        class: FailureClass::Worker,
+        code: "IPDC-3101",
+        message: "full".into(),
+    };
+    let ended = guest.call("map", b"", &mut |_| Err(full()));
+    assert!(matches!(ended, Err(TaskError::Failed { code: "IPDC-3101", .. })), "{ended:?}");
+}
+
+#[test]
+fn a_log_without_end_is_cut() {
+    let bench = Bench::new();
+    let code = module("(local $n i32) (loop (call $log (i32.const 0) (i32.const 60000)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $n) (i32.const 10000))))");
+    bench.map(&code, b"").unwrap();
+    let heard = bench.heard.0.lock().unwrap();
+    assert!(heard.iter().map(|line| line.len() + 1).sum::<usize>() <= 260 << 10);
+    assert!(heard.iter().all(|line| line.len() <= 1_024));
+}
+
+#[test]
+fn a_compiled_module_is_found_again_and_a_rotten_one_is_made_anew() {
+    let bench = Bench::new();
+    let code = module("(call $log (i32.const 0) (i32.const 3))");
+    bench.map(&code, b"").unwrap();
+    let directory = bench._directory.path().join("wasm");
+    let file = std::fs::read_dir(&directory).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let mut rotten = whole.clone();
+    let middle = rotten.len() / 2;
+    rotten[middle] ^= 1;
+    std::fs::write(&file, &rotten).unwrap();
+    let again = Bench { runtime: Runtime::new(directory), ..Bench::new() };
+    again.map(&code, b"").unwrap();
+    assert_eq!(std::fs::read(&file).unwrap(), whole);
+}
