@@ -47,9 +47,9 @@ fn a_forged_token_is_refused() {
         let mut forged = token.clone().into_bytes();
         forged[place] = if forged[place] == b'a' { b'b' } else { b'a' };
         let forged = String::from_utf8(forged).unwrap();
-        let _ = forger.cli(["join", &forged]).run().refused(&["token"]);
+        let _ = forger.cli(["join", &forged]).run().refused(&["invitation"]);
     }
-    let _ = forger.cli(["join", "nonsense"]).run().refused(&["token"]);
+    let _ = forger.cli(["join", "nonsense"]).run().refused(&["invitation"]);
     // The true one still works: nothing was used up.
     let _ = forger.cli(["join", &token]).run().ok();
 }
@@ -92,19 +92,17 @@ fn a_node_without_the_key_gets_nothing_and_harms_nothing() {
     second.start().wait_peers(1);
 }
 
-/// The key, and the address to use it at, are not enough: each member has a certificate of its own.
 #[test]
-fn the_key_without_a_certificate_admits_nobody() {
+fn a_certificate_holds_for_one_identity() {
     let mut first = Node::first();
     let token = first.start().invite(1);
     let mut member = Node::joined(&token);
     member.start().wait_peers(1);
     member.stop();
-    let identity = std::fs::read(Node::first().home().join("identity.key"));
-    let identity = identity.expect("a home keeps its identity in identity.key");
 
-    // The member's home with another node's identity: its certificate names somebody else.
-    std::fs::write(member.home().join("identity.key"), identity).unwrap();
+    // The member's home, key and certificate and all, with another node's identity.
+    let other = Node::first();
+    std::fs::copy(other.home().join("identity"), member.home().join("identity")).unwrap();
     member.start_only();
     let impostor = member.process();
     eventually(SOON, "the node refuses, or is refused", || {

@@ -69,7 +69,7 @@ fn a_trap_fails_the_job_and_says_so() {
 
 #[test]
 fn a_guest_that_loops_for_ever_is_stopped_at_its_time_limit() {
-    let toml = format!("{TOML}[limits]\ntime_ms = 500\n");
+    let toml = format!("{TOML}[limits]\ntime = \"500ms\"\n");
     let (_, ran) = run(&JobDir::new(&toml).file("map.wat", guest("forever.wat")));
     let ran = ran.refused(&["time"]);
     assert!(ran.took < SOON, "{ran}");
@@ -77,14 +77,14 @@ fn a_guest_that_loops_for_ever_is_stopped_at_its_time_limit() {
 
 #[test]
 fn a_guest_that_grows_without_end_is_stopped_at_its_memory_limit() {
-    let toml = format!("{TOML}[limits]\nmemory = 33554432\n");
+    let toml = format!("{TOML}[limits]\nmemory = \"32MiB\"\n");
     let (_, ran) = run(&JobDir::new(&toml).file("map.wat", guest("grow.wat")));
     let _ = ran.refused(&["memory"]);
 }
 
 #[test]
 fn a_guest_that_writes_without_end_is_stopped_at_its_output_limit() {
-    let toml = format!("{TOML}[limits]\noutput = 1048576\n");
+    let toml = format!("{TOML}[limits]\noutput = \"1MiB\"\n");
     let wat = guest("words.wat").replace(
         "(local.set $rounds (i32.const 0) (; rounds a line ;))",
         "(loop $more (call $emit (i32.const 0) (i32.const 65000) (i32.const 0) (i32.const 65000)) (br $more))",

@@ -6,6 +6,7 @@
 mod admission;
 mod controller;
 mod data;
+mod docs;
 mod end_condition;
 mod guests;
 mod http;
@@ -13,4 +14,5 @@ mod jobs;
 mod local;
 mod mqtt;
 mod nodes;
+mod stranger;
 mod workers;
