@@ -168,7 +168,8 @@ pub struct Work<'a> {
 /// The worker's side of the world, for one attempt. Every call may block; every call fails with
 /// [`TaskError::Stopped`] soon after the attempt is revoked.
 pub trait Host: Sync {
-    /// A reader of `file`; blocks not held here are fetched, `holders` first.
+    /// A reader of `file`; blocks not held here are fetched, `holders` first, then the holders of
+    /// the job's code and input.
     ///
     /// # Errors
     /// [`TaskError::Missing`] when nobody has its root.
@@ -218,8 +219,8 @@ pub trait FileWriter: Send {
 
 /// One instance of a user's code.
 pub trait Guest {
-    /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits:
-    /// packed records `[klen u32 LE][vlen u32 LE][key][value]…`, each call whole records only.
+    /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits,
+    /// one frame a call: packed records `[klen u32 LE][vlen u32 LE][key][value]…`, unchecked.
     ///
     /// # Errors
     /// A trap, a limit reached, or what `sink` failed with.
@@ -257,4 +258,23 @@ pub enum TaskError {
         /// What happened.
         message: String,
     },
+}
+
+impl TaskError {
+    /// What a failed read of `file` means for the attempt: nobody has it, when the error's kind is
+    /// `NotFound`; the attempt was stopped, when it is `Interrupted`; else the worker's fault.
+    #[must_use]
+    pub fn of_read(file: &FileRef, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                TaskError::Missing { file: Box::new(*file), task: None, message: error.to_string() }
+            }
+            io::ErrorKind::Interrupted => TaskError::Stopped,
+            _ => TaskError::Failed {
+                class: FailureClass::Worker,
+                code: "IPDC-5359",
+                message: format!("file {} could not be read: {error}", file.cid),
+            },
+        }
+    }
 }

@@ -1,10 +1,34 @@
 //! `job.toml`: what a user writes about a job, parsed and checked whole.
+//!
+//! This module reads the keys that every kind has and hands each kind the rest as a [`Section`]. A
+//! section gives each key once, checked, and reports what nobody asked for. All errors are
+//! collected, each with its line; nothing stops at the first.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
+use crate::kind::{self, JobFiles};
 use crate::manifest::Limits;
+
+/// The name of the file in a job directory.
+pub const FILE: &str = "job.toml";
+
+/// The least memory of an attempt: a guest's stack and one chunk of input.
+const MEMORY: RangeInclusive<u64> = 16 << 20..=64 << 30;
+
+/// From a millisecond to a week.
+const TIME_MS: RangeInclusive<u64> = 1..=7 * 24 * 3_600_000;
+
+/// Up to a terabyte.
+const OUTPUT: RangeInclusive<u64> = 1..=1 << 40;
+
+/// The most workers that can be asked for.
+const WORKERS: RangeInclusive<u64> = 1..=10_000;
 
 /// A job directory's `job.toml`, the part that is common to all kinds, and the rest for the kind.
 #[derive(Debug, Clone)]
@@ -19,6 +43,19 @@ pub struct JobSpec {
     pub limits: Limits,
     /// `[params]`, free for the guest.
     pub params: serde_json::Map<String, Value>,
+    /// `[files]`, side files for the guest: paths in the job directory by the guest's name for them.
+    pub files: BTreeMap<String, Located<String>>,
+    /// What is left for the kind.
+    pub rest: Section,
+}
+
+/// A value and the line it stands on, from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub value: T,
+    /// The line.
+    pub line: usize,
 }
 
 /// One thing that is wrong in a job directory.
@@ -38,5 +75,444 @@ impl fmt::Display for SpecError {
             Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
             None => write!(f, "{}: {}", self.file, self.message),
         }
+    }
+}
+
+/// Parses `text`, the contents of `file`, and checks the keys that all kinds have. What is left in
+/// [`JobSpec::rest`] its kind checks.
+///
+/// # Errors
+/// All that is wrong with those keys, in the order of lines.
+pub fn parse(text: &str, file: &str) -> Result<JobSpec, Vec<SpecError>> {
+    let (spec, mut errors) = read(text, file);
+    errors.sort_by_key(|error| error.line);
+    if errors.is_empty() { Ok(spec) } else { Err(errors) }
+}
+
+/// Parses and checks `text` whole: the common keys, and its kind's with the files they name, with
+/// `params` over its own. Gives the configuration that the kind froze beside.
+///
+/// # Errors
+/// All that is wrong, in the order of lines.
+pub fn check(
+    text: &str,
+    file: &str,
+    params: &serde_json::Map<String, Value>,
+    files: &dyn JobFiles,
+) -> Result<(JobSpec, Value), Vec<SpecError>> {
+    let (mut spec, mut errors) = read(text, file);
+    spec.params.extend(params.clone());
+    let config = kind::find(&spec.kind).map(|kind| kind.configure(&spec, files));
+    match config {
+        Some(Ok(config)) if errors.is_empty() => return Ok((spec, config)),
+        Some(Err(more)) => errors.extend(more),
+        Some(Ok(_)) | None => {}
+    }
+    errors.sort_by_key(|error| error.line);
+    Err(errors)
+}
+
+fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let mut errors: Vec<SpecError> = syntax
+        .iter()
+        .map(|error| SpecError {
+            file: file.to_owned(),
+            line: error.span().map(|span| line_of(text, span.start)),
+            message: error.message().to_owned(),
+        })
+        .collect();
+    let mut top = Section::of_table(String::new(), text, file, table.get_ref(), &mut errors);
+
+    let kind = top.required_text("kind");
+    if let Some(kind) = &kind
+        && kind::find(&kind.value).is_none()
+    {
+        let names: Vec<&str> = kind::KINDS.iter().map(|kind| kind.name()).collect();
+        let message = format!("there is no kind `{}`{}", kind.value, instead(&kind.value, &names));
+        top.error(kind.line, message);
+    }
+    let input = top.text("input");
+    if let Some(input) = input.as_ref().filter(|input| input.value.is_empty()) {
+        top.error(input.line, "`input` is empty; expected a path in this directory or a CID");
+    }
+    let workers = top.integer("workers", WORKERS);
+
+    let mut limits = Limits::default();
+    if let Some(mut section) = top.section("limits") {
+        let memory = section.measured("memory", Unit::Bytes, MEMORY);
+        let time = section.measured("time", Unit::Milliseconds, TIME_MS);
+        let output = section.measured("output", Unit::Bytes, OUTPUT);
+        limits = Limits {
+            memory: memory.unwrap_or(limits.memory),
+            time_ms: time.unwrap_or(limits.time_ms),
+            output: output.unwrap_or(limits.output),
+        };
+        errors.extend(section.finish());
+    }
+    let params = top.section("params").map(Section::into_map).unwrap_or_default();
+    let mut files = BTreeMap::new();
+    if let Some(mut section) = top.section("files") {
+        files = section.all_texts();
+        errors.extend(section.finish());
+    }
+    // What was reported here must not be reported by the kind again.
+    errors.append(&mut top.errors);
+    let spec = JobSpec {
+        kind: kind.map(|kind| kind.value).unwrap_or_default(),
+        input: input.map(|input| input.value),
+        workers: workers.map(|workers| workers as u32),
+        limits,
+        params,
+        files,
+        rest: top,
+    };
+    (spec, errors)
+}
+
+/// A table of `job.toml` while it is taken apart: each key that is asked for is taken out, and
+/// [`Section::finish`] reports those that nobody asked for.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// Its name; empty for the top.
+    name: String,
+    file: String,
+    entries: Vec<(String, Located<Value>)>,
+    /// Lines of the tables and arrays inside, by the place of their entry's key.
+    lines: BTreeMap<String, Vec<(String, usize)>>,
+    asked: Vec<&'static str>,
+    errors: Vec<SpecError>,
+}
+
+impl Section {
+    fn of_table(
+        name: String,
+        text: &str,
+        file: &str,
+        table: &DeTable<'_>,
+        errors: &mut Vec<SpecError>,
+    ) -> Self {
+        let mut entries = Vec::new();
+        let mut lines = BTreeMap::new();
+        for (key, value) in table {
+            let line = line_of(text, key.span().start);
+            if let Some(inner) = value.get_ref().as_table() {
+                let inner = inner
+                    .keys()
+                    .map(|key| (key.get_ref().to_string(), line_of(text, key.span().start)));
+                lines.insert(key.get_ref().to_string(), inner.collect());
+            }
+            match json(value) {
+                Ok(value) => entries.push((key.get_ref().to_string(), Located { value, line })),
+                Err((at, message)) => errors.push(SpecError {
+                    file: file.to_owned(),
+                    line: Some(line_of(text, at)),
+                    message,
+                }),
+            }
+        }
+        Section {
+            name,
+            file: file.to_owned(),
+            entries,
+            lines,
+            asked: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Notes an error at `line`.
+    pub fn error(&mut self, line: usize, message: impl Into<String>) {
+        let (file, message) = (self.file.clone(), message.into());
+        self.errors.push(SpecError { file, line: Some(line), message });
+    }
+
+    /// A text, if the key is there.
+    pub fn text(&mut self, key: &'static str) -> Option<Located<String>> {
+        let Located { value, line } = self.take(key)?;
+        match value {
+            Value::String(value) => Some(Located { value, line }),
+            other => self.unfit(key, line, &other, "a text in quotes"),
+        }
+    }
+
+    /// A text that must be there.
+    pub fn required_text(&mut self, key: &'static str) -> Option<Located<String>> {
+        if !self.has(key) {
+            let (file, message) = (self.file.clone(), format!("`{}` is missing", self.path(key)));
+            self.asked.push(key);
+            self.errors.push(SpecError { file, line: None, message });
+            return None;
+        }
+        self.text(key)
+    }
+
+    /// A whole number in `range`, if the key is there.
+    pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let Located { value, line } = self.take(key)?;
+        match value.as_u64() {
+            Some(number) if range.contains(&number) => Some(number),
+            _ => {
+                let (least, most) = range.into_inner();
+                self.unfit(key, line, &value, &format!("a whole number from {least} to {most}"))
+            }
+        }
+    }
+
+    /// A size or a time in `range`, if the key is there.
+    fn measured(
+        &mut self,
+        key: &'static str,
+        unit: Unit,
+        range: RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let Located { value, line } = self.take(key)?;
+        let number = match &value {
+            Value::String(text) => unit.parse(text),
+            _ => None,
+        };
+        match number {
+            Some(number) if range.contains(&number) => Some(number),
+            Some(_) => {
+                let (least, most) = (unit.written(*range.start()), unit.written(*range.end()));
+                self.unfit(key, line, &value, &format!("{least} to {most}"))
+            }
+            None => self.unfit(key, line, &value, unit.expected()),
+        }
+    }
+
+    /// A table, if the key is there.
+    pub fn section(&mut self, key: &'static str) -> Option<Section> {
+        let Located { value, line } = self.take(key)?;
+        let Value::Object(map) = value else {
+            return self.unfit(key, line, &value, &format!("a table, `[{}]`", self.path(key)));
+        };
+        let lines = self.lines.remove(key).unwrap_or_default();
+        let line_of = |key: &str| {
+            lines.iter().find(|(known, _)| known == key).map_or(line, |(_, line)| *line)
+        };
+        let entries = map
+            .into_iter()
+            .map(|(key, value)| {
+                let line = line_of(&key);
+                (key, Located { value, line })
+            })
+            .collect();
+        Some(Section {
+            name: self.path(key),
+            file: self.file.clone(),
+            entries,
+            lines: BTreeMap::new(),
+            asked: Vec::new(),
+            errors: Vec::new(),
+        })
+    }
+
+    /// What is wrong with this table: all noted errors, and the keys that nobody asked for.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<SpecError> {
+        for (key, Located { line, .. }) in std::mem::take(&mut self.entries) {
+            let message =
+                format!("unknown key `{}`{}", self.path(&key), instead(&key, &self.asked));
+            self.error(line, message);
+        }
+        self.errors
+    }
+
+    /// All that is left, as it is.
+    fn into_map(self) -> serde_json::Map<String, Value> {
+        self.entries.into_iter().map(|(key, located)| (key, located.value)).collect()
+    }
+
+    /// All that is left, each of which must be a text.
+    fn all_texts(&mut self) -> BTreeMap<String, Located<String>> {
+        let mut texts = BTreeMap::new();
+        for (key, Located { value, line }) in std::mem::take(&mut self.entries) {
+            match value {
+                Value::String(value) => {
+                    texts.insert(key, Located { value, line });
+                }
+                other => {
+                    let _: Option<()> = self.unfit(&key, line, &other, "a path in quotes");
+                }
+            }
+        }
+        texts
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(known, _)| known == key)
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Located<Value>> {
+        self.asked.push(key);
+        let at = self.entries.iter().position(|(known, _)| known == key)?;
+        Some(self.entries.remove(at).1)
+    }
+
+    /// The key as a reader of the file would name it.
+    fn path(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn unfit<T>(&mut self, key: &str, line: usize, value: &Value, expected: &str) -> Option<T> {
+        let message = format!("`{}` is {value}; expected {expected}", self.path(key));
+        self.error(line, message);
+        None
+    }
+}
+
+/// `; did you mean …?`, or what there is.
+fn instead(word: &str, known: &[&str]) -> String {
+    /// Two of a dozen letters wrong is a slip; a third of them is another word.
+    const ALIKE: f64 = 0.7;
+    let likeness = |name: &str| strsim::jaro_winkler(word, name);
+    let nearest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match nearest {
+        Some(name) if likeness(name) >= ALIKE => format!("; did you mean `{name}`?"),
+        _ => format!("; expected one of {}", known.join(", ")),
+    }
+}
+
+/// What a text with a unit measures.
+#[derive(Clone, Copy)]
+enum Unit {
+    Bytes,
+    Milliseconds,
+}
+
+impl Unit {
+    /// Names and what they are worth, the largest first.
+    fn names(self) -> &'static [(&'static str, u64)] {
+        match self {
+            Unit::Bytes => {
+                &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)]
+            }
+            Unit::Milliseconds => &[("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)],
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Unit::Bytes => "a size such as \"256MiB\" (B, KiB, MiB, GiB, TiB)",
+            Unit::Milliseconds => "a time such as \"10m\" (ms, s, m, h)",
+        }
+    }
+
+    fn parse(self, text: &str) -> Option<u64> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let (_, worth) = self.names().iter().find(|(name, _)| *name == unit.trim_start())?;
+        number.parse::<u64>().ok()?.checked_mul(*worth)
+    }
+
+    fn written(self, number: u64) -> String {
+        let fits = |(_, worth): &&(&str, u64)| number.is_multiple_of(*worth);
+        let (name, worth) = self.names().iter().find(fits).expect("the last unit is worth one");
+        format!("{}{name}", number / worth)
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count()
+}
+
+/// A TOML value as JSON; else where it has none, and why.
+fn json(value: &Spanned<DeValue<'_>>) -> Result<Value, (usize, String)> {
+    let unfit = |message: &str| (value.span().start, message.to_owned());
+    Ok(match value.get_ref() {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(number) => {
+            let parsed = i64::from_str_radix(number.as_str(), number.radix());
+            parsed.map_err(|_| unfit("a whole number must fit 64 bits"))?.into()
+        }
+        DeValue::Float(number) => {
+            let parsed = number.as_str().parse::<f64>().ok();
+            let finite = parsed.and_then(serde_json::Number::from_f64);
+            Value::Number(finite.ok_or_else(|| unfit("a number must be finite"))?)
+        }
+        DeValue::Boolean(truth) => Value::Bool(*truth),
+        DeValue::Datetime(_) => return Err(unfit("a date must be put in quotes")),
+        DeValue::Array(items) => Value::Array(items.iter().map(json).collect::<Result<_, _>>()?),
+        DeValue::Table(table) => {
+            let entry = |(key, value): (&Spanned<_>, &Spanned<_>)| {
+                Ok((std::borrow::Cow::to_string(key.get_ref()), json(value)?))
+            };
+            Value::Object(table.iter().map(entry).collect::<Result<_, _>>()?)
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+kind = "mr"
+input = "text"
+workers = 3
+map = "map.wasm"
+
+[limits]
+memory = "64 MiB"
+time = "90s"
+output = "1GiB"
+
+[params]
+depth = 3
+names = ["a", { b = 1.5 }]
+
+[files]
+stop = "stopwords.txt"
+"#;
+
+    fn errors(text: &str) -> Vec<String> {
+        parse(text, FILE).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_common_key_is_read() {
+        let spec = parse(WHOLE, FILE).unwrap();
+        assert_eq!(spec.kind, "mr");
+        assert_eq!(spec.input.as_deref(), Some("text"));
+        assert_eq!(spec.workers, Some(3));
+        assert_eq!(spec.limits, Limits { memory: 64 << 20, time_ms: 90_000, output: 1 << 30 });
+        assert_eq!(spec.params["names"], serde_json::json!(["a", { "b": 1.5 }]));
+        assert_eq!(spec.files["stop"], Located { value: "stopwords.txt".into(), line: 17 });
+    }
+
+    #[test]
+    fn only_the_kind_must_be_said() {
+        assert_eq!(errors(""), ["job.toml: `kind` is missing"]);
+        assert_eq!(parse("kind = \"mr\"", FILE).unwrap().limits, Limits::default());
+    }
+
+    #[test]
+    fn all_errors_are_reported_with_line_and_expectation() {
+        let text = "kind = \"mrr\"\nworkers = 0\n[limits]\nmemory = \"much\"\ntiem = \"1s\"\ntime = \"99999h\"\n";
+        assert_eq!(
+            errors(text),
+            [
+                "job.toml:1: there is no kind `mrr`; did you mean `mr`?",
+                "job.toml:2: `workers` is 0; expected a whole number from 1 to 10000",
+                "job.toml:4: `limits.memory` is \"much\"; expected a size such as \"256MiB\" (B, KiB, MiB, GiB, TiB)",
+                "job.toml:5: unknown key `limits.tiem`; did you mean `time`?",
+                "job.toml:6: `limits.time` is \"99999h\"; expected 1ms to 168h",
+            ]
+        );
+    }
+
+    #[test]
+    fn broken_syntax_names_its_line_and_the_rest_is_checked_too() {
+        let found = errors("kind = \"mr\"\nworkers = \n[limits]\nmemory = 3\n");
+        assert!(found.iter().any(|error| error.starts_with("job.toml:2: ")), "{found:?}");
+        assert!(found.iter().any(|error| error.contains("`limits.memory` is 3")), "{found:?}");
+    }
+
+    #[test]
+    fn what_json_cannot_say_is_refused() {
+        let found = errors("kind = \"mr\"\n[params]\nx = 1979-05-27\n");
+        assert_eq!(found, ["job.toml:3: a date must be put in quotes"]);
     }
 }

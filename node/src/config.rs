@@ -1,1 +1,3 @@
 //! Settings.
+/// t
+pub const DEFAULT_TOML: &str = "";

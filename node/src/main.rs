@@ -1,3 +1,7 @@
 //! The `ipdc` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ipdc_node::cli::main()
+}

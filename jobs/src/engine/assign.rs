@@ -60,7 +60,13 @@ impl Engine {
             && state.waiting.is_none()
             && state.live().next().is_none()
             && state.retry_at.is_none_or(|at| at <= self.now)
-            && state.group.is_none_or(|group| self.groups[group].missing == 0)
+            && !self.is_missing_input(task)
+    }
+
+    /// Puts every task that can run into the queue of its home.
+    pub(super) fn enqueue_all(&mut self) {
+        let all: Vec<TaskId> = (0..self.tasks.len() as u32).map(TaskId).collect();
+        self.enqueue(&all);
     }
 
     /// Puts those of `tasks` that can run into the queues of their homes.

@@ -185,7 +185,8 @@ impl Engine {
         true
     }
 
-    fn is_missing_input(&self, task: TaskId) -> bool {
+    /// Whether a task that it needs has no output.
+    pub(super) fn is_missing_input(&self, task: TaskId) -> bool {
         self.task(task).group.is_some_and(|group| self.groups[group].missing > 0)
     }
 

@@ -69,8 +69,7 @@ impl Engine {
             up.into_iter().for_each(|peer| self.query(peer));
         }
         self.choose();
-        let ready: Vec<TaskId> = (0..self.tasks.len() as u32).map(TaskId).collect();
-        self.enqueue(&ready);
+        self.enqueue_all();
         self.look_at_finish();
     }
 
@@ -102,8 +101,8 @@ impl Engine {
                 state.tries.losses += 1;
                 state.avoid.extend(commit.holders);
                 self.stage_mut(task).done -= 1;
-                for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
-                    group.missing += 1;
+                if replayed {
+                    self.miss(task);
                 }
             }
             Record::Built { result, report } => {
@@ -141,16 +140,20 @@ impl Engine {
         self.unassigned = true;
     }
 
-    /// A loss is durable: its consumers wait again, it runs again.
+    /// An output cannot be had any more: whoever needs it waits. This takes effect before it is
+    /// durable, for to wait is always safe.
+    pub(super) fn miss(&mut self, task: TaskId) {
+        let mut blocked: Vec<TaskId> = Vec::new();
+        for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
+            group.missing += 1;
+            blocked.extend(&group.consumers);
+        }
+        blocked.into_iter().for_each(|consumer| self.dequeue(consumer));
+    }
+
+    /// A loss is durable: the task runs again.
     fn after_loss(&mut self, task: TaskId) {
         self.counters.lost_outputs += 1;
-        let blocked: Vec<TaskId> = self
-            .groups
-            .iter()
-            .filter(|group| group.tasks.contains(&task.0))
-            .flat_map(|group| group.consumers.iter().copied())
-            .collect();
-        blocked.into_iter().for_each(|consumer| self.dequeue(consumer));
         self.enqueue(&[task]);
     }
 

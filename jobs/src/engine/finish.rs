@@ -155,6 +155,8 @@ impl Engine {
         if !lost.is_empty() {
             self.finish = Finish::Working;
             lost.into_iter().for_each(|task| self.lose_output(task));
+            // What could have begun meanwhile was held back.
+            self.enqueue_all();
             return;
         }
         let limits = &self.plan.limits;

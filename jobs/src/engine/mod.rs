@@ -281,6 +281,8 @@ impl Engine {
                 Timer::Stall => self.look_at_stall(),
             }
         }
+        // Answers go out before new work: a worker that is told to forget or stop has room sooner.
+        self.say_answers();
         self.build_if_finished();
         if std::mem::take(&mut self.unassigned) {
             self.assign();
@@ -355,7 +357,7 @@ impl Engine {
         }
     }
 
-    fn flush(&mut self) -> Vec<Action> {
+    fn say_answers(&mut self) {
         for (peer, attempts) in std::mem::take(&mut self.outbox.settled) {
             for attempts in attempts.chunks(limits::NAMES_LIMIT) {
                 self.send(peer, WorkerOrder::Settled { attempts: attempts.to_vec() });
@@ -366,6 +368,10 @@ impl Engine {
                 self.send(peer, WorkerOrder::Revoke { attempts: attempts.to_vec() });
             }
         }
+    }
+
+    fn flush(&mut self) -> Vec<Action> {
+        self.say_answers();
         for (peer, attempts) in std::mem::take(&mut self.outbox.assigned) {
             for attempts in attempts.chunks(BATCH_LIMIT) {
                 self.send_assignments(peer, attempts);

@@ -171,7 +171,7 @@ impl Engine {
                 && task.waiting.is_none()
                 && task.live().next().is_none()
                 && task.retry_at.is_none_or(|at| at <= self.now)
-                && task.group.is_none_or(|group| self.groups[group].missing == 0);
+                && !self.is_missing_input(id);
             assert!(!is_forgotten, "task {id} can run and nobody sees to it");
         }
         for (peer, known) in &self.peers {
@@ -188,7 +188,7 @@ impl Engine {
             let missing = group
                 .tasks
                 .clone()
-                .filter(|task| self.task(TaskId(*task)).commit.is_none())
+                .filter(|task| self.task(TaskId(*task)).state != TaskState::Committed)
                 .count();
             assert_eq!(group.missing as usize, missing, "open tasks of {:?}", group.tasks);
         }

@@ -159,7 +159,7 @@ impl Engine {
                     .filter(|needed| self.spec(task).needs.contains(&needed.0))
                     .filter(|needed| self.was_committed_before(*needed, given_at))
                     .collect();
-                if lost.is_empty() && !self.has_lost_input(task) {
+                if lost.is_empty() && !self.is_missing_input(task) {
                     let class = FailureClass::Missing;
                     self.note_failure(task, attempt, worker, Some(class), INPUT_MISSING, &message);
                     let code = INPUT_MISSING.to_owned();
@@ -183,12 +183,6 @@ impl Engine {
         commit.is_some_and(|commit| commit.at.is_none_or(|at| at <= given_at))
     }
 
-    fn has_lost_input(&self, task: TaskId) -> bool {
-        let mut needs = self.spec(task).needs.clone();
-        needs.any(|needed| self.task(TaskId(needed)).state != TaskState::Committed)
-            || self.task(task).group.is_some_and(|group| self.groups[group].missing > 0)
-    }
-
     /// A committed output is nowhere to be had.
     pub(super) fn lose_output(&mut self, task: TaskId) {
         if self.task(task).state != TaskState::Committed
@@ -203,6 +197,7 @@ impl Engine {
             return;
         }
         self.task_mut(task).state = TaskState::Losing;
+        self.miss(task);
         self.append(Record::Lost { task });
     }
 

@@ -219,7 +219,7 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) tasks: Range<u32>,
-    /// How many of them are not committed.
+    /// How many of them have no output that can be had.
     pub(super) missing: u32,
     pub(super) consumers: Vec<TaskId>,
 }

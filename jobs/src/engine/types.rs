@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
+use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
 use crate::manifest::Manifest;
 use crate::message::{Cost, FailureClass, Payload, ToController, ToWorker};
@@ -214,8 +214,10 @@ pub enum Record {
     /// The result is on this node's disk.
     Built {
         /// Root of the result directory.
+        #[serde(with = "cid_text")]
         result: Cid,
         /// Root of the report.
+        #[serde(with = "cid_text")]
         report: Cid,
     },
     /// The job ended. The last record.
@@ -228,8 +230,10 @@ pub struct End {
     /// How.
     pub state: EndState,
     /// Root of the result directory, when done.
+    #[serde(with = "cid_text::option")]
     pub result: Option<Cid>,
     /// Root of the report, when done.
+    #[serde(with = "cid_text::option")]
     pub report: Option<Cid>,
     /// The cause, when failed.
     pub error: Option<JobError>,

@@ -20,7 +20,7 @@ mod rng;
 mod scenario;
 #[cfg(test)]
 mod tests;
-mod work;
+pub(crate) mod work;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

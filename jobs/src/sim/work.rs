@@ -1,16 +1,19 @@
 //! A synthetic kind: two stages of hashing, so that every output depends on all that it should.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::engine::Runtime;
 use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
-use crate::kind::{Host, JobFiles, Kind, PlanError, TaskError, TaskSpec, Tree, Work};
+use crate::kind::{Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work};
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
 /// `scatter` tasks hash their body; `gather` tasks hash what they pick from every one of those.
-pub(super) struct Hashing;
+pub(crate) struct Hashing;
 
 impl Kind for Hashing {
     fn name(&self) -> &'static str {
@@ -25,6 +28,10 @@ impl Kind for Hashing {
         Ok(Value::Null)
     }
 
+    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
+        BTreeSet::from([Runtime::Wasm])
+    }
+
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
         Err(PlanError::Unfit("the simulator plans by itself".to_owned()))
     }
@@ -34,13 +41,15 @@ impl Kind for Hashing {
         hash(&[&task.body, output])
     }
 
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<(String, FileRef)>, PlanError> {
-        let file = |(task, output): &(TaskId, Payload)| match output {
-            Payload::Inline(bytes) => {
-                let cid = cid_of(CODEC_RAW, bytes);
-                (format!("part-{task}"), FileRef { cid, len: bytes.len() as u64 })
-            }
-            Payload::File(file) => (format!("part-{task}"), *file),
+    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
+        let file = |(task, output): &(TaskId, Payload)| {
+            let file = match output {
+                Payload::Inline(bytes) => {
+                    FileRef { cid: cid_of(CODEC_RAW, bytes), len: bytes.len() as u64 }
+                }
+                Payload::File(file) => *file,
+            };
+            ResultFile { task: *task, name: format!("part-{task}"), file }
         };
         Ok(outputs.iter().map(file).collect())
     }
@@ -52,7 +61,7 @@ impl Kind for Hashing {
 
 /// What a task gives.
 #[must_use]
-pub(super) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
+pub(crate) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
     let picked = inputs.iter().map(|input| match &input.payload {
         Payload::Inline(bytes) => bytes.clone(),
         Payload::File(file) => Bytes::from(file.cid.to_bytes()),
@@ -64,7 +73,7 @@ pub(super) fn output_of(body: &[u8], inputs: &[Input]) -> Payload {
 
 /// `scatter` first tasks and `gather` that need them all.
 #[must_use]
-pub(super) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
+pub(crate) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
     let task = |stage: u16, n: u32| TaskSpec {
         stage,
         body: Bytes::copy_from_slice(&[&[stage as u8][..], &n.to_be_bytes()].concat()),
@@ -78,7 +87,7 @@ pub(super) fn plan(scatter: u32, gather: u32) -> Vec<TaskSpec> {
 
 /// The result that the job must give, whatever happens on the way.
 #[must_use]
-pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
+pub(crate) fn expected(tasks: &[TaskSpec]) -> Cid {
     let mut outputs: Vec<Payload> = Vec::new();
     for spec in tasks {
         let inputs: Vec<Input> = spec
@@ -100,10 +109,9 @@ pub(super) fn expected(tasks: &[TaskSpec]) -> Cid {
 
 /// The root of the result directory of these outputs.
 #[must_use]
-pub(super) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
+pub(crate) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
     let files = Hashing.finish(outputs).unwrap_or_default();
-    let listing = serde_json::to_vec(&files).unwrap_or_default();
-    cid_of(CODEC_RAW, &listing)
+    cid_of(CODEC_RAW, format!("{files:?}").as_bytes())
 }
 
 fn hash(parts: &[&[u8]]) -> Payload {

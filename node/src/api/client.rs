@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream;
 use ipdc_jobs::ids::{Cid, JobId, PeerId};
 use miette::Diagnostic;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -523,7 +523,7 @@ mod tests {
     use axum::Json;
     use axum::Router;
     use axum::extract::{Path as UrlPath, Query};
-    use axum::http::HeaderMap;
+    use axum::http::{HeaderMap, StatusCode};
     use axum::routing::{get, post};
     use ipdc_jobs::ids::{CODEC_RAW, cid_of};
 
@@ -584,7 +584,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_keeps_code_causes_help_and_details() {
         let problem = Problem {
-            code: "IPDC-4001".into(),
+            code: "IPDC-0000".into(),
             message: "the job directory is wrong".into(),
             causes: vec!["near".into(), "far".into()],
             help: Some("mend it".into()),

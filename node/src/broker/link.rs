@@ -62,8 +62,13 @@ const PING_AFTER: Duration = Duration::from_secs(12);
 /// The keep-alive that a link promises, seconds.
 const KEEP_ALIVE_S: u64 = 15;
 
-/// How long any answer may take: to the CONNECT, to a ping, or the room to write.
+/// How long any answer may take, to a CONNECT or to a ping: a broker that is busy with what we
+/// sent before answers each of those in two seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a stream may take no byte. Longer than [`ANSWER_TIMEOUT`], because a stream opens its
+/// window only when the other side has read a good part of it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pause before a link that broke is made again: at first, and at most. Doubled in between.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
@@ -280,7 +285,7 @@ enum Broken {
     Io(#[from] io::Error),
     #[error("not MQTT")]
     Mqtt(#[from] mqtt5::MqttError),
-    #[error("no answer in {ANSWER_TIMEOUT:?}")]
+    #[error("the peer fell silent")]
     Silent,
     #[error("the peer's broker refused us: {0:?}")]
     Refused(ReasonCode),
@@ -457,16 +462,49 @@ impl Wire {
     }
 
     async fn flush(&mut self) -> Result<(), Broken> {
-        let write = async {
-            self.stream.write_all_buf(&mut self.unsent).await?;
-            self.stream.flush().await
-        };
-        Ok(timeout(ANSWER_TIMEOUT, write).await.map_err(|_| Broken::Silent)??)
+        while !self.unsent.is_empty() {
+            let write = self.stream.write_buf(&mut self.unsent);
+            if timeout(WRITE_TIMEOUT, write).await.map_err(|_| Broken::Silent)?? == 0 {
+                return Err(io::Error::from(io::ErrorKind::WriteZero).into());
+            }
+        }
+        Ok(timeout(WRITE_TIMEOUT, self.stream.flush()).await.map_err(|_| Broken::Silent)??)
     }
 
     /// The next packet. What was read of it stays when the future is dropped.
     async fn read(&mut self) -> Result<Packet, Broken> {
         let Wire { stream, unread, .. } = self;
         Ok(read_packet_from_stream(stream, MQTT_VERSION, unread, PACKET_LIMIT).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbered(n: usize) -> Bytes {
+        n.to_string().into()
+    }
+
+    #[test]
+    fn a_full_outbox_drops_its_oldest() {
+        let outbox = Outbox::default();
+        let dropped: usize = (0..QUEUE_LIMIT + 3).map(|n| outbox.push(numbered(n))).sum();
+        assert_eq!(dropped, 3);
+        assert_eq!(outbox.pop(), Some(numbered(3)));
+        assert_eq!(outbox.push(Bytes::from(vec![0; QUEUE_BYTES])), QUEUE_LIMIT - 1);
+    }
+
+    #[test]
+    fn what_was_put_back_comes_first_and_in_order() {
+        let outbox = Outbox::default();
+        for n in 0..4 {
+            outbox.push(numbered(n));
+        }
+        let popped: Vec<_> = (0..2).filter_map(|_| outbox.pop()).collect();
+        outbox.unpop(popped.into_iter());
+        let all: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
+        assert_eq!(all, [0, 1, 2, 3].map(numbered));
+        assert_eq!(outbox.waiting().bytes, 0);
     }
 }

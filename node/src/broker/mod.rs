@@ -25,6 +25,9 @@ mod mqtt;
 mod session;
 pub mod topics;
 
+#[cfg(test)]
+mod tests;
+
 pub use link::Links;
 pub use mqtt::{Options, Password, WebSocket, start};
 

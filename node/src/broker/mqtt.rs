@@ -385,7 +385,7 @@ impl Broker for Mqtt5 {
     }
 }
 
-fn retained_message(packet: PublishPacket) -> Message {
+pub(super) fn retained_message(packet: PublishPacket) -> Message {
     let response_topic = match packet.properties.get(PropertyId::ResponseTopic) {
         Some(PropertyValue::Utf8String(topic)) => Some(topic.as_str().into()),
         _ => None,

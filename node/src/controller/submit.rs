@@ -226,25 +226,23 @@ fn check(
     params: &serde_json::Map<String, serde_json::Value>,
     directory: &Directory,
 ) -> Result<(JobSpec, serde_json::Value), SubmitError> {
-    let found = kind::find(kind).ok_or_else(|| SubmitError::UnknownKind {
-        given: kind.to_owned(),
-        known: kind::KINDS.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", "),
-    })?;
+    if kind::find(kind).is_none() {
+        let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
+        return Err(SubmitError::UnknownKind { given: kind.to_owned(), known: known.join(", ") });
+    }
     let wrong = |message: String| {
-        vec![SpecError { file: spec::FILE_NAME.into(), line: None, message }]
+        vec![SpecError { file: spec::FILE.into(), line: None, message }]
     };
     let file = directory
-        .find(spec::FILE_NAME)
+        .find(spec::FILE)
         .ok_or_else(|| wrong("not found; every job directory has one at its top".into()))?;
     let text = directory.read(&file, JOB_TOML_LIMIT).map_err(|error| wrong(error.to_string()))?;
     let text = std::str::from_utf8(&text).map_err(|_| wrong("is not UTF-8 text".into()))?;
-    let mut spec = spec::parse(text, spec::FILE_NAME)?;
+    let (spec, config) = spec::check(text, spec::FILE, params, directory)?;
     if spec.kind != kind {
         let message = format!("is a job of kind `{}`, and was submitted as `{kind}`", spec.kind);
         return Err(wrong(message).into());
     }
-    spec.params.extend(params.clone());
-    let config = found.configure(&spec, directory)?;
     Ok((spec, config))
 }
 
@@ -263,7 +261,7 @@ impl Directory {
         }
         named.parse().map_err(|_| {
             vec![SpecError {
-                file: spec::FILE_NAME.into(),
+                file: spec::FILE.into(),
                 line: None,
                 message: format!(
                     "`input = \"{named}\"` names no file or directory of the job directory and is no CID"

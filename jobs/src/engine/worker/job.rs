@@ -71,7 +71,13 @@ pub(super) enum Store {
 }
 
 impl Job {
-    pub(super) fn new(controller: PeerId, epoch: Epoch, manifest: FileRef, now: Duration) -> Job {
+    /// A job of which nothing is held yet.
+    pub(super) fn new(
+        controller: PeerId,
+        epoch: Epoch,
+        manifest: FileRef,
+        idle_until: Duration,
+    ) -> Job {
         Job {
             epoch,
             controller,
@@ -84,7 +90,7 @@ impl Job {
             reports: BTreeMap::new(),
             newest: BTreeMap::new(),
             stores: BTreeMap::new(),
-            renew_at: now,
+            renew_at: idle_until,
             quiet_since: None,
         }
     }

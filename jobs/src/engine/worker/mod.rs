@@ -10,6 +10,8 @@
 //! under.
 
 mod job;
+#[cfg(test)]
+mod tests;
 mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -96,16 +98,16 @@ impl Worker {
 
     fn recover(&mut self, record: WorkerRecord) {
         let now = self.now;
+        let idle_until = now + self.limits.idle_ping;
         match record {
             WorkerRecord::Epoch { job, epoch, controller, manifest, roster } => {
                 let known = self
                     .jobs
                     .entry(job)
-                    .or_insert_with(|| Job::new(controller, epoch, manifest, now));
+                    .or_insert_with(|| Job::new(controller, epoch, manifest, idle_until));
                 known.epoch = epoch;
                 known.controller = controller;
                 known.roster = Some(roster);
-                known.renew_at = now + self.limits.idle_ping;
             }
             WorkerRecord::Report { job, report } => {
                 let Some(known) = self.jobs.get_mut(&job) else { return };
@@ -248,7 +250,8 @@ impl Worker {
             }
             WorkerOrder::Assign { manifest, .. } | WorkerOrder::Store { manifest, .. } => {
                 let manifest = *manifest;
-                let mut known = Job::new(from, epoch, manifest, self.now);
+                let idle_until = self.now + self.limits.idle_ping;
+                let mut known = Job::new(from, epoch, manifest, idle_until);
                 known.quiet_since = Some(self.now);
                 known.unchecked.push((from, ToWorker { job, epoch, body }));
                 self.jobs.insert(job, known);
@@ -609,7 +612,11 @@ impl Worker {
         seq
     }
 
+    /// Says something, unless the job's epoch is not durable yet: then it is asked again.
     fn say(&mut self, to: PeerId, job: JobId, epoch: Epoch, body: ControllerNote) {
+        if self.jobs.get(&job).is_some_and(|job| job.awaits.is_some()) {
+            return;
+        }
         self.actions.push(WorkerAction::Send { to, message: ToController { job, epoch, body } });
     }
 }

@@ -1,0 +1,338 @@
+//! A map task's side of the shuffle: takes the records that `map` emits, joins those of one key
+//! where a combiner says so, and leaves a sorted run for each partition.
+//!
+//! What a combiner can keep as one number a key lives in a hash table; everything else is kept as
+//! it came and sorted. Both stay under their share of the memory by writing what they hold to disk
+//! as a sorted run; at the end these are merged. The output is the same bytes, spilled or not:
+//! built-ins give the same however values are grouped, and the user's combiner is called once a
+//! key, with all its values.
+
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use crate::kind::{Host, Lasting, TaskError};
+use crate::message::Payload;
+
+use super::builtin::{self, Builtin, Fold};
+use super::error;
+use super::group::{Grouper, GuestGroup, How};
+use super::merge::{self, Merge};
+use super::record::Records;
+use super::run::{Encoder, Source, prefix};
+use super::shuffle::{RunsWriter, partition};
+
+/// What joins the values of one key in a map task.
+pub(super) enum Combine {
+    /// Nothing does.
+    None,
+    /// A built-in.
+    Builtin(Builtin),
+    /// The user's `combine`.
+    Guest(GuestGroup),
+}
+
+/// Takes a map task's records and makes its runs.
+pub(super) struct Combiner<'a> {
+    host: &'a dyn Host,
+    partitions: u32,
+    /// Bytes to hold before spilling.
+    budget: usize,
+    store: Store,
+    spills: Vec<Source>,
+    combine: Combine,
+}
+
+impl<'a> Combiner<'a> {
+    /// A combiner that holds about `budget` bytes.
+    pub(super) fn new(
+        host: &'a dyn Host,
+        partitions: u32,
+        combine: Combine,
+        budget: usize,
+    ) -> Self {
+        let store = match combine {
+            Combine::Builtin(builtin) if builtin.is_number() => {
+                Store::Numbers(Numbers::new(builtin))
+            }
+            _ => Store::Records(Kept::default()),
+        };
+        Combiner { host, partitions, budget, store, spills: Vec::new(), combine }
+    }
+
+    /// Takes the records of `frame`.
+    pub(super) fn add(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        for record in Records::new(frame) {
+            let (key, value) = record?;
+            let used = match &mut self.store {
+                Store::Numbers(numbers) => numbers.add(key, value)?,
+                Store::Records(kept) => kept.add(key, value),
+            };
+            if used > self.budget {
+                self.spill()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the runs; the map task's output.
+    pub(super) fn finish(mut self) -> Result<Payload, TaskError> {
+        if self.spills.is_empty() {
+            // A table has joined its numbers already.
+            let joined = matches!(self.store, Store::Numbers(_));
+            let how = if joined { How::Pass } else { self.combine.into_how() };
+            let mut output = OutputWriter::new(self.host, how)?;
+            self.store.drain(self.partitions, &mut |partition, key, value| {
+                output.add(partition, key, value)
+            })?;
+            return output.finish(self.partitions);
+        }
+        self.spill()?;
+        let width = merge::width(self.budget as u64);
+        let spills = merge::narrow(self.spills, width, How::Pass, self.host)?;
+        let mut output = OutputWriter::new(self.host, self.combine.into_how())?;
+        let mut merge = Merge::open(&spills, self.host)?;
+        while let Some((spilled, value)) = merge.record() {
+            let (partition, key) =
+                spilled.split_first_chunk().ok_or_else(|| error::corrupt("a spilled run"))?;
+            output.add(u32::from_be_bytes(*partition), key, value)?;
+            merge.advance()?;
+        }
+        output.finish(self.partitions)
+    }
+
+    /// Writes all that is held as a sorted run whose keys begin with their partition, big-endian:
+    /// so it is sorted by partition, then key, and merges like any other.
+    fn spill(&mut self) -> Result<(), TaskError> {
+        let mut file = self.host.create(Lasting::Scratch)?;
+        let mut encoder = Encoder::new()?;
+        let mut spilled = Vec::new();
+        self.store.drain(self.partitions, &mut |partition, key, value| {
+            spilled.clear();
+            spilled.extend_from_slice(&partition.to_be_bytes());
+            spilled.extend_from_slice(key);
+            encoder.add(&spilled, value, &mut |bytes| file.write(bytes))
+        })?;
+        encoder.end(&mut |bytes| file.write(bytes))?;
+        self.spills.push(Source::File(file.finish()?, Vec::new()));
+        Ok(())
+    }
+}
+
+impl Combine {
+    /// What becomes of a key's values, spilled ones joined to numbers among them.
+    fn into_how(self) -> How {
+        match self {
+            Combine::None => How::Pass,
+            Combine::Builtin(builtin) => How::Fold(Fold::partial(builtin.of_partials())),
+            Combine::Guest(group) => How::Guest(group),
+        }
+    }
+}
+
+/// Writes the final runs from records sorted by partition, then key.
+struct OutputWriter<'a> {
+    grouper: Grouper,
+    encoder: Encoder,
+    runs: RunsWriter<'a>,
+}
+
+impl<'a> OutputWriter<'a> {
+    fn new(host: &'a dyn Host, how: How) -> Result<Self, TaskError> {
+        Ok(OutputWriter {
+            grouper: Grouper::new(how),
+            encoder: Encoder::new()?,
+            runs: RunsWriter::new(host),
+        })
+    }
+
+    fn add(&mut self, partition: u32, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
+        if partition != self.runs.partition() {
+            self.go_to(partition)?;
+        }
+        let OutputWriter { grouper, encoder, runs } = self;
+        grouper.add(key, value, &mut |key, value| {
+            encoder.add(key, value, &mut |bytes| runs.write(bytes))
+        })
+    }
+
+    /// Ends the runs before that of `partition`.
+    fn go_to(&mut self, partition: u32) -> Result<(), TaskError> {
+        let OutputWriter { grouper, encoder, runs } = self;
+        grouper.end(&mut |key, value| encoder.add(key, value, &mut |bytes| runs.write(bytes)))?;
+        encoder.end(&mut |bytes| runs.write(bytes))?;
+        while runs.partition() < partition {
+            runs.end_run()?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, partitions: u32) -> Result<Payload, TaskError> {
+        self.go_to(partitions)?;
+        self.runs.finish()
+    }
+}
+
+/// Takes (partition, key, value), sorted.
+type Drain<'a> = dyn FnMut(u32, &[u8], &[u8]) -> Result<(), TaskError> + 'a;
+
+/// What is held in memory.
+enum Store {
+    Numbers(Numbers),
+    Records(Kept),
+}
+
+impl Store {
+    /// Hands over everything, sorted by partition, then key, then order of arrival; empty after.
+    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+        match self {
+            Store::Numbers(numbers) => numbers.drain(partitions, take),
+            Store::Records(kept) => kept.drain(partitions, take),
+        }
+    }
+}
+
+/// One number a key.
+struct Numbers {
+    builtin: Builtin,
+    hash: FixedState,
+    table: HashTable<Slot>,
+    /// The keys, one after the other.
+    keys: Vec<u8>,
+}
+
+/// A key and its number. Keys of up to eight bytes compare without a look into [`Numbers::keys`].
+#[derive(Clone, Copy)]
+struct Slot {
+    number: i128,
+    prefix: u64,
+    start: u32,
+    len: u32,
+}
+
+impl Slot {
+    fn key<'a>(&self, keys: &'a [u8]) -> &'a [u8] {
+        &keys[self.start as usize..][..self.len as usize]
+    }
+}
+
+impl Numbers {
+    fn new(builtin: Builtin) -> Self {
+        Numbers { builtin, hash: FixedState::default(), table: HashTable::new(), keys: Vec::new() }
+    }
+
+    /// Joins `value` to what `key` has; the bytes held.
+    #[inline]
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<usize, TaskError> {
+        let number = self.builtin.lift(key, value)?;
+        let (hash, prefix, keys) = (hash_of(&self.hash, key), prefix(key), &self.keys);
+        let same = |slot: &Slot| {
+            slot.prefix == prefix
+                && slot.len as usize == key.len()
+                && (key.len() <= 8 || slot.key(keys) == key)
+        };
+        match self.table.entry(hash, same, |slot| hash_of(&self.hash, slot.key(keys))) {
+            Entry::Occupied(mut entry) => {
+                let slot = entry.get_mut();
+                slot.number = self.builtin.join(key, slot.number, number)?;
+            }
+            Entry::Vacant(entry) => {
+                let start = u32::try_from(self.keys.len()).expect("a budget is far below 4 GiB");
+                let len = u32::try_from(key.len()).expect("a record is far below 4 GiB");
+                entry.insert(Slot { number, prefix, start, len });
+                self.keys.extend_from_slice(key);
+            }
+        }
+        // Twice a slot: the table is at least 7/16 full after it grew, and has sorting to do.
+        Ok(self.table.len() * 2 * size_of::<Slot>() + self.keys.len())
+    }
+
+    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+        let keys = std::mem::take(&mut self.keys);
+        let mut slots: Vec<(u32, Slot)> =
+            self.table.drain().map(|slot| (partition(slot.key(&keys), partitions), slot)).collect();
+        slots.sort_unstable_by(|(p, a), (q, b)| {
+            (p, a.prefix).cmp(&(q, b.prefix)).then_with(|| a.key(&keys).cmp(b.key(&keys)))
+        });
+        let mut text = Vec::new();
+        for (partition, slot) in &slots {
+            text.clear();
+            builtin::write_number(&mut text, slot.number);
+            take(*partition, slot.key(&keys), &text)?;
+        }
+        Ok(())
+    }
+}
+
+#[inline]
+fn hash_of(state: &FixedState, key: &[u8]) -> u64 {
+    let mut hasher = state.build_hasher();
+    hasher.write(key);
+    hasher.finish()
+}
+
+/// Records as they came.
+#[derive(Default)]
+struct Kept {
+    records: Vec<Record>,
+    /// Keys and values, one after the other.
+    bytes: Vec<u8>,
+}
+
+struct Record {
+    prefix: u64,
+    start: usize,
+    key_len: u32,
+    value_len: u32,
+}
+
+impl Record {
+    fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start..][..self.key_len as usize]
+    }
+
+    fn value<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start + self.key_len as usize..][..self.value_len as usize]
+    }
+}
+
+impl Kept {
+    /// Keeps a record; the bytes held.
+    #[inline]
+    fn add(&mut self, key: &[u8], value: &[u8]) -> usize {
+        let [key_len, value_len] = [key, value]
+            .map(|part| u32::try_from(part.len()).expect("a record is far below 4 GiB"));
+        self.records.push(Record {
+            prefix: prefix(key),
+            start: self.bytes.len(),
+            key_len,
+            value_len,
+        });
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        // Twice a record: sorting writes each down again.
+        self.records.len() * 2 * size_of::<Record>() + self.bytes.len()
+    }
+
+    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut records: Vec<(u32, Record)> = std::mem::take(&mut self.records)
+            .into_iter()
+            .map(|record| (partition(record.key(&bytes), partitions), record))
+            .collect();
+        // Records lie in the order in which they came, so `start` keeps it; of two that start at
+        // the same place the first is empty.
+        records.sort_unstable_by(|(p, a), (q, b)| {
+            (p, a.prefix)
+                .cmp(&(q, b.prefix))
+                .then_with(|| a.key(&bytes).cmp(b.key(&bytes)))
+                .then_with(|| (a.start, a.value_len).cmp(&(b.start, b.value_len)))
+        });
+        for (partition, record) in &records {
+            take(*partition, record.key(&bytes), record.value(&bytes))?;
+        }
+        Ok(())
+    }
+}

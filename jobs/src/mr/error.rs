@@ -1,0 +1,93 @@
+//! The ways in which a map or reduce task fails, each with its code.
+
+use std::borrow::Cow;
+use std::io;
+
+use crate::kind::TaskError;
+use crate::message::FailureClass;
+
+use super::record::RECORD_LIMIT;
+
+/// The longest part of a key that an error shows, in bytes: enough to know it by.
+const KEY_SHOWN: usize = 80;
+
+fn guest(code: &'static str, message: String) -> TaskError {
+    TaskError::Failed { class: FailureClass::Guest, code, message }
+}
+
+/// What the user's code emitted is not packed records.
+pub(super) fn bad_output(what: impl std::fmt::Display) -> TaskError {
+    guest("IPDC-5350", format!("the guest's output is malformed: {what}"))
+}
+
+/// A record, or the value that a built-in made of a key's, is over the limit.
+pub(super) fn too_large(len: usize) -> TaskError {
+    guest("IPDC-5351", format!("a record has {len} bytes; at most {RECORD_LIMIT} are allowed"))
+}
+
+/// A built-in that works on numbers met something else.
+pub(super) fn not_a_number(key: &[u8], value: &[u8]) -> TaskError {
+    let (key, value) = (shown(key), shown(value));
+    guest(
+        "IPDC-5352",
+        format!("key `{key}` has the value `{value}`; expected a decimal integer of 64 bits"),
+    )
+}
+
+/// A number left the range of 64 bits.
+pub(super) fn overflow(key: &[u8]) -> TaskError {
+    guest("IPDC-5353", format!("the number of key `{}` does not fit 64 bits", shown(key)))
+}
+
+/// `combine` emitted a record under a key other than its group's.
+pub(super) fn foreign_key(key: &[u8], emitted: &[u8]) -> TaskError {
+    let (key, emitted) = (shown(key), shown(emitted));
+    guest(
+        "IPDC-5354",
+        format!(
+            "`combine` was called for key `{key}` and emitted key `{emitted}`; it may only emit the key it was called for"
+        ),
+    )
+}
+
+/// All values of one key do not fit the memory of the task that reduces them.
+pub(super) fn group_too_large(key: &[u8], limit: usize) -> TaskError {
+    let key = shown(key);
+    guest(
+        "IPDC-5355",
+        format!(
+            "the values of key `{key}` have more than {limit} bytes, which do not fit the task's memory"
+        ),
+    )
+}
+
+/// A line of the input is longer than a task may hold.
+pub(super) fn line_too_long(limit: usize) -> TaskError {
+    guest(
+        "IPDC-5356",
+        format!(
+            "a line of the input has more than {limit} bytes, which do not fit the task's memory"
+        ),
+    )
+}
+
+/// Bytes that this kind wrote, or planned, do not read back.
+pub(super) fn corrupt(what: &str) -> TaskError {
+    let message = format!("{what} does not read back as it was written");
+    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5357", message }
+}
+
+/// Compression failed, which only a lack of memory explains.
+pub(super) fn compression(error: &io::Error) -> TaskError {
+    let message = format!("a run could not be compressed: {error}");
+    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5358", message }
+}
+
+fn shown(bytes: &[u8]) -> Cow<'_, str> {
+    match bytes.get(..KEY_SHOWN) {
+        Some(start) if bytes.len() > KEY_SHOWN => {
+            Cow::Owned(format!("{}…", String::from_utf8_lossy(start)))
+        }
+        _ => String::from_utf8_lossy(bytes),
+    }
+}

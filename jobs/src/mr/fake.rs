@@ -1,0 +1,210 @@
+//! A worker's world in memory, for this kind's tests: files by CID, guests that are functions.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+
+use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
+use crate::kind::{FileWriter, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
+
+use super::record;
+
+/// What a native guest does: its function's name and input, and where its records go.
+pub(super) type Native = fn(&str, &[u8], &mut dyn FnMut(&[u8], &[u8]));
+
+/// Files, and guests by the module that names them.
+pub(super) struct World {
+    files: Arc<Mutex<HashMap<Cid, Bytes>>>,
+    names: Mutex<BTreeMap<String, FileRef>>,
+    guests: Mutex<HashMap<Cid, Native>>,
+    /// What [`Host::memory`] says.
+    pub(super) memory: u64,
+    /// The most bytes that a read gives.
+    pub(super) read_limit: usize,
+    /// The most bytes of records that a guest hands over at once.
+    pub(super) frame_limit: usize,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        World {
+            files: Arc::default(),
+            names: Mutex::default(),
+            guests: Mutex::default(),
+            memory: 256 << 20,
+            read_limit: 1 << 20,
+            frame_limit: 64 << 10,
+        }
+    }
+
+    pub(super) fn put(&self, bytes: &[u8]) -> FileRef {
+        put(&self.files, bytes)
+    }
+
+    pub(super) fn read(&self, file: &FileRef) -> Option<Bytes> {
+        locked(&self.files).get(&file.cid).cloned()
+    }
+
+    /// Loses a file.
+    pub(super) fn lose(&self, file: &FileRef) {
+        locked(&self.files).remove(&file.cid);
+    }
+
+    /// How many files there are.
+    pub(super) fn count(&self) -> usize {
+        locked(&self.files).len()
+    }
+
+    /// Puts a file at `path` of the job directory.
+    pub(super) fn name(&self, path: &str, bytes: &[u8]) -> FileRef {
+        let file = self.put(bytes);
+        locked(&self.names).insert(path.to_owned(), file);
+        file
+    }
+
+    /// Adds a module that is `native`.
+    pub(super) fn module(&self, name: &str, native: Native) -> FileRef {
+        let file = self.put(name.as_bytes());
+        locked(&self.guests).insert(file.cid, native);
+        file
+    }
+
+    /// An input of these files.
+    pub(super) fn tree(&self, files: Vec<(String, FileRef)>) -> Files<'_> {
+        Files { world: self, files }
+    }
+
+    fn reader(&self, file: &FileRef) -> Option<Reader> {
+        Some(Reader { bytes: self.read(file)?, limit: self.read_limit })
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn put(files: &Mutex<HashMap<Cid, Bytes>>, bytes: &[u8]) -> FileRef {
+    let cid = cid_of(CODEC_RAW, bytes);
+    locked(files).insert(cid, Bytes::copy_from_slice(bytes));
+    FileRef { cid, len: bytes.len() as u64 }
+}
+
+pub(super) struct Files<'a> {
+    world: &'a World,
+    files: Vec<(String, FileRef)>,
+}
+
+impl Tree for Files<'_> {
+    fn files(&self) -> io::Result<Vec<(String, FileRef)>> {
+        Ok(self.files.clone())
+    }
+
+    fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>> {
+        let reader = self.world.reader(file).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(reader))
+    }
+}
+
+impl JobFiles for World {
+    fn find(&self, path: &str) -> Option<FileRef> {
+        locked(&self.names).get(path).copied()
+    }
+
+    fn read(&self, file: &FileRef, _: u64) -> io::Result<Bytes> {
+        World::read(self, file).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn check_module(&self, _: &FileRef, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+struct Reader {
+    bytes: Bytes,
+    limit: usize,
+}
+
+impl ReadAt for Reader {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&mut self, offset: u64, want: usize) -> io::Result<Bytes> {
+        let start = (offset as usize).min(self.bytes.len());
+        let end = (start + want.min(self.limit)).min(self.bytes.len());
+        Ok(self.bytes.slice(start..end))
+    }
+}
+
+impl Host for World {
+    fn open(&self, file: &FileRef, _: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError> {
+        match self.reader(file) {
+            Some(reader) => Ok(Box::new(reader)),
+            None => {
+                let message = "nobody has it".to_owned();
+                Err(TaskError::Missing { file: Box::new(*file), task: None, message })
+            }
+        }
+    }
+
+    fn create(&self, _: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
+        Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
+    }
+
+    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+        let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
+        Ok(Box::new(NativeGuest { native, frame_limit: self.frame_limit }))
+    }
+
+    fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        assert!(done <= total, "{done} of {total}");
+    }
+}
+
+struct Writer {
+    files: Arc<Mutex<HashMap<Cid, Bytes>>>,
+    bytes: Vec<u8>,
+}
+
+impl FileWriter for Writer {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<FileRef, TaskError> {
+        Ok(put(&self.files, &self.bytes))
+    }
+}
+
+struct NativeGuest {
+    native: Native,
+    frame_limit: usize,
+}
+
+impl Guest for NativeGuest {
+    fn call(
+        &mut self,
+        function: &str,
+        input: &[u8],
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
+        let mut frame = Vec::new();
+        let mut result = Ok(());
+        (self.native)(function, input, &mut |key, value| {
+            record::write(&mut frame, key, value);
+            if frame.len() >= self.frame_limit && result.is_ok() {
+                result = sink(&frame);
+                frame.clear();
+            }
+        });
+        result?;
+        sink(&frame)
+    }
+}

@@ -1,0 +1,366 @@
+//! Sorted runs: records in key order, packed for disk and wire, written and read as streams.
+//!
+//! A run is a sequence of blocks, `[raw len u32][packed len u32][zstd]`, lengths little-endian.
+//! Unpacked, a block is a sequence of records, each
+//! `[shared][suffix len][value len][suffix][value]`, the numbers as LEB128: `shared` bytes of the
+//! key are those of the key before it in the block. The blocks of a run depend on its records
+//! only, so the same records are the same bytes wherever they are packed.
+
+use std::cmp::Ordering;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::compress_bound;
+
+use crate::ids::{FileRef, PeerId};
+use crate::kind::{Host, ReadAt, TaskError};
+
+use super::error;
+use super::record::RECORD_LIMIT;
+
+/// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
+/// of many runs hold more.
+const BLOCK: usize = 64 << 10;
+
+/// The longest block: one that was just short of closing, and a record with its numbers.
+const BLOCK_LIMIT: usize = BLOCK + RECORD_LIMIT + 32;
+
+/// The least that is asked of a file at once: less makes reads cost more than what they read.
+const WINDOW: usize = 64 << 10;
+
+/// What reading one run takes, about: its block, a window of the file, the key.
+pub(super) const READER_MEMORY: u64 = 256 << 10;
+
+/// zstd's fastest level: a run lives for seconds.
+const LEVEL: i32 = 1;
+
+const HEADER: usize = 8;
+
+/// Takes the bytes of a run.
+pub(super) type Out<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
+
+/// Packs runs, one after the other.
+pub(super) struct Encoder {
+    zstd: Compressor<'static>,
+    block: Vec<u8>,
+    last_key: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl Encoder {
+    pub(super) fn new() -> Result<Self, TaskError> {
+        let zstd = Compressor::new(LEVEL).map_err(|error| error::compression(&error))?;
+        Ok(Encoder { zstd, block: Vec::new(), last_key: Vec::new(), packed: Vec::new() })
+    }
+
+    /// Appends a record, whose key is not before the last one's.
+    pub(super) fn add(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        out: &mut Out<'_>,
+    ) -> Result<(), TaskError> {
+        let shared = key.iter().zip(&self.last_key).take_while(|(a, b)| a == b).count();
+        write_number(&mut self.block, shared as u64);
+        write_number(&mut self.block, (key.len() - shared) as u64);
+        write_number(&mut self.block, value.len() as u64);
+        self.block.extend_from_slice(&key[shared..]);
+        self.block.extend_from_slice(value);
+        self.last_key.truncate(shared);
+        self.last_key.extend_from_slice(&key[shared..]);
+        if self.block.len() >= BLOCK { self.end(out) } else { Ok(()) }
+    }
+
+    /// Ends the run; the next record begins another.
+    pub(super) fn end(&mut self, out: &mut Out<'_>) -> Result<(), TaskError> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        self.packed.clear();
+        self.packed.reserve(compress_bound(self.block.len()));
+        self.zstd
+            .compress_to_buffer(&self.block, &mut self.packed)
+            .map_err(|error| error::compression(&error))?;
+        let lengths = [self.block.len(), self.packed.len()]
+            .map(|len| u32::try_from(len).expect("a block is far below 4 GiB").to_le_bytes());
+        out(lengths.as_flattened())?;
+        out(&self.packed)?;
+        self.block.clear();
+        self.last_key.clear();
+        Ok(())
+    }
+}
+
+/// Where a run lies.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// Here.
+    Inline(Bytes),
+    /// In a file, that these peers hold.
+    File(FileRef, Vec<PeerId>),
+}
+
+impl Source {
+    /// Its packed bytes.
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Source::Inline(bytes) => bytes.len() as u64,
+            Source::File(file, _) => file.len,
+        }
+    }
+}
+
+/// Reads a run, one record after the other.
+pub(super) struct Reader {
+    bytes: Box<dyn ReadAt>,
+    /// What `bytes` reads, for errors; none for bytes in memory.
+    file: Option<FileRef>,
+    offset: u64,
+    /// Read and not yet unpacked.
+    ahead: Bytes,
+    block: Vec<u8>,
+    /// Where the next record begins in `block`.
+    next: usize,
+    key: Vec<u8>,
+    prefix: u64,
+    value: std::ops::Range<usize>,
+}
+
+impl Reader {
+    /// A reader that is before the first record of the run at `source`.
+    pub(super) fn open(source: &Source, host: &dyn Host) -> Result<Self, TaskError> {
+        let (bytes, file): (Box<dyn ReadAt>, _) = match source {
+            Source::Inline(bytes) => (Box::new(InMemory(bytes.clone())), None),
+            Source::File(file, holders) => (host.open(file, holders)?, Some(*file)),
+        };
+        Ok(Reader {
+            bytes,
+            file,
+            offset: 0,
+            ahead: Bytes::new(),
+            block: Vec::new(),
+            next: 0,
+            key: Vec::new(),
+            prefix: 0,
+            value: 0..0,
+        })
+    }
+
+    /// Goes to the next record; false at the end of the run.
+    pub(super) fn advance(&mut self, zstd: &mut Decompressor<'_>) -> Result<bool, TaskError> {
+        if self.next == self.block.len() && !self.unpack_block(zstd)? {
+            return Ok(false);
+        }
+        self.read_record().ok_or_else(|| error::corrupt("a run"))?;
+        Ok(true)
+    }
+
+    /// The current record.
+    pub(super) fn record(&self) -> (&[u8], &[u8]) {
+        (&self.key, &self.block[self.value.clone()])
+    }
+
+    /// Packed bytes read so far.
+    pub(super) fn read(&self) -> u64 {
+        self.offset
+    }
+
+    /// The order of two readers' current keys.
+    pub(super) fn compare_keys(&self, other: &Self) -> Ordering {
+        self.prefix.cmp(&other.prefix).then_with(|| self.key.cmp(&other.key))
+    }
+
+    fn read_record(&mut self) -> Option<()> {
+        let mut rest = &self.block[self.next..];
+        let shared = read_length(&mut rest)?;
+        let suffix_len = read_length(&mut rest)?;
+        let value_len = read_length(&mut rest)?;
+        let (suffix, rest) = rest.split_at_checked(suffix_len)?;
+        if shared > self.key.len() || value_len > rest.len() {
+            return None;
+        }
+        self.key.truncate(shared);
+        self.key.extend_from_slice(suffix);
+        self.prefix = prefix(&self.key);
+        let value_at = self.block.len() - rest.len();
+        self.value = value_at..value_at + value_len;
+        self.next = self.value.end;
+        Some(())
+    }
+
+    fn unpack_block(&mut self, zstd: &mut Decompressor<'_>) -> Result<bool, TaskError> {
+        if self.ahead.is_empty() && self.offset == self.bytes.len() {
+            return Ok(false);
+        }
+        self.fill(HEADER)?;
+        let header = self.ahead.split_to(HEADER);
+        let length = |at: usize| {
+            let bytes = header[at..at + 4].try_into().expect("four bytes were cut");
+            u32::from_le_bytes(bytes) as usize
+        };
+        let (raw, packed) = (length(0), length(4));
+        if raw == 0 || raw > BLOCK_LIMIT || packed > compress_bound(BLOCK_LIMIT) {
+            return Err(error::corrupt("a run"));
+        }
+        self.fill(packed)?;
+        let packed = self.ahead.split_to(packed);
+        self.block.clear();
+        self.block.reserve(raw);
+        let unpacked = zstd.decompress_to_buffer(&packed, &mut self.block);
+        if unpacked.ok() != Some(raw) {
+            return Err(error::corrupt("a run"));
+        }
+        self.next = 0;
+        self.key.clear();
+        Ok(true)
+    }
+
+    /// Reads ahead until there are `want` bytes.
+    fn fill(&mut self, want: usize) -> Result<(), TaskError> {
+        while self.ahead.len() < want {
+            let ask = (want - self.ahead.len()).max(WINDOW);
+            let read = self.bytes.read_at(self.offset, ask).map_err(|error| match &self.file {
+                Some(file) => TaskError::of_read(file, error),
+                None => error::corrupt("a run"),
+            })?;
+            if read.is_empty() {
+                return Err(error::corrupt("a run"));
+            }
+            self.offset += read.len() as u64;
+            self.ahead = if self.ahead.is_empty() {
+                read
+            } else {
+                let mut both = BytesMut::with_capacity(self.ahead.len() + read.len());
+                both.extend_from_slice(&self.ahead);
+                both.extend_from_slice(&read);
+                both.freeze()
+            };
+        }
+        Ok(())
+    }
+}
+
+/// The first eight bytes of a key as a number, so that keys that differ there compare at once.
+#[inline]
+pub(super) fn prefix(key: &[u8]) -> u64 {
+    if let Some(first) = key.first_chunk::<8>() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut first = [0; 8];
+    first[..key.len()].copy_from_slice(key);
+    u64::from_be_bytes(first)
+}
+
+/// Appends `number` as LEB128.
+pub(super) fn write_number(to: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        to.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
+/// Takes a LEB128 number off the front of `from`.
+pub(super) fn read_number(from: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = from.split_first()?;
+        *from = rest;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+/// Takes a length that memory can have.
+pub(super) fn read_length(from: &mut &[u8]) -> Option<usize> {
+    usize::try_from(read_number(from)?).ok()
+}
+
+/// A run that came inside a message.
+struct InMemory(Bytes);
+
+impl ReadAt for InMemory {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read_at(&mut self, offset: u64, want: usize) -> io::Result<Bytes> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.0.len());
+        let end = start.saturating_add(want).min(self.0.len());
+        Ok(self.0.slice(start..end))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::fake::World;
+    use super::*;
+
+    fn pack(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let mut run = Vec::new();
+        let mut encoder = Encoder::new().unwrap();
+        let mut out = |bytes: &[u8]| {
+            run.extend_from_slice(bytes);
+            Ok(())
+        };
+        for (key, value) in records {
+            encoder.add(key, value, &mut out).unwrap();
+        }
+        encoder.end(&mut out).unwrap();
+        run
+    }
+
+    fn unpack(run: Vec<u8>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TaskError> {
+        let host = World::new();
+        let mut reader = Reader::open(&Source::Inline(run.into()), &host)?;
+        let mut zstd = Decompressor::new().unwrap();
+        let mut records = Vec::new();
+        while reader.advance(&mut zstd)? {
+            let (key, value) = reader.record();
+            records.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(records)
+    }
+
+    #[test]
+    fn a_run_of_many_blocks_reads_back_as_written() {
+        let records: Vec<_> = (0..40_000_u32)
+            .map(|n| (format!("key {n:08}").into_bytes(), vec![b'v'; n as usize % 5]))
+            .collect();
+        assert_eq!(unpack(pack(&records)).unwrap(), records);
+    }
+
+    #[test]
+    fn a_damaged_run_is_an_error_wherever_the_damage_is() {
+        let records: Vec<_> = (0..50_u8).map(|n| (vec![n, n], vec![n])).collect();
+        let run = pack(&records);
+        for cut in 1..run.len() {
+            assert!(unpack(run[..cut].to_vec()).is_err(), "cut at {cut}");
+        }
+        for at in 0..HEADER {
+            let mut damaged = run.clone();
+            damaged[at] ^= 0x80;
+            assert!(unpack(damaged).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn numbers_read_back_and_longer_ones_are_refused() {
+        for number in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut text = Vec::new();
+            write_number(&mut text, number);
+            assert_eq!(read_number(&mut text.as_slice()), Some(number));
+        }
+        assert_eq!(read_number(&mut [0xff; 9].as_slice()), None);
+        assert_eq!(read_number(&mut [0xff; 10].as_slice()), None);
+    }
+}

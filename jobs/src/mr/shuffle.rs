@@ -1,0 +1,274 @@
+//! The shuffle: which partition a key belongs to, and what a map task leaves for the reducers.
+
+use bytes::Bytes;
+
+use crate::ids::{Cid, FileRef};
+use crate::kind::{FileWriter, Host, Lasting, TaskError};
+use crate::message::{INLINE_LIMIT, Payload};
+
+use super::error;
+use super::run::{read_length, read_number, write_number};
+
+/// The version of [`MapOutput`]'s written form.
+const VERSION: u8 = 1;
+
+/// The longest binary CID that is read: what the swarm makes has 36 bytes.
+const CID_LIMIT: usize = 64;
+
+/// The partition of `key`, of `partitions`.
+///
+/// FNV-1a in 64 bits over the key's bytes, then the finalizer of MurmurHash3 (FNV's low bits alone
+/// are weak), modulo `partitions`. Part of what determines a result: it never changes, and it
+/// depends on neither platform nor version nor the number of workers.
+#[inline]
+pub(super) fn partition(key: &[u8], partitions: u32) -> u32 {
+    let fnv = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    ((mixed ^ (mixed >> 33)) % u64::from(partitions)) as u32
+}
+
+/// What a map task leaves: a sorted run for each partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MapOutput {
+    pub(super) runs: Vec<Run>,
+}
+
+/// The records of one map task for one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Run {
+    /// No record.
+    Empty,
+    /// The run itself.
+    Inline(Bytes),
+    /// The file that is the run.
+    File(FileRef),
+}
+
+impl MapOutput {
+    /// `[version][number of runs]`, then for each run its tag and what belongs to it; the numbers
+    /// as LEB128.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut text = vec![VERSION];
+        write_number(&mut text, self.runs.len() as u64);
+        for run in &self.runs {
+            match run {
+                Run::Empty => text.push(0),
+                Run::Inline(bytes) => {
+                    text.push(1);
+                    write_number(&mut text, bytes.len() as u64);
+                    text.extend_from_slice(bytes);
+                }
+                Run::File(file) => {
+                    text.push(2);
+                    let cid = file.cid.to_bytes();
+                    write_number(&mut text, cid.len() as u64);
+                    text.extend_from_slice(&cid);
+                    write_number(&mut text, file.len);
+                }
+            }
+        }
+        text.into()
+    }
+
+    /// What [`MapOutput::encode`] wrote; none for anything else.
+    pub(super) fn decode(text: &Bytes) -> Option<Self> {
+        let mut rest: &[u8] = text;
+        let (&version, after) = rest.split_first()?;
+        rest = after;
+        let count = read_length(&mut rest)?;
+        // A run takes a byte at least, so a made-up count allocates no more than was sent.
+        if version != VERSION || count > rest.len() {
+            return None;
+        }
+        let mut runs = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (&tag, after) = rest.split_first()?;
+            rest = after;
+            runs.push(match tag {
+                0 => Run::Empty,
+                1 => {
+                    let len = read_length(&mut rest)?;
+                    let (run, after) = rest.split_at_checked(len)?;
+                    rest = after;
+                    Run::Inline(text.slice_ref(run))
+                }
+                2 => {
+                    let len = read_length(&mut rest).filter(|len| *len <= CID_LIMIT)?;
+                    let (cid, after) = rest.split_at_checked(len)?;
+                    rest = after;
+                    Run::File(FileRef {
+                        cid: Cid::try_from(cid).ok()?,
+                        len: read_number(&mut rest)?,
+                    })
+                }
+                _ => return None,
+            });
+        }
+        rest.is_empty().then_some(MapOutput { runs })
+    }
+}
+
+/// The one run of `partition` out of a map task's output, if that travels inline; else the whole,
+/// from whose file the reduce task picks by itself.
+pub(super) fn pick(partition: u32, output: &Payload) -> Payload {
+    let Payload::Inline(text) = output else {
+        return output.clone();
+    };
+    let run =
+        MapOutput::decode(text).and_then(|output| output.runs.into_iter().nth(partition as usize));
+    match run {
+        Some(run) => Payload::Inline(MapOutput { runs: vec![run] }.encode()),
+        // The reduce task will say what is wrong with it.
+        None => output.clone(),
+    }
+}
+
+/// Writes a map task's runs, partition after partition: inline while all of them together fit a
+/// message, else each as a file of its own, so that a reducer fetches nothing but what it needs.
+pub(super) struct RunsWriter<'a> {
+    host: &'a dyn Host,
+    done: Vec<Run>,
+    /// The run being written, while all are inline.
+    inline: Vec<u8>,
+    inline_total: usize,
+    in_files: bool,
+    file: Option<Box<dyn FileWriter>>,
+}
+
+impl<'a> RunsWriter<'a> {
+    pub(super) fn new(host: &'a dyn Host) -> Self {
+        RunsWriter {
+            host,
+            done: Vec::new(),
+            inline: Vec::new(),
+            inline_total: 0,
+            in_files: false,
+            file: None,
+        }
+    }
+
+    /// How many runs have ended: the partition that is being written.
+    pub(super) fn partition(&self) -> u32 {
+        u32::try_from(self.done.len()).expect("partitions are counted in a u32")
+    }
+
+    /// Appends to the run of the current partition.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        self.inline_total += bytes.len();
+        if !self.in_files && self.inline_total > INLINE_LIMIT {
+            self.in_files = true;
+            for run in &mut self.done {
+                if let Run::Inline(bytes) = run {
+                    let mut file = self.host.create(Lasting::Scratch)?;
+                    file.write(bytes)?;
+                    *run = Run::File(file.finish()?);
+                }
+            }
+            let begun = std::mem::take(&mut self.inline);
+            if !begun.is_empty() {
+                self.to_file(&begun)?;
+            }
+        }
+        if self.in_files {
+            self.to_file(bytes)
+        } else {
+            self.inline.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn to_file(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(self.host.create(Lasting::Scratch)?),
+        };
+        file.write(bytes)
+    }
+
+    /// Ends the current partition's run.
+    pub(super) fn end_run(&mut self) -> Result<(), TaskError> {
+        let run = if let Some(file) = self.file.take() {
+            Run::File(file.finish()?)
+        } else if self.inline.is_empty() {
+            Run::Empty
+        } else {
+            Run::Inline(std::mem::take(&mut self.inline).into())
+        };
+        self.done.push(run);
+        Ok(())
+    }
+
+    /// The map task's output; every run has ended.
+    pub(super) fn finish(self) -> Result<Payload, TaskError> {
+        let text = MapOutput { runs: self.done }.encode();
+        if text.len() <= INLINE_LIMIT {
+            return Ok(Payload::Inline(text));
+        }
+        let mut file = self.host.create(Lasting::Scratch)?;
+        file.write(&text)?;
+        Ok(Payload::File(file.finish()?))
+    }
+}
+
+/// The run of `partition` in a map task's output, as a reduce task got it; `whole` when the output
+/// was not picked apart before.
+pub(super) fn run_of(text: &Bytes, partition: u32, whole: bool) -> Result<Run, TaskError> {
+    let index = if whole { partition as usize } else { 0 };
+    MapOutput::decode(text)
+        .and_then(|output| output.runs.into_iter().nth(index))
+        .ok_or_else(|| error::corrupt("a map task's output"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::ids::{CODEC_RAW, cid_of};
+
+    fn output() -> MapOutput {
+        let file = FileRef { cid: cid_of(CODEC_RAW, b"x"), len: 1 << 40 };
+        MapOutput {
+            runs: vec![Run::Empty, Run::Inline(Bytes::from_static(b"run")), Run::File(file)],
+        }
+    }
+
+    #[test]
+    fn partitions_are_for_ever() {
+        // Changing one of these changes every result there is.
+        let partitions = ["", "a", "the", "Wörter"].map(|key| partition(key.as_bytes(), 1000));
+        assert_eq!(partitions, [342, 315, 849, 165]);
+    }
+
+    #[test]
+    fn keys_spread_evenly_over_any_number_of_partitions() {
+        for partitions in [2_u32, 3, 4, 7, 16, 64] {
+            let mut counts = vec![0_u32; partitions as usize];
+            for n in 0..64_000_u32 {
+                counts[partition(format!("key{n}").as_bytes(), partitions) as usize] += 1;
+            }
+            let fair = 64_000 / partitions;
+            assert!(counts.iter().all(|&n| n.abs_diff(fair) < fair / 4), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn an_output_reads_back_and_nothing_shorter_does() {
+        let text = output().encode();
+        assert_eq!(MapOutput::decode(&text), Some(output()));
+        for cut in 0..text.len() {
+            assert_eq!(MapOutput::decode(&text.slice(..cut)), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_reducer_gets_its_own_run_only() {
+        let whole = Payload::Inline(output().encode());
+        for (partition, expected) in (0..).zip(output().runs) {
+            let Payload::Inline(picked) = pick(partition, &whole) else { unreachable!() };
+            assert_eq!(run_of(&picked, partition, false).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Whole jobs over a world in memory, against the same thing done naively.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::fake::{Native, World};
+use super::*;
+use crate::ids::PeerId;
+use crate::kind::KINDS;
+use crate::message::Input;
+
+/// `map` emits (word, 1), `reduce` and `combine` add.
+fn word_count(function: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+    if function == "map" {
+        for word in input.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+            emit(word, b"1");
+        }
+    } else {
+        let (key, values) = group_of(input);
+        let sum: i64 =
+            values.iter().map(|v| str::from_utf8(v).unwrap().parse::<i64>().unwrap()).sum();
+        emit(key, sum.to_string().as_bytes());
+    }
+}
+
+/// `map` emits (first word, rest of the line); `reduce` and `combine` join with commas.
+fn index(function: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+    if function == "map" {
+        for line in input.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            let cut = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+            emit(&line[..cut], &line[cut..]);
+        }
+    } else {
+        let (key, values) = group_of(input);
+        emit(key, &values.join(&b','));
+    }
+}
+
+fn group_of(mut input: &[u8]) -> (&[u8], Vec<&[u8]>) {
+    let mut number = || {
+        let (number, rest) = input.split_first_chunk().unwrap();
+        input = rest;
+        u32::from_le_bytes(*number) as usize
+    };
+    let (key_len, count) = (number(), number());
+    let (key, mut rest) = input.split_at(key_len);
+    let mut values = Vec::new();
+    for _ in 0..count {
+        let (len, after) = rest.split_first_chunk().unwrap();
+        let (value, after) = after.split_at(u32::from_le_bytes(*len) as usize);
+        values.push(value);
+        rest = after;
+    }
+    assert!(rest.is_empty());
+    (key, values)
+}
+
+/// How a job is run, none of which may show in its result.
+#[derive(Debug, Clone)]
+struct Conditions {
+    memory: u64,
+    read_limit: usize,
+    frame_limit: usize,
+}
+
+const ROOMY: Conditions =
+    Conditions { memory: 1 << 30, read_limit: 1 << 20, frame_limit: 64 << 10 };
+
+struct Job {
+    native: Native,
+    combine: &'static str,
+    reduce: &'static str,
+    partitions: u32,
+}
+
+impl Job {
+    /// The result's files, in order.
+    fn run(&self, texts: &[Vec<u8>], how: &Conditions) -> Result<Vec<Vec<u8>>, TaskError> {
+        let mut world = World::new();
+        world.memory = how.memory;
+        world.read_limit = how.read_limit;
+        world.frame_limit = how.frame_limit;
+        self.run_in(&world, texts)
+    }
+
+    fn run_in(&self, world: &World, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, TaskError> {
+        let config = self.config(world);
+        let files = texts.iter().enumerate().map(|(n, text)| (format!("{n:03}"), world.put(text)));
+        let tasks = MapReduce.plan(&config, &world.tree(files.collect())).unwrap();
+        let mut outputs: Vec<Payload> = Vec::new();
+        for (n, task) in tasks.iter().enumerate() {
+            let Range { start, end } = task.needs;
+            let inputs: Vec<Input> = (start..end)
+                .map(|need| Input {
+                    task: TaskId(need),
+                    payload: MapReduce.pick(task, &outputs[need as usize]),
+                    holders: vec![PeerId::random()],
+                })
+                .collect();
+            let work =
+                Work { config: &config, task: TaskId(n as u32), body: &task.body, inputs: &inputs };
+            outputs.push(MapReduce.run(&work, world)?);
+        }
+        let last = tasks.iter().position(|task| task.stage == 1).unwrap();
+        let last: Vec<_> = (0..).map(TaskId).zip(outputs).skip(last).collect();
+        let files = MapReduce.finish(&last).unwrap();
+        assert_eq!(files.len(), self.partitions as usize);
+        Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
+    }
+
+    fn config(&self, world: &World) -> Value {
+        let module = world.module("guest", self.native);
+        let step = |name: &str| match Builtin::named(name) {
+            Some(builtin) => Step::Builtin(builtin),
+            None => Step::Module(module),
+        };
+        let config = Config {
+            map: module,
+            combine: (!self.combine.is_empty()).then(|| step(self.combine)),
+            reduce: step(self.reduce),
+            partitions: self.partitions,
+            params: serde_json::Map::new(),
+            files: BTreeMap::new(),
+        };
+        serde_json::to_value(config).unwrap()
+    }
+}
+
+/// The parts that counting the words of `texts` must give.
+fn naive_word_count(texts: &[Vec<u8>], partitions: u32) -> Vec<Vec<u8>> {
+    let mut counts = BTreeMap::<&[u8], u64>::new();
+    for text in texts {
+        for word in text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+            *counts.entry(word).or_default() += 1;
+        }
+    }
+    let mut parts = vec![Vec::new(); partitions as usize];
+    for (word, count) in counts {
+        let part = &mut parts[shuffle::partition(word, partitions) as usize];
+        part.extend([word, b"\t", count.to_string().as_bytes(), b"\n"].concat());
+    }
+    parts
+}
+
+/// Text of a vocabulary that grows, so that every memory cap is met at some point.
+fn text(words: u32, seed: u32) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut state = seed;
+    for n in 0..words {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let word = (state >> 16) % (n / 4 + 1);
+        text.extend_from_slice(format!("w{word}").as_bytes());
+        text.push(if state.is_multiple_of(9) { b'\n' } else { b' ' });
+    }
+    text
+}
+
+#[test]
+fn the_kind_is_registered_under_its_name() {
+    assert!(KINDS.iter().any(|kind| kind.name() == "mr"));
+}
+
+#[test]
+fn a_word_count_is_that_of_a_naive_one_over_several_splits() {
+    let texts = vec![text(1_500_000, 1), Vec::new(), text(20, 2)];
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 4 };
+    assert_eq!(job.run(&texts, &ROOMY).unwrap(), naive_word_count(&texts, 4));
+}
+
+#[test]
+fn an_empty_input_gives_empty_parts() {
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 3 };
+    for texts in [vec![], vec![Vec::new()], vec![b"\n \n".to_vec()]] {
+        assert_eq!(job.run(&texts, &ROOMY).unwrap(), vec![Vec::<u8>::new(); 3]);
+    }
+}
+
+#[test]
+fn memory_does_not_show_in_the_result_whatever_combines() {
+    let texts = vec![text(60_000, 3), text(50_000, 4)];
+    let expected = naive_word_count(&texts, 5);
+    for (combine, reduce) in
+        [("sum", "sum"), ("", "sum"), ("", "count"), ("count", "sum"), ("own", "own"), ("", "own")]
+    {
+        let job = Job { native: word_count, combine, reduce, partitions: 5 };
+        assert_eq!(job.run(&texts, &ROOMY).unwrap(), expected, "{combine}, {reduce}");
+        for memory in [256 << 10, 4 << 20] {
+            let tight = Conditions { memory, read_limit: 1000, frame_limit: 100 };
+            assert_eq!(job.run(&texts, &tight).unwrap(), expected, "{combine}, {reduce}, {memory}");
+        }
+    }
+}
+
+#[test]
+fn a_tight_memory_does_spill() {
+    let texts = vec![text(60_000, 3)];
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 2 };
+    let mut files = Vec::new();
+    for memory in [1 << 30, 256 << 10] {
+        let mut world = World::new();
+        world.memory = memory;
+        job.run_in(&world, &texts).unwrap();
+        files.push(world.count());
+    }
+    assert!(files[1] > files[0] + 4, "{files:?}");
+}
+
+#[test]
+fn values_keep_the_order_of_the_input() {
+    let lines = |from: u32| {
+        let line = |n: u32| format!("k{} {n}\n", n % 7).into_bytes();
+        (from..from + 500).flat_map(line).collect::<Vec<u8>>()
+    };
+    let texts = vec![lines(0), lines(500)];
+    for (combine, reduce) in [("", "concat"), ("concat", "concat"), ("own", "concat")] {
+        let job = Job { native: index, combine, reduce, partitions: 1 };
+        for memory in [1 << 30, 64 << 10, 4 << 10] {
+            let how = Conditions { memory, ..ROOMY };
+            // The user's combiner takes whole groups, which must fit.
+            if combine == "own" && memory < 64 << 10 {
+                continue;
+            }
+            let part = job.run(&texts, &how).unwrap().remove(0);
+            let part = String::from_utf8(part).unwrap();
+            let zero = part.lines().next().unwrap().strip_prefix("k0\t").unwrap();
+            let numbers: Vec<u32> = zero.split([' ', ',']).filter_map(|n| n.parse().ok()).collect();
+            assert_eq!(numbers, (0..1000).step_by(7).collect::<Vec<_>>(), "{combine} {memory}");
+        }
+    }
+    for combine in ["", "first"] {
+        let job = Job { native: index, combine, reduce: "first", partitions: 1 };
+        let part = job.run(&texts, &Conditions { memory: 4 << 10, ..ROOMY }).unwrap().remove(0);
+        assert!(part.starts_with(b"k0\t 0\nk1\t 1\nk2\t 2\n"));
+    }
+}
+
+#[test]
+fn a_sum_that_overflows_fails_and_names_the_key() {
+    fn top(_: &str, _: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+        for value in [i64::MAX.to_string().as_bytes(), b"1"] {
+            emit(b"much", value);
+        }
+    }
+    for combine in ["", "sum"] {
+        let job = Job { native: top, combine, reduce: "sum", partitions: 1 };
+        let error = job.run(&[b"x".to_vec()], &ROOMY).unwrap_err();
+        assert!(matches!(error, TaskError::Failed { code: "IPDC-5353", .. }), "{error}");
+        assert!(error.to_string().contains("`much`"));
+    }
+}
+
+#[test]
+fn a_combiner_may_not_leave_its_key() {
+    fn stray(function: &str, _: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+        emit(if function == "map" { b"own" } else { b"other" }, b"");
+    }
+    let job = Job { native: stray, combine: "own", reduce: "count", partitions: 1 };
+    let error = job.run(&[b"x".to_vec()], &ROOMY).unwrap_err();
+    assert!(matches!(error, TaskError::Failed { code: "IPDC-5354", .. }), "{error}");
+}
+
+#[test]
+fn a_group_and_a_line_that_do_not_fit_fail_by_name() {
+    let line = [vec![b'x'; 3 << 20], b"\n".to_vec()].concat();
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 1 };
+    let error = job.run(&[line.clone()], &Conditions { memory: 4 << 20, ..ROOMY }).unwrap_err();
+    assert!(matches!(error, TaskError::Failed { code: "IPDC-5356", .. }), "{error}");
+    job.run(&[line], &ROOMY).unwrap();
+
+    let job = Job { native: word_count, combine: "", reduce: "own", partitions: 1 };
+    let error = job.run(&[b"a ".repeat(9000)], &Conditions { memory: 64 << 10, ..ROOMY });
+    assert!(matches!(error, Err(TaskError::Failed { code: "IPDC-5355", .. })));
+}
+
+#[test]
+fn a_run_that_nobody_has_is_missing() {
+    let world = World::new();
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 2 };
+    let config = job.config(&world);
+    let input = world.put(&text(40_000, 5));
+    let tasks = MapReduce.plan(&config, &world.tree(vec![(String::new(), input)])).unwrap();
+    let work = Work { config: &config, task: TaskId(0), body: &tasks[0].body, inputs: &[] };
+    let output = MapReduce.run(&work, &world).unwrap();
+    let payload = MapReduce.pick(&tasks[1], &output);
+    let Payload::Inline(text) = &payload else { unreachable!("two runs' names are short") };
+    let shuffle::Run::File(lost) = shuffle::run_of(text, 0, false).unwrap() else {
+        unreachable!("forty thousand words are more than a message holds")
+    };
+    world.lose(&lost);
+    let inputs = [Input { task: TaskId(0), payload, holders: vec![] }];
+    let work = Work { config: &config, task: TaskId(1), body: &tasks[1].body, inputs: &inputs };
+    let error = MapReduce.run(&work, &world).unwrap_err();
+    let maker = Some(TaskId(0));
+    assert!(
+        matches!(error, TaskError::Missing { file, task, .. } if *file == lost && task == maker)
+    );
+}
+
+#[test]
+fn what_another_node_made_up_fails_without_a_panic() {
+    let world = World::new();
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 2 };
+    let config = job.config(&world);
+    let reduce = plan::Body::Reduce(1);
+    let body = serde_json::to_vec(&reduce).unwrap();
+    for bytes in [&b""[..], &[1, 1], &[1, 0xff, 0xff, 0xff, 0xff, 0x0f], &[1, 1, 1, 3, 9, 9, 9]] {
+        for payload in
+            [Payload::Inline(bytes::Bytes::copy_from_slice(bytes)), Payload::File(world.put(bytes))]
+        {
+            let inputs = [Input { task: TaskId(0), payload, holders: vec![] }];
+            let work = Work { config: &config, task: TaskId(1), body: &body, inputs: &inputs };
+            let error = MapReduce.run(&work, &world).unwrap_err();
+            assert!(matches!(error, TaskError::Failed { code: "IPDC-5357", .. }), "{error}");
+        }
+    }
+    let work = Work { config: &Value::Null, task: TaskId(1), body: b"{", inputs: &[] };
+    assert!(MapReduce.run(&work, &world).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn any_text_under_any_conditions_gives_the_naive_count(
+        texts in prop::collection::vec(
+            prop::collection::vec(prop_oneof![Just(b' '), Just(b'\n'), Just(0), b'a'..b'd', any::<u8>()], 0..3000),
+            0..4,
+        ),
+        partitions in 1_u32..9,
+        memory in prop_oneof![0_u64..64, 1000_u64..20_000, Just(1 << 30)],
+        read_limit in 1_usize..5000,
+        frame_limit in 1_usize..500,
+        combine in prop_oneof![Just(""), Just("sum")],
+    ) {
+        let job = Job { native: word_count, combine, reduce: "sum", partitions };
+        let how = Conditions { memory, read_limit, frame_limit };
+        prop_assert_eq!(job.run(&texts, &how).unwrap(), naive_word_count(&texts, partitions));
+    }
+}

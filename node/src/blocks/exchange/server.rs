@@ -1,0 +1,101 @@
+//! Answering other peers' requests.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _, stream};
+use ipdc_jobs::ids::{Cid, PeerId};
+use tokio::io::BufReader;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::super::store::Store;
+use super::wire::{self, Answer};
+use crate::swarm::streams::{BoxStream, Incoming};
+
+/// Streams that one peer may have open: twice what our own client opens, so that a peer that comes
+/// back is served while its old streams time out.
+const STREAMS_A_PEER: usize = 4;
+
+/// Blocks of one stream that are read before the ones ahead of them are sent: keeps the
+/// disk busy while the network sends.
+const READ_AHEAD: usize = 4;
+
+/// Blocks that are read at the same time for all peers: bounds the memory at 32 MiB and leaves
+/// blocking threads to the node's own work.
+const READS: usize = 16;
+
+/// Answers every stream of `incoming` from `store`, until it is closed or this is dropped.
+pub async fn serve(store: Store, mut incoming: Incoming) {
+    let reads = Arc::new(Semaphore::new(READS));
+    let mut streams: HashMap<PeerId, usize> = HashMap::new();
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            opened = incoming.recv() => {
+                let Some((peer, stream)) = opened else { return };
+                let open = streams.entry(peer).or_default();
+                if *open == STREAMS_A_PEER {
+                    tracing::debug!(%peer, "too many block streams: one is closed");
+                    continue;
+                }
+                *open += 1;
+                let (store, reads) = (store.clone(), reads.clone());
+                serving.spawn(async move {
+                    if let Err(error) = serve_stream(store, reads, stream).await {
+                        tracing::debug!(%peer, %error, "a block stream ended");
+                    }
+                    peer
+                });
+            }
+            Some(ended) = serving.join_next() => match ended {
+                Ok(peer) => {
+                    if let Some(open) = streams.get_mut(&peer) {
+                        *open -= 1;
+                        if *open == 0 {
+                            streams.remove(&peer);
+                        }
+                    }
+                }
+                Err(error) => tracing::error!(%error, "serving a block stream panicked"),
+            }
+        }
+    }
+}
+
+async fn serve_stream(store: Store, reads: Arc<Semaphore>, stream: BoxStream) -> io::Result<()> {
+    let (from, mut to) = tokio::io::split(stream);
+    let answers = requests(BufReader::new(from)).map(|wanted| {
+        let (store, reads) = (store.clone(), reads.clone());
+        async move { Ok::<_, io::Error>(answer(&store, &reads, &wanted?).await) }
+    });
+    let mut answers = std::pin::pin!(answers.buffered(READ_AHEAD));
+    while let Some(answer) = answers.next().await {
+        wire::write_answer(&mut to, &answer?).await?;
+    }
+    Ok(())
+}
+
+/// The CIDs that are asked for, one by one.
+fn requests<R: tokio::io::AsyncRead + Unpin>(from: R) -> impl Stream<Item = io::Result<Cid>> {
+    let frames = stream::try_unfold(from, async |mut from| {
+        Ok(wire::read_request(&mut from).await?.map(|cids| (cids, from)))
+    });
+    frames.flat_map(|frame: io::Result<Vec<Cid>>| match frame {
+        Ok(cids) => stream::iter(cids).map(Ok).left_stream(),
+        Err(error) => stream::iter([Err(error)]).right_stream(),
+    })
+}
+
+async fn answer(store: &Store, reads: &Semaphore, cid: &Cid) -> Answer {
+    let _turn = reads.acquire().await;
+    match store.get(cid).await {
+        Ok(Some(block)) => Answer::Block(block.into_bytes()),
+        Ok(None) => Answer::NotHeld,
+        Err(error) => {
+            tracing::warn!(%cid, %error, "a block that a peer asked for cannot be read");
+            Answer::Unable
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Fetching: local first, then from the peers that are said to hold a block, then from any.
+//!
+//! [`Fetcher`] finds one block; whoever wants the same block meanwhile waits for the same answer.
+//! A [`Session`] is one reader's view of it: which peers to ask first, where what comes is
+//! kept, how many bytes came. It owns no block and no stream; what it keeps in memory is the
+//! wants in flight, and who lied.
+//!
+//! A hunt for one block asks one peer after the other, the next at once when one says no and after
+//! [`HEDGE`] of the stall time when one says nothing. Half the stall time after it began it asks
+//! all that are left, and a peer that is silent for the other half is given up: so a block that
+//! nobody has is an error within the stall time. Only a peer that is sending may take longer.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use ipdc_jobs::ids::{CODEC_RAW, Cid, PeerId};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::block::{BadBlock, Block};
+use super::exchange::{Client, Reply};
+use super::store::{Add, Store, StoreError, Tier};
+use super::unixfs::{self, Source};
+use crate::swarm::streams::Streams;
+
+/// How long a block may be nowhere to be had before that is an error, unless the node's settings say
+/// otherwise: two nodes that lose each other find back within 10 s.
+pub const STALL: Duration = Duration::from_secs(20);
+
+/// The part of the stall time after which a peer that says nothing is not waited for alone.
+const HEDGE: u32 = 10;
+
+/// How often a hunt that waits looks who has connected. Only while a block is wanted that none of
+/// the connected peers has.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Peers that are asked in the last round at most: a block that 32 peers lack is not worth asking a
+/// thousand.
+const LAST_ROUND: usize = 32;
+
+/// How long a peer that sent wrong bytes is not asked again: long enough that it costs nothing, short
+/// enough that a node with new memory in it is used again.
+const BLAME_TIME: Duration = Duration::from_secs(600);
+
+/// Blocks that [`Session::fetch_all`] has on their way at a time, and so its memory in MiB.
+const IN_FLIGHT: usize = 16;
+
+/// A block could not be had.
+#[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
+pub enum FetchError {
+    /// Nobody has it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Missing(Box<Missing>),
+    /// It cannot be checked, so nobody is asked for it.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Bad(#[from] BadBlock),
+    /// This node's own disk is full or failing.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Store(Arc<StoreError>),
+}
+
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> FetchError {
+        FetchError::Store(Arc::new(error))
+    }
+}
+
+/// A block that nobody has, and who was asked for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[diagnostic(
+    code("IPDC-3301"),
+    help(
+        "start a node that holds it, or add the file again; blocks that nobody pins are collected"
+    )
+)]
+pub struct Missing {
+    /// The block.
+    pub cid: Cid,
+    /// Who was asked, and what each said.
+    pub asked: Vec<(PeerId, Reply)>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {} is not held here", self.cid)?;
+        if self.asked.is_empty() {
+            return f.write_str(", and there was nobody to ask");
+        }
+        f.write_str("; asked")?;
+        for (n, (peer, reply)) in self.asked.iter().enumerate() {
+            write!(f, "{} {peer}: {reply}", if n == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for Store {
+    /// The local store alone.
+    async fn get(&self, cid: &Cid) -> Result<Block, FetchError> {
+        let missing = || Missing { cid: *cid, asked: Vec::new() };
+        Store::get(self, cid).await?.ok_or_else(|| FetchError::Missing(Box::new(missing())))
+    }
+}
+
+/// Finds blocks, here or at other peers. Clones share what they wait for.
+#[derive(Clone)]
+pub struct Fetcher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    client: Client,
+    stall: Duration,
+    hunts: Mutex<HashMap<Cid, WeakShared<Hunt>>>,
+    blamed: Mutex<HashMap<PeerId, Instant>>,
+}
+
+type Hunt = BoxFuture<'static, Result<Block, FetchError>>;
+
+impl Fetcher {
+    /// A fetcher for `store` from the peers of `streams`. `stall` bounds the wait for a block that
+    /// nobody has.
+    #[must_use]
+    pub fn new(store: Store, streams: Arc<dyn Streams>, stall: Duration) -> Fetcher {
+        let client = Client::new(streams, stall / 2);
+        let (hunts, blamed) = (Mutex::default(), Mutex::default());
+        Fetcher { inner: Arc::new(Inner { store, client, stall, hunts, blamed }) }
+    }
+
+    /// A session that asks `holders` first and keeps what comes in `tier`.
+    #[must_use]
+    pub fn session(&self, holders: &[PeerId], tier: Tier) -> Session {
+        self.session_for(holders, self.inner.store.add(tier))
+    }
+
+    /// A session that asks `holders` first and keeps what comes as a part of `add`.
+    #[must_use]
+    pub fn session_for(&self, holders: &[PeerId], add: Add) -> Session {
+        Session { fetcher: self.clone(), holders: holders.into(), add, fetched: Arc::default() }
+    }
+
+    /// The peers that sent wrong bytes lately and are not asked for now.
+    #[must_use]
+    pub fn blamed(&self) -> Vec<PeerId> {
+        let mut blamed = lock(&self.inner.blamed);
+        blamed.retain(|_, since| since.elapsed() < BLAME_TIME);
+        blamed.keys().copied().collect()
+    }
+
+    /// The block from some peer, and whether it was fetched for this caller (not for another who
+    /// wanted it first).
+    async fn fetch(&self, cid: Cid, holders: &[PeerId]) -> Result<(Block, bool), FetchError> {
+        loop {
+            let (hunt, mine) = self.hunt(cid, holders);
+            match hunt.await {
+                // Whoever hunted first did not know of our holders.
+                Err(FetchError::Missing(missing)) if !mine => {
+                    let asked = |peer| missing.asked.iter().any(|(asked, _)| asked == peer);
+                    if holders.iter().all(asked) {
+                        return Err(FetchError::Missing(missing));
+                    }
+                }
+                found => return found.map(|block| (block, mine)),
+            }
+        }
+    }
+
+    /// The hunt for `cid` that is on, or a new one, and whether it is new.
+    fn hunt(&self, cid: Cid, holders: &[PeerId]) -> (Shared<Hunt>, bool) {
+        let mut hunts = lock(&self.inner.hunts);
+        if let Some(hunt) = hunts.get(&cid).and_then(WeakShared::upgrade) {
+            return (hunt, false);
+        }
+        let forget = Forget { fetcher: self.clone(), cid };
+        let (fetcher, holders) = (self.clone(), holders.to_vec());
+        let hunt = async move {
+            let _forget = forget;
+            Hunting::new(&fetcher, cid, &holders).run().await
+        };
+        let hunt = hunt.boxed().shared();
+        if let Some(weak) = hunt.downgrade() {
+            hunts.insert(cid, weak);
+        }
+        (hunt, true)
+    }
+}
+
+/// Takes a hunt off the list when it ended or everybody lost interest.
+struct Forget {
+    fetcher: Fetcher,
+    cid: Cid,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        lock(&self.fetcher.inner.hunts).remove(&self.cid);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The search for one block.
+struct Hunting<'a> {
+    fetcher: &'a Fetcher,
+    cid: Cid,
+    holders: &'a [PeerId],
+    /// What was said, last by each.
+    replies: HashMap<PeerId, Reply>,
+    /// Who is being asked, or was asked and need not be again before the next look.
+    asked: HashSet<PeerId>,
+}
+
+impl<'a> Hunting<'a> {
+    fn new(fetcher: &'a Fetcher, cid: Cid, holders: &'a [PeerId]) -> Hunting<'a> {
+        Hunting { fetcher, cid, holders, replies: HashMap::new(), asked: HashSet::new() }
+    }
+
+    async fn run(mut self) -> Result<Block, FetchError> {
+        let began = Instant::now();
+        let (stall, client) = (self.fetcher.inner.stall, &self.fetcher.inner.client);
+        let last_round = began + stall / 2;
+        let mut hedge = began;
+        let mut in_last_round = false;
+        let mut asking = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            let width = match (now >= last_round, asking.is_empty() || now >= hedge) {
+                (true, _) if !in_last_round => LAST_ROUND,
+                (false, true) => 1,
+                _ => 0,
+            };
+            in_last_round = now >= last_round;
+            for peer in self.candidates().into_iter().take(width) {
+                self.asked.insert(peer);
+                let cid = self.cid;
+                asking.push(async move { (peer, client.ask(peer, cid).await) });
+                hedge = now + stall / HEDGE;
+            }
+            if asking.is_empty() {
+                if in_last_round || self.is_hopeless() {
+                    return Err(self.missing());
+                }
+                sleep_until(last_round.min(now + LOOK)).await;
+                // Whoever could not answer may be able to now.
+                let replies = &self.replies;
+                self.asked.retain(|peer| replies.get(peer).is_some_and(is_final));
+                continue;
+            }
+            let until = if in_last_round { None } else { Some(last_round.min(hedge.max(now + LOOK))) };
+            let answered = match until {
+                Some(until) => timeout_at(until, asking.next()).await.ok().flatten(),
+                None => asking.next().await,
+            };
+            match answered {
+                Some((_, Ok(block))) => return Ok(block),
+                Some((peer, Err(reply))) => self.note(peer, reply),
+                None => {}
+            }
+        }
+    }
+
+    /// Whom to ask next: connected holders before others, of each the one that owes least first.
+    fn candidates(&self) -> Vec<PeerId> {
+        let client = &self.fetcher.inner.client;
+        let blamed = self.fetcher.blamed();
+        let mut peers = client.connected();
+        peers.retain(|peer| !self.asked.contains(peer) && !blamed.contains(peer));
+        peers.sort_by_cached_key(|peer| (!self.holders.contains(peer), client.load(peer)));
+        peers
+    }
+
+    /// Whether waiting for somebody else to connect makes no sense: some were asked, the holders
+    /// among them, and all are sure.
+    fn is_hopeless(&self) -> bool {
+        let sure = |peer: &PeerId| self.replies.get(peer).is_some_and(is_final);
+        !self.replies.is_empty() && self.replies.keys().chain(self.holders).all(sure)
+    }
+
+    fn note(&mut self, peer: PeerId, reply: Reply) {
+        if reply == Reply::Lied {
+            lock(&self.fetcher.inner.blamed).insert(peer, Instant::now());
+        }
+        self.replies.insert(peer, reply);
+    }
+
+    fn missing(mut self) -> FetchError {
+        for peer in self.holders {
+            let away = || Reply::Unreachable("not connected".into());
+            self.replies.entry(*peer).or_insert_with(away);
+        }
+        let mut asked: Vec<_> = self.replies.into_iter().collect();
+        asked.sort_by_key(|(peer, _)| *peer);
+        FetchError::Missing(Box::new(Missing { cid: self.cid, asked }))
+    }
+}
+
+/// Whether asking the peer again soon would give the same reply.
+fn is_final(reply: &Reply) -> bool {
+    matches!(reply, Reply::NotHeld | Reply::Lied)
+}
+
+/// One reader's fetching. Clones share the count of bytes.
+#[derive(Clone)]
+pub struct Session {
+    fetcher: Fetcher,
+    holders: Arc<[PeerId]>,
+    add: Add,
+    fetched: Arc<AtomicU64>,
+}
+
+impl Session {
+    /// Bytes that came from other peers for this session.
+    #[must_use]
+    pub fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
+
+    /// The block, held in the session's tier from now on if that is [`Tier::Durable`].
+    ///
+    /// # Errors
+    /// [`FetchError::Missing`] within the stall time when nobody has it.
+    pub async fn get(&self, cid: &Cid) -> Result<Block, FetchError> {
+        self.add.spare(cid).await;
+        let store = self.add.store();
+        if let Some(block) = store.get(cid).await? {
+            if self.add.tier() == Tier::Durable {
+                self.add.put(&block).await?;
+            }
+            return Ok(block);
+        }
+        Block::can_check(cid)?;
+        let (block, mine) = self.fetcher.fetch(*cid, &self.holders).await?;
+        if mine {
+            self.fetched.fetch_add(block.len(), Ordering::Relaxed);
+        }
+        match self.add.put(&block).await {
+            // A cache need not hold what its reader has.
+            Err(StoreError::Full { .. }) if self.add.tier() == Tier::Cache => Ok(block),
+            put => Ok(put.map(|()| block)?),
+        }
+    }
+
+    /// Fetches all blocks below `root` that the session's tier lacks, several at a time from several
+    /// peers. What was there before, or was kept before an error, is not fetched again. `progress`
+    /// is told of each block: the bytes of all so far.
+    ///
+    /// # Errors
+    /// When a block cannot be had or kept, or is not of a form whose links are known.
+    pub async fn fetch_all(
+        &self,
+        root: Cid,
+        mut progress: impl FnMut(u64),
+    ) -> Result<(), unixfs::Error> {
+        let mut wanted = vec![root];
+        // Nodes only: a tree may name one node very often, and each time means all below it again.
+        let mut seen = HashSet::from([root]);
+        let mut coming = FuturesUnordered::new();
+        let mut bytes = 0;
+        loop {
+            while coming.len() < IN_FLIGHT
+                && let Some(cid) = wanted.pop()
+            {
+                coming.push(async move {
+                    let leaf_is_held = cid.codec() == CODEC_RAW && self.holds(&cid).await?;
+                    if leaf_is_held { Ok(None) } else { self.get(&cid).await.map(Some) }
+                });
+            }
+            match coming.next().await {
+                None => return Ok(()),
+                Some(held) => {
+                    let Some(block) = held? else { continue };
+                    bytes += block.len();
+                    progress(bytes);
+                    let links = unixfs::links(&block)?;
+                    wanted.extend(
+                        links
+                            .into_iter()
+                            .rev()
+                            .filter(|cid| cid.codec() == CODEC_RAW || seen.insert(*cid)),
+                    );
+                }
+            }
+        }
+    }
+
+    async fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.add.spare(cid).await;
+        match self.add.tier() {
+            Tier::Durable => self.add.store().has_in(Tier::Durable, cid).await,
+            _ => self.add.store().has(cid).await,
+        }
+    }
+}
+
+impl Source for Session {
+    async fn get(&self, cid: &Cid) -> Result<Block, FetchError> {
+        Session::get(self, cid).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

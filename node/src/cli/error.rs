@@ -1,0 +1,273 @@
+//! What can go wrong on the command line, and the exit code that says so.
+//!
+//! An error that came from the node keeps its own code and words; those here are the command
+//! line's own.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ipdc_jobs::ids::JobId;
+use miette::Diagnostic;
+
+use crate::api::client::ClientError;
+use crate::node::NodeError;
+use crate::problem::{Detail, Reported};
+use crate::view::JobState;
+
+/// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// It did what it was asked.
+    Done = 0,
+    /// The job, or the request, failed.
+    Failed = 1,
+    /// The command or what it was given is wrong.
+    Usage = 2,
+    /// No node runs, or it cannot be reached.
+    NoNode = 3,
+    /// There is no such job or content.
+    NotFound = 4,
+    /// It is not allowed, or was not confirmed.
+    Refused = 5,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Node(#[from] ClientError),
+
+    /// The error that ended a job, in the node's words.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Job(Reported),
+
+    /// In clap's words.
+    #[error("{what}")]
+    #[diagnostic(code("IPDC-1610"), help("{more}"))]
+    Usage { what: String, more: String },
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Start(#[from] NodeError),
+
+    #[error("cannot {did} {}", path.display())]
+    #[diagnostic(code("IPDC-1611"), help("check that it exists and that this user may {did} it"))]
+    File { did: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("{} is there already", path.display())]
+    #[diagnostic(
+        code("IPDC-1612"),
+        help("name another place, or move it away: nothing is written over")
+    )]
+    Exists { path: PathBuf },
+
+    #[error("the directory holds the name `{name}`, which no file here can have")]
+    #[diagnostic(
+        code("IPDC-1613"),
+        help(
+            "a name must not be empty, `.` or `..`, and have no `/`; read its parts with `ipdc ls` and `ipdc cat`"
+        )
+    )]
+    Name { name: String },
+
+    #[error("cannot add {}: {why}", path.display())]
+    #[diagnostic(
+        code("IPDC-1614"),
+        help("files, directories of files, and `-` for stdin can be added")
+    )]
+    NotAddable { path: PathBuf, why: &'static str },
+
+    #[error("{} is no job directory: {}", path.display(), why)]
+    #[diagnostic(
+        code("IPDC-1615"),
+        help("a job directory holds a job.toml and the code that it names; see examples/")
+    )]
+    NotJobDir { path: PathBuf, why: &'static str },
+
+    #[error("job {job} was cancelled")]
+    #[diagnostic(
+        code("IPDC-1616"),
+        help("submit it again to have its result; what was done is remembered")
+    )]
+    Cancelled { job: JobId },
+
+    #[error("job {job} has no result: it is {state}")]
+    #[diagnostic(
+        code("IPDC-1617"),
+        help("`ipdc job show {job}` says how far it is or why it failed")
+    )]
+    NoResult { job: JobId, state: JobState },
+
+    #[error("the node stopped while it started")]
+    #[diagnostic(code("IPDC-1618"), help("the last lines of {} are below; `ipdc start` shows all of them", log.display()))]
+    StartFailed {
+        log: PathBuf,
+        #[related]
+        lines: Vec<Detail>,
+    },
+
+    #[error("the node is not ready after {} s", after.as_secs())]
+    #[diagnostic(code("IPDC-1619"), help("it was ended; the last lines of {} are below", log.display()))]
+    StartSlow {
+        after: Duration,
+        log: PathBuf,
+        #[related]
+        lines: Vec<Detail>,
+    },
+
+    #[error("the node (process {pid}) is still at work {} s after it was asked to stop", after.as_secs())]
+    #[diagnostic(
+        code("IPDC-1620"),
+        help("it hands back what it runs; wait, or end it with `kill {pid}`: nothing is lost")
+    )]
+    StopSlow { pid: u32, after: Duration },
+
+    #[error("not stopped: the node works for others")]
+    #[diagnostic(
+        code("IPDC-1621"),
+        help("stop it all the same with --yes: what it runs is handed back and done elsewhere")
+    )]
+    WorksForOthers {
+        #[related]
+        jobs: Vec<Detail>,
+    },
+
+    #[error("the input `{input}` is neither a file or directory here nor a CID")]
+    #[diagnostic(
+        code("IPDC-1622"),
+        help("--input takes a path or a CID (bafy…, bafk…), with or without a path below it")
+    )]
+    Input { input: String },
+
+    #[error("after {} s, {ready} of {nodes} local nodes see all the others", after.as_secs())]
+    #[diagnostic(
+        code("IPDC-1623"),
+        help("the machine may be too busy: try fewer nodes with --local N")
+    )]
+    LocalSwarm { after: Duration, ready: usize, nodes: usize },
+
+    #[error("no invitation was given")]
+    #[diagnostic(
+        code("IPDC-1624"),
+        help("`ipdc invite` on a node of the swarm prints one: `ipdc join TOKEN`, or on stdin")
+    )]
+    NoToken,
+
+    #[error("interrupted")]
+    #[diagnostic(code("IPDC-1625"))]
+    Interrupted,
+
+    #[error("cannot write to stdout")]
+    #[diagnostic(code("IPDC-1626"), help("check the disk or the program that reads the output"))]
+    Stdout(#[source] io::Error),
+
+    #[error("{} holds more than {limit} files and directories", place)]
+    #[diagnostic(code("IPDC-1627"), help("move it in parts"))]
+    TooMany { place: String, limit: usize },
+
+    /// Whoever reads our stdout has had enough. No error to the user.
+    #[error("stdout was closed")]
+    StdoutClosed,
+}
+
+impl CliError {
+    /// The code that a script sees.
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            CliError::Node(error) => match error {
+                ClientError::NoNode { .. }
+                | ClientError::Unreachable { .. }
+                | ClientError::Silent { .. } => Exit::NoNode,
+                ClientError::Refused(reported) => exit_of_status(reported.status()),
+                ClientError::Home { source, .. }
+                    if source.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    Exit::Refused
+                }
+                ClientError::Home { .. } | ClientError::Answer { .. } => Exit::Failed,
+            },
+            CliError::Usage { .. }
+            | CliError::Exists { .. }
+            | CliError::NotAddable { .. }
+            | CliError::NotJobDir { .. }
+            | CliError::Input { .. }
+            | CliError::NoToken => Exit::Usage,
+            CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Exit::Usage
+            }
+            CliError::WorksForOthers { .. } => Exit::Refused,
+            CliError::Interrupted => Exit::Interrupted,
+            CliError::StdoutClosed => Exit::Done,
+            CliError::Job(_)
+            | CliError::Start(_)
+            | CliError::File { .. }
+            | CliError::Name { .. }
+            | CliError::Cancelled { .. }
+            | CliError::NoResult { .. }
+            | CliError::StartFailed { .. }
+            | CliError::StartSlow { .. }
+            | CliError::StopSlow { .. }
+            | CliError::LocalSwarm { .. }
+            | CliError::Stdout(_)
+            | CliError::TooMany { .. } => Exit::Failed,
+        }
+    }
+
+    /// For `map_err`: what was `did` to the file at `path` that failed.
+    pub(super) fn file(
+        did: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> CliError {
+        let path = path.into();
+        move |source| CliError::File { did, path, source }
+    }
+}
+
+/// What the status of a node's answer means for a script.
+fn exit_of_status(status: Option<u16>) -> Exit {
+    match status {
+        Some(404 | 410) => Exit::NotFound,
+        Some(401 | 403 | 409) => Exit::Refused,
+        Some(400 | 413 | 415 | 416 | 422) => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Problem;
+
+    #[test]
+    fn the_nodes_status_becomes_the_exit_code() {
+        let problem = Problem {
+            code: "IPDC-0000".into(),
+            message: String::new(),
+            causes: Vec::new(),
+            help: None,
+            details: Vec::new(),
+        };
+        let exit = |status| {
+            let reported = Reported::with_status(problem.clone(), status);
+            CliError::Node(ClientError::Refused(reported)).exit()
+        };
+        assert_eq!(exit(400), Exit::Usage);
+        assert_eq!(exit(401), Exit::Refused);
+        assert_eq!(exit(404), Exit::NotFound);
+        assert_eq!(exit(409), Exit::Refused);
+        assert_eq!(exit(500), Exit::Failed);
+        assert_eq!(CliError::Interrupted.exit(), Exit::Interrupted);
+    }
+}

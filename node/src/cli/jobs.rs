@@ -1,0 +1,282 @@
+//! Jobs that were submitted: `jobs`, `job show`, `job logs`, `job cancel`, `job result`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use ipdc_jobs::ids::{Cid, JobId};
+use serde::Serialize;
+
+use super::Session;
+use super::error::CliError;
+use super::output::{Answer, put_table, size, span, table};
+use super::progress::{Progress, stages};
+use super::run::end_of;
+use super::transfer;
+use crate::view::{JobLogs, JobState, JobView};
+
+/// List the jobs that this node knows, newest first
+#[derive(Debug, Args)]
+pub(super) struct Jobs {}
+
+impl Jobs {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let jobs = session.client()?.jobs().await?;
+        session.output.put(&JobList(jobs))
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct JobList(Vec<JobView>);
+
+impl Answer for JobList {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut rows = table(&["JOB", "KIND", "STATE", "TIME", "TASKS", "RESULT"]);
+        for view in &self.0 {
+            rows.add_row([
+                view.job.to_string(),
+                view.kind.clone(),
+                view.state.to_string(),
+                time(view),
+                stages(view),
+                view.result.map(|cid| cid.to_string()).unwrap_or_default(),
+            ]);
+        }
+        put_table(to, &rows)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.0.iter().try_for_each(|view| writeln!(to, "{}", view.job))
+    }
+}
+
+/// Look at one job, or end it
+#[derive(Debug, Subcommand)]
+pub(super) enum Job {
+    /// Show how far it is, who works for it, why it waits or failed
+    Show(OneJob),
+    /// Show what its code logged, and which attempts failed
+    Logs(OneJob),
+    /// End it without a result
+    Cancel(OneJob),
+    /// Show its result's CID, or fetch the result
+    Result(JobResult),
+}
+
+impl Job {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        match self {
+            Job::Show(OneJob { id }) => {
+                let view = session.client()?.job(&id.0).await?;
+                session.output.put(&view)
+            }
+            Job::Logs(OneJob { id }) => {
+                let logs = session.client()?.logs(&id.0).await?;
+                session.output.put(&logs)
+            }
+            Job::Cancel(OneJob { id }) => {
+                let view = session.client()?.cancel(&id.0).await?;
+                session.output.put(&view)
+            }
+            Job::Result(result) => result.run(session).await,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OneJob {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JobResult {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+    /// Fetch the result to this directory, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+impl JobResult {
+    async fn run(self, session: &Session) -> Result<(), CliError> {
+        let client = session.client()?;
+        let view = client.job(&self.id.0).await?;
+        if view.state.is_end() {
+            end_of(&view)?;
+        }
+        let Some(result) = view.result else {
+            return Err(CliError::NoResult { job: view.job, state: view.state });
+        };
+        if let Some(out) = &self.out {
+            let progress = Progress::new(session.output);
+            transfer::fetch(&client, &result.into(), out, &progress).await?;
+        }
+        session.output.put(&ResultOf {
+            job: view.job,
+            result: result.to_string(),
+            report: view.report.map(|cid| cid.to_string()),
+            out: self.out,
+        })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct ResultOf {
+    job: JobId,
+    result: String,
+    report: Option<String>,
+    out: Option<PathBuf>,
+}
+
+impl Answer for ResultOf {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        match &self.out {
+            Some(out) => writeln!(to, "{}", out.display()),
+            None => writeln!(to, "{}", self.result),
+        }
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.result)
+    }
+}
+
+impl Answer for JobView {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let cid = |cid: &Option<Cid>| cid.map(|cid| cid.to_string());
+        let workers = match self.workers_asked {
+            Some(asked) => format!("{} of {asked} asked for", self.workers),
+            None => self.workers.to_string(),
+        };
+        let memoized = match self.memoized {
+            0 => String::new(),
+            n => format!(", {n} remembered"),
+        };
+        let bytes = match self.bytes_total {
+            0 => None,
+            total => Some(format!("{} of {}", size(self.bytes_done), size(total))),
+        };
+        let lines = [
+            ("job", Some(self.job.to_string())),
+            ("kind", Some(self.kind.clone())),
+            ("state", Some(self.state.to_string())),
+            ("waiting", self.waiting.clone()),
+            ("time", Some(time(self))),
+            ("tasks", Some(format!("{} ({}{memoized})", self.tasks, stages(self)))),
+            ("input", bytes),
+            ("workers", Some(workers)),
+            ("submitter", Some(self.submitter.to_string())),
+            ("controller", Some(self.controller.to_string())),
+            ("result", cid(&self.result)),
+            ("report", cid(&self.report)),
+        ];
+        for (name, value) in lines {
+            if let Some(value) = value {
+                writeln!(to, "{name:<11} {value}")?;
+            }
+        }
+        self.notes.iter().try_for_each(|note| writeln!(to, "{:<11} {note}", "note"))?;
+        if let Some(error) = &self.error {
+            writeln!(to, "{:<11} {}: {}", "error", error.code, error.message)?;
+            for line in error.causes.iter().chain(&error.details).chain(&error.help) {
+                writeln!(to, "{:<11} {line}", "")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.state)
+    }
+}
+
+impl Answer for JobLogs {
+    /// The guest wrote these lines: what would steer a terminal is escaped.
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        for line in &self.lines {
+            let text = line.line.escape_debug().to_string().replace("\\t", "\t");
+            writeln!(to, "{} {} {text}", line.task, line.attempt)?;
+        }
+        for failure in &self.failures {
+            let (task, attempt) = (failure.task, failure.attempt);
+            let (code, worker) = (&failure.code, failure.worker);
+            let message = failure.message.escape_debug();
+            writeln!(to, "{task} {attempt} failed on {worker}: {code}: {message}")?;
+        }
+        Ok(())
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.lines.iter().try_for_each(|line| writeln!(to, "{}", line.line))
+    }
+}
+
+fn time(view: &JobView) -> String {
+    match view.state {
+        JobState::Queued => String::new(),
+        _ => span(Duration::from_secs_f64(view.seconds.max(0.0))),
+    }
+}
+
+/// A job's ID, or the beginning of one. Which job it means is the node's to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct JobPrefix(String);
+
+/// A text that no job ID begins with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "no job ID begins so: they have 1 to {} characters of a-z and 2-7; see `ipdc jobs`",
+    JobId::TEXT_LEN
+)]
+struct BadPrefix;
+
+impl FromStr for JobPrefix {
+    type Err = BadPrefix;
+
+    fn from_str(text: &str) -> Result<Self, BadPrefix> {
+        let right_length = (1..=JobId::TEXT_LEN).contains(&text.len());
+        let right_letters = text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'2'..=b'7'));
+        if right_length && right_letters { Ok(JobPrefix(text.to_owned())) } else { Err(BadPrefix) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_named_by_its_id_or_the_beginning_of_it() {
+        let id = JobId::of_manifest(b"x").to_string();
+        for good in ["a", "z27", &id[..5], &id] {
+            assert_eq!(good.parse(), Ok(JobPrefix(good.into())));
+        }
+        let long = format!("{id}a");
+        for wrong in ["", "A", "1", "a/b", "../x", "a b", &long] {
+            assert_eq!(wrong.parse::<JobPrefix>(), Err(BadPrefix), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_logs_cannot_steer_the_terminal() {
+        let logs: JobLogs = serde_json::from_value(serde_json::json!({
+            "lines": [{
+                "task": 3,
+                "attempt": {"epoch": 1, "n": 2},
+                "worker": libp2p_identity::Keypair::generate_ed25519().public().to_peer_id(),
+                "line": "\u{1b}[2Jred\tß",
+            }],
+            "failures": [],
+        }))
+        .unwrap();
+        let mut text = Vec::new();
+        logs.text(&mut text).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), "3 1.2 \\u{1b}[2Jred\tß\n");
+    }
+}

@@ -1,0 +1,291 @@
+//! Nodes and who they are: `init`, `join`, `invite`, `revoke`, `id`, `status`, `peers`.
+
+use std::io::{self, IsTerminal as _, Read as _, Write};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::Args;
+use ipdc_jobs::ids::PeerId;
+use serde::Serialize;
+
+use super::Session;
+use super::error::CliError;
+use super::output::{Answer, put_table, size, span, table};
+use super::progress::Progress;
+use super::setup;
+use crate::swarm::invitation::TOKEN_LIMIT;
+use crate::view;
+
+/// Make a new swarm, with this node as its first member
+#[derive(Debug, Args)]
+pub(super) struct Init {
+    /// The swarm's name, for people
+    #[arg(long, value_name = "NAME")]
+    domain: Option<String>,
+}
+
+impl Init {
+    pub(super) fn run(self, session: &Session) -> Result<(), CliError> {
+        let member = setup::init(session.home()?, self.domain)?;
+        session
+            .output
+            .note("start the node with `ipdc start`, then invite others with `ipdc invite`");
+        session.output.put(&Member(member))
+    }
+}
+
+/// Join a swarm with an invitation
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// What `ipdc invite` printed; without it, stdin is read
+    #[arg(value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl Join {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let token = match self.token {
+            Some(token) => token,
+            None => token_from_stdin(session)?,
+        };
+        if token.trim().is_empty() {
+            return Err(CliError::NoToken);
+        }
+        let progress = Progress::new(session.output);
+        progress.say("asking the node that invited");
+        let member = setup::join(session.home()?, &token).await?;
+        drop(progress);
+        session.output.note("start the node with `ipdc start`");
+        session.output.put(&Member(member))
+    }
+}
+
+fn token_from_stdin(session: &Session) -> Result<String, CliError> {
+    let mut token = String::new();
+    if io::stdin().is_terminal() {
+        session.output.note("paste the invitation and press Enter");
+        io::stdin().read_line(&mut token).map_err(CliError::file("read", "stdin"))?;
+    } else {
+        // A little over the limit, so that a longer one is seen to be too long.
+        let limit = TOKEN_LIMIT as u64 + 2;
+        io::stdin()
+            .take(limit)
+            .read_to_string(&mut token)
+            .map_err(CliError::file("read", "stdin"))?;
+    }
+    Ok(token)
+}
+
+/// The answer of `init` and `join`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Member(setup::Member);
+
+impl Answer for Member {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let setup::Member { peer_id, domain, owner, home } = &self.0;
+        writeln!(to, "{peer_id} is a member of {domain}, owner {owner}, home {}", home.display())
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.0.peer_id)
+    }
+}
+
+/// Print a token that lets others join the swarm
+#[derive(Debug, Args)]
+pub(super) struct Invite {
+    /// How long it holds: `30m`, `12h`, `7d`
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// How many nodes may join with it
+    #[arg(long, value_name = "N")]
+    uses: Option<NonZeroU32>,
+    /// The person or group that the joining nodes belong to
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+}
+
+impl Invite {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let request = view::InviteRequest {
+            ttl_s: self.ttl.map(|ttl| ttl.as_secs()),
+            uses: self.uses.map(NonZeroU32::get),
+            owner: self.owner,
+        };
+        let invite = session.client()?.invite(&request).await?;
+        let ttl = humantime::format_duration(Duration::from_secs(invite.expires_s));
+        session.output.note(format!(
+            "a secret for {} nodes, good for {ttl}: `ipdc join TOKEN` on the other machine",
+            invite.uses
+        ));
+        session.output.put(&invite)
+    }
+}
+
+impl Answer for view::Invite {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.token)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.text(to)
+    }
+}
+
+/// Cut a node off from the swarm, for good
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The node
+    #[arg(value_name = "PEER")]
+    peer: PeerId,
+}
+
+impl Revoke {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        session.client()?.revoke(self.peer).await?;
+        session.output.put(&Revoked { revoked: self.peer })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Revoked {
+    revoked: PeerId,
+}
+
+impl Answer for Revoked {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "revoked {}", self.revoked)
+    }
+}
+
+/// Print this node's peer ID
+#[derive(Debug, Args)]
+pub(super) struct Id {}
+
+impl Id {
+    pub(super) fn run(self, session: &Session) -> Result<(), CliError> {
+        let peer_id = setup::peer_id(session.home()?)?;
+        session.output.put(&Identity { peer_id })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Identity {
+    peer_id: PeerId,
+}
+
+impl Answer for Identity {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.peer_id)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.text(to)
+    }
+}
+
+/// Show what the node is and does
+#[derive(Debug, Args)]
+pub(super) struct Status {}
+
+impl Status {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let status = session.client()?.status().await?;
+        session.output.put(&status)
+    }
+}
+
+impl Answer for view::Status {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let mut line = |name: &str, value: String| writeln!(to, "{name:<9} {value}");
+        line("peer", self.peer_id.to_string())?;
+        line("version", self.version.clone())?;
+        line("domain", self.domain.clone())?;
+        line("owner", self.owner.clone())?;
+        line("home", self.home.display().to_string())?;
+        for address in &self.listen {
+            line("listen", address.to_string())?;
+        }
+        line("mqtt", self.mqtt.to_string())?;
+        line("http", self.http.to_string())?;
+        let draining = if self.draining { ", stopping" } else { "" };
+        line("up", format!("{}{draining}", span(Duration::from_secs(self.uptime_s))))?;
+        line("peers", format!("{} connected", self.peers_connected))?;
+        line("jobs", format!("{} running, {} queued", self.jobs.running, self.jobs.queued))?;
+        for work in &self.working_for {
+            let view::WorkingFor { job, submitter, attempts } = work;
+            line("works for", format!("job {job} of {submitter}: {attempts} attempts"))?;
+        }
+        let held = self.disk.durable + self.disk.scratch + self.disk.cache;
+        line("disk", format!("{} used, {} free", size(held), size(self.disk.free)))
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.peer_id)
+    }
+}
+
+/// List the nodes of the swarm: latency, CPU, memory, disk, runtimes, labels, load
+#[derive(Debug, Args)]
+pub(super) struct Peers {}
+
+impl Peers {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let peers = session.client()?.peers().await?;
+        session.output.put(&PeerList(peers))
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct PeerList(Vec<view::Peer>);
+
+impl Answer for PeerList {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let headings = [
+            "PEER",
+            "OWNER",
+            "SEEN",
+            "LATENCY",
+            "CPU",
+            "MEMORY FREE",
+            "DISK FREE",
+            "RUNTIMES",
+            "LABELS",
+            "LOAD",
+        ];
+        let mut rows = table(&headings);
+        for peer in &self.0 {
+            let facts = peer.facts.clone().unwrap_or_default();
+            let known = |text: String| if peer.facts.is_some() { text } else { "?".into() };
+            let labels = facts.labels.iter().map(|(name, value)| format!("{name}={value}"));
+            rows.add_row([
+                peer.peer_id.to_string(),
+                peer.owner.escape_debug().to_string(),
+                seen(peer),
+                peer.latency_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
+                known(format!("{} ({:.0} %)", facts.cpus, facts.cpu_load * 100.0)),
+                known(format!("{} of {}", size(facts.memory_free), size(facts.memory_total))),
+                known(size(facts.disk_free)),
+                facts.runtimes.join(","),
+                labels.collect::<Vec<_>>().join(","),
+                known(format!("{}/{}", facts.busy, facts.slots)),
+            ]);
+        }
+        put_table(to, &rows)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.0.iter().try_for_each(|peer| writeln!(to, "{}", peer.peer_id))
+    }
+}
+
+fn seen(peer: &view::Peer) -> String {
+    match (peer.me, peer.connected, peer.last_seen_s) {
+        (true, _, _) => "this node".into(),
+        (_, true, _) => "connected".into(),
+        (_, _, Some(ago)) => format!("{} ago", span(Duration::from_secs(ago))),
+        (_, _, None) => "never".into(),
+    }
+}

@@ -1,0 +1,111 @@
+//! Progress on stderr, when a person watches it. Off a terminal nothing is drawn.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::output::Output;
+use crate::api::client::Meter;
+use crate::view::{JobState, JobView};
+
+/// How often the bar of a transfer looks at its meter: as often as an eye can follow.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// One line that changes in place. It goes when dropped.
+pub(super) struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// A line; invisible unless `output` shows progress.
+    pub(super) fn new(output: Output) -> Self {
+        let target = if output.shows_progress() {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.enable_steady_tick(GLANCE);
+        Progress { bar }
+    }
+
+    /// Says what is waited for, with no measure of it.
+    pub(super) fn say(&self, what: impl Into<String>) {
+        self.bar.set_style(style("{spinner} {msg}"));
+        self.bar.set_message(what.into());
+    }
+
+    /// Shows how far `meter` is until `work` ends. `total` is in bytes, when it is known.
+    pub(super) async fn during<T>(
+        &self,
+        what: &str,
+        meter: &Meter,
+        total: Option<u64>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        self.bar.reset();
+        self.bar.set_message(what.to_owned());
+        match total {
+            Some(total) => {
+                self.bar.set_length(total);
+                self.bar.set_style(style(
+                    "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+                ));
+            }
+            None => {
+                self.bar.set_style(style("{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}"));
+            }
+        }
+        let mut work = pin!(work);
+        let mut glance = interval(GLANCE);
+        glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                value = &mut work => return value,
+                _ = glance.tick() => self.bar.set_position(meter.bytes()),
+            }
+        }
+    }
+
+    /// Shows how far a job is: its stages, then its bytes and their speed.
+    pub(super) fn job(&self, view: &JobView) {
+        if view.state == JobState::Queued || view.bytes_total == 0 {
+            let waiting = view.waiting.as_deref().unwrap_or("planning");
+            return self.say(format!("{}: {waiting}", view.state));
+        }
+        if self.bar.length() != Some(view.bytes_total) {
+            self.bar.set_length(view.bytes_total);
+        }
+        self.bar.set_style(style("{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {prefix}"));
+        self.bar.set_message(stages(view));
+        self.bar.set_prefix(format!(
+            "{}/s on {} nodes",
+            indicatif::BinaryBytes(speed(view)),
+            view.workers
+        ));
+        self.bar.set_position(view.bytes_done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Bytes a second of a job so far.
+fn speed(view: &JobView) -> u64 {
+    if view.seconds > 0.0 { (view.bytes_done as f64 / view.seconds) as u64 } else { 0 }
+}
+
+/// `map 3/25 · reduce 0/4`.
+pub(super) fn stages(view: &JobView) -> String {
+    let stages = view.stages.iter().map(|s| format!("{} {}/{}", s.name, s.done, s.total));
+    stages.collect::<Vec<_>>().join(" · ")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are those above")
+}

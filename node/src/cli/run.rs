@@ -1,0 +1,434 @@
+//! `ipdc run`: adds a job directory, submits it, follows it, fetches its result.
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use ipdc_jobs::ids::{Cid, JobId};
+use ipdc_jobs::kind::KINDS;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Session;
+use super::error::CliError;
+use super::interrupt::Interrupts;
+use super::local::LocalSwarm;
+use super::output::{Answer, Output, size, span};
+use super::progress::Progress;
+use super::transfer;
+use crate::api::client::{Client, ClientError};
+use crate::view::{Accepted, ContentPath, JobState, JobView, Submission};
+
+/// How long a job is followed without its node answering. A node that was killed and is started
+/// again takes a few seconds, and its jobs go on.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long to wait before a node that does not answer is asked again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a cancelled job may take to say so.
+const CANCEL_LIMIT: Duration = Duration::from_secs(20);
+
+/// The pause between looks at a job that runs for longer than a second.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(100);
+
+/// The most nodes that `--local` starts: what one machine's memory and ports bear.
+const LOCAL_LIMIT: i64 = 64;
+
+/// Characters of a job ID that name the directory of its result: enough that no two collide.
+const SHORT_ID: usize = 10;
+
+/// The file that makes a directory a job directory.
+const JOB_FILE: &str = "job.toml";
+
+/// Run a job and wait for its result
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// The job's kind
+    #[arg(value_parser = PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name())))]
+    kind: String,
+    /// The job directory: job.toml, code, data
+    #[arg(value_name = "JOBDIR")]
+    dir: PathBuf,
+    /// How many nodes should work for it; fewer do when there are fewer
+    #[arg(long, value_name = "K")]
+    workers: Option<NonZeroU32>,
+    /// The input, in place of the one that job.toml names: a path, or a CID
+    #[arg(long, value_name = "PATH|CID")]
+    input: Option<String>,
+    /// Fetch the result to this directory, which must not be there or be empty
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Start N nodes on this machine for this one job; needs no set-up
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LOCAL_LIMIT))]
+    local: Option<u32>,
+    /// Print the job's ID as soon as it is accepted, and leave
+    #[arg(long, conflicts_with_all = ["local", "out"])]
+    detach: bool,
+    /// Set one of the job's parameters; the value is read as JSON, else taken as text
+    #[arg(long = "param", value_name = "KEY=VALUE")]
+    params: Vec<Param>,
+}
+
+impl Run {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        check_job_dir(&self.dir)?;
+        if let Some(out) = &self.out {
+            transfer::check_goal(out)?;
+        }
+        let mut interrupts = Interrupts::listen();
+        let Some(nodes) = self.local else {
+            let place = Place::new(session.home()?)?;
+            return self.on(place, session.output, &mut interrupts).await;
+        };
+        let progress = Progress::new(session.output);
+        progress.say(format!("starting {nodes} nodes"));
+        let swarm = interrupts.unless(LocalSwarm::start(nodes)).await??;
+        drop(progress);
+        let place = Place::new(swarm.home().to_owned())?;
+        self.on(place, session.output, &mut interrupts).await
+    }
+
+    /// Runs the job at a node that is there.
+    async fn on(
+        self,
+        mut place: Place,
+        output: Output,
+        interrupts: &mut Interrupts,
+    ) -> Result<(), CliError> {
+        let progress = Progress::new(output);
+        let accepted = interrupts.unless(self.submit(&place.client, &progress)).await??;
+        accepted.notes.iter().for_each(|note| output.note(note));
+        if self.detach {
+            drop(progress);
+            return output.put(&accepted);
+        }
+        let view = place.follow(accepted.job, &progress, interrupts, output).await?;
+        let out = self.out.or_else(|| self.local.map(|_| local_out(view.job)));
+        if let (Some(result), Some(out)) = (view.result, &out) {
+            let result = result.into();
+            let fetching = transfer::fetch(&place.client, &result, out, &progress);
+            interrupts.unless(fetching).await??;
+        }
+        drop(progress);
+        let end = end_of(&view);
+        if end.is_ok() {
+            output.note(summary(&view));
+        }
+        let out = out.filter(|_| view.result.is_some());
+        output.put(&Ran { view, out })?;
+        end
+    }
+
+    async fn submit(&self, client: &Client, progress: &Progress) -> Result<Accepted, CliError> {
+        let input = match &self.input {
+            Some(input) => Some(resolve_input(client, input, progress).await?),
+            None => None,
+        };
+        let dir = transfer::send(client, &self.dir, progress).await?;
+        progress.say("checking the job");
+        let submission = Submission {
+            kind: self.kind.clone(),
+            job: Some(dir.added.cid),
+            files: None,
+            input,
+            workers: self.workers.map(NonZeroU32::get),
+            params: self.params.iter().map(|p| (p.key.clone(), p.value.clone())).collect(),
+            key: None,
+        };
+        Ok(client.submit(&submission).await?)
+    }
+}
+
+/// Where a local swarm's result goes when nobody said where: its nodes will not be there to ask.
+fn local_out(job: JobId) -> PathBuf {
+    let mut name = job.to_string();
+    name.truncate(SHORT_ID);
+    PathBuf::from(format!("ipdc-{name}"))
+}
+
+/// Says what is wrong with a job directory before anything is added.
+fn check_job_dir(dir: &Path) -> Result<(), CliError> {
+    let wrong = |why| CliError::NotJobDir { path: dir.to_owned(), why };
+    if !dir.is_dir() {
+        return Err(wrong(if dir.exists() { "it is a file" } else { "it does not exist" }));
+    }
+    if !dir.join(JOB_FILE).is_file() {
+        return Err(wrong("it holds no job.toml"));
+    }
+    Ok(())
+}
+
+/// The CID of what `--input` names; a path is added first.
+async fn resolve_input(client: &Client, input: &str, progress: &Progress) -> Result<Cid, CliError> {
+    let path = Path::new(input);
+    if path.exists() {
+        return Ok(transfer::send(client, path, progress).await?.added.cid);
+    }
+    let path: ContentPath =
+        input.parse().map_err(|_| CliError::Input { input: input.to_owned() })?;
+    if path.parts.is_empty() {
+        return Ok(path.root);
+    }
+    progress.say(format!("looking for {path}"));
+    Ok(client.ls(&path).await?.cid)
+}
+
+/// The node that a job is followed at. It may go and come back at another port.
+pub(super) struct Place {
+    home: PathBuf,
+    client: Client,
+}
+
+impl Place {
+    pub(super) fn new(home: PathBuf) -> Result<Self, CliError> {
+        Ok(Place { client: Client::of_home(&home)?, home })
+    }
+
+    /// Waits for the job's end. The first interrupt cancels the job, the second leaves at once.
+    async fn follow(
+        &mut self,
+        job: JobId,
+        progress: &Progress,
+        interrupts: &mut Interrupts,
+        output: Output,
+    ) -> Result<JobView, CliError> {
+        tokio::select! {
+            view = self.follow_to_end(job, progress) => return view,
+            () = interrupts.next() => {}
+        }
+        output.note(format!("cancelling job {job}; Ctrl-C again leaves at once"));
+        progress.say("cancelling");
+        let cancelling = async {
+            self.client.cancel(&job.to_string()).await?;
+            self.follow_to_end(job, progress).await
+        };
+        let view = interrupts.unless(timeout(CANCEL_LIMIT, cancelling)).await?;
+        match view {
+            // The end came first: it counts.
+            Ok(Ok(view)) if view.state == JobState::Done => Ok(view),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(_)) | Err(_) => Err(CliError::Interrupted),
+        }
+    }
+
+    async fn follow_to_end(
+        &mut self,
+        job: JobId,
+        progress: &Progress,
+    ) -> Result<JobView, CliError> {
+        let mut since = None;
+        loop {
+            let view = self.look(job, since).await?;
+            progress.job(&view);
+            if view.state.is_end() {
+                return Ok(view);
+            }
+            since = Some(view.version);
+            // Short jobs are answered at once; long ones need not be watched task by task.
+            if view.seconds > 1.0 {
+                sleep(FOLLOW_PAUSE).await;
+            }
+        }
+    }
+
+    /// The job after version `since`; asks again for a while when the node is away.
+    async fn look(&mut self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {
+        let mut away: Option<Instant> = None;
+        loop {
+            let error = match self.try_look(job, since).await {
+                Ok(view) => return Ok(view),
+                Err(error) => error,
+            };
+            let gone =
+                matches!(error, ClientError::Unreachable { .. } | ClientError::NoNode { .. });
+            let since_when = *away.get_or_insert_with(Instant::now);
+            if !gone || since_when.elapsed() > RECONNECT_LIMIT {
+                return Err(error);
+            }
+            sleep(RECONNECT_PAUSE).await;
+            if let Ok(client) = Client::of_home(&self.home) {
+                self.client = client;
+            }
+        }
+    }
+
+    async fn try_look(&self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {
+        match since {
+            Some(since) => self.client.job_after(job, since).await,
+            None => self.client.job(&job.to_string()).await,
+        }
+    }
+}
+
+/// What a job's end means for the command.
+pub(super) fn end_of(view: &JobView) -> Result<(), CliError> {
+    match (view.state, &view.error) {
+        (JobState::Done, _) => Ok(()),
+        (JobState::Cancelled, _) => Err(CliError::Cancelled { job: view.job }),
+        (_, Some(problem)) => Err(CliError::Job(problem.clone().into())),
+        (state, None) => Err(CliError::NoResult { job: view.job, state }),
+    }
+}
+
+fn summary(view: &JobView) -> String {
+    let time = span(Duration::from_secs_f64(view.seconds.max(0.0)));
+    let remembered = match view.memoized {
+        0 => String::new(),
+        n => format!(", {n} of them remembered"),
+    };
+    format!(
+        "job {} done in {time}: {} tasks{remembered}, {} of input",
+        view.job,
+        view.tasks,
+        size(view.bytes_total),
+    )
+}
+
+/// The answer of `run`: the job as it ended, and where its result was put.
+#[derive(Debug, Serialize)]
+struct Ran {
+    #[serde(flatten)]
+    view: JobView,
+    out: Option<PathBuf>,
+}
+
+impl Answer for Ran {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.quiet(to)?;
+        match &self.out {
+            Some(out) => writeln!(to, "{}", out.display()),
+            None => Ok(()),
+        }
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        match &self.view.result {
+            Some(result) => writeln!(to, "{result}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Answer for Accepted {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{}", self.job)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.text(to)
+    }
+}
+
+/// One `KEY=VALUE`.
+#[derive(Debug, Clone, PartialEq)]
+struct Param {
+    key: String,
+    value: Value,
+}
+
+/// A text that is no parameter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected KEY=VALUE, with a KEY of letters, digits, `_` and `-`")]
+struct BadParam;
+
+impl FromStr for Param {
+    type Err = BadParam;
+
+    fn from_str(text: &str) -> Result<Self, BadParam> {
+        let (key, value) = text.split_once('=').ok_or(BadParam)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if key.is_empty() || !key.chars().all(plain) {
+            return Err(BadParam);
+        }
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        Ok(Param { key: key.to_owned(), value })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use crate::problem::Problem;
+
+    use super::super::fake::FakeNode;
+    use super::super::output::Form;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_is_followed_over_the_death_and_return_of_its_node() {
+        let mut node = FakeNode::start().await;
+        node.world()
+            .views
+            .extend([FakeNode::view(JobState::Queued, 1), FakeNode::view(JobState::Running, 2)]);
+        let mut place = Place::new(node.home().to_owned()).unwrap();
+        let job = place.look(JobId::of_manifest(b"job"), None).await.unwrap().job;
+        node.kill().await;
+        let progress = Progress::new(Output::new(Form::Quiet));
+        let following = place.follow_to_end(job, &progress);
+        let returning = async {
+            sleep(RECONNECT_PAUSE).await;
+            node.start_again().await;
+            node.world().views.push_back(FakeNode::view(JobState::Done, 3));
+        };
+        let (view, ()) = tokio::join!(following, returning);
+        assert_eq!(view.unwrap().state, JobState::Done);
+    }
+
+    #[test]
+    fn each_end_of_a_job_is_told_apart() {
+        assert!(end_of(&FakeNode::view(JobState::Done, 1)).is_ok());
+        let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
+        assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));
+        let problem = Problem {
+            code: "IPDC-0000".into(),
+            message: "the guest trapped".into(),
+            causes: Vec::new(),
+            help: None,
+            details: Vec::new(),
+        };
+        let mut failed = FakeNode::view(JobState::Failed, 1);
+        failed.error = Some(problem.clone());
+        let error = end_of(&failed).unwrap_err();
+        assert_eq!(Problem::of(&error), problem);
+    }
+
+    #[test]
+    fn a_parameter_is_json_or_else_text() {
+        let cases = [
+            ("n=3", "n", json!(3)),
+            ("n=-2.5", "n", json!(-2.5)),
+            ("on=true", "on", json!(true)),
+            ("word=true story", "word", json!("true story")),
+            ("text=\"3\"", "text", json!("3")),
+            ("list=[1,2]", "list", json!([1, 2])),
+            ("url=http://x/?a=b", "url", json!("http://x/?a=b")),
+            ("empty=", "empty", json!("")),
+        ];
+        for (text, key, value) in cases {
+            assert_eq!(text.parse(), Ok(Param { key: key.into(), value }), "{text}");
+        }
+        for wrong in ["", "x", "=1", "a b=1", "a.b=1"] {
+            assert_eq!(wrong.parse::<Param>(), Err(BadParam), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_directory_without_job_toml_is_no_job_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let why = |path: &Path| check_job_dir(path).unwrap_err().to_string();
+        assert!(why(dir.path()).ends_with("it holds no job.toml"));
+        assert!(why(&dir.path().join("none")).ends_with("it does not exist"));
+        let file = dir.path().join(JOB_FILE);
+        std::fs::write(&file, "").unwrap();
+        assert!(why(&file).ends_with("it is a file"));
+        assert!(check_job_dir(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line as a whole: its definition, and that the documents say all of it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+#[test]
+fn the_definition_holds_together() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_spelling_that_users_were_promised_is_understood() {
+    let cid = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+    let with_cid = |line: &str| line.replace("CID", cid);
+    for line in [
+        "init --domain lab",
+        "start --detach --listen /ip4/0.0.0.0/tcp/4001 --mqtt 127.0.0.1:0 --http localhost:0",
+        "start --bootstrap /ip4/10.0.0.1/tcp/4001 /ip4/10.0.0.2/tcp/4001",
+        "stop --yes",
+        "status --json",
+        "id",
+        "invite --ttl 1h --uses 3 --owner ada",
+        "join ipdc1-x",
+        "join",
+        "peers",
+        "--home /x add a b -",
+        "get CID -o out",
+        "cat CID/dir/file --range 0-99",
+        "ls CID",
+        "pin CID",
+        "unpin CID",
+        "gc",
+        "du --quiet",
+        "run mr dir --workers 3 --input CID --out o --param a=1 --param b=x",
+        "run mr dir --local 3 --json",
+        "run mr dir --detach",
+        "jobs",
+        "job show abc",
+        "job logs abc",
+        "job cancel abc -v",
+        "job result abc --out dir",
+        "completions bash",
+    ] {
+        let args = with_cid(line);
+        let parsed = Cli::try_parse_from(["ipdc"].into_iter().chain(args.split(' ')));
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    for line in [
+        "run mr dir --local 0",
+        "run mr dir --local 65",
+        "run mr dir --local 2 --detach",
+        "run nosuchkind dir",
+        "run mr dir --workers 0",
+        "cat notacid",
+        "job show UPPER",
+        "status --json --quiet",
+        "add",
+        "invite --uses 0",
+        "invite --ttl soon",
+        "start --mqtt nowhere",
+    ] {
+        assert!(
+            Cli::try_parse_from(["ipdc"].into_iter().chain(line.split(' '))).is_err(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn the_guide_names_every_command_flag_and_exit_code() {
+    let guide = fs::read_to_string(repository().join("docs/cli.md")).unwrap();
+    let mut missing = Vec::new();
+    let mut check = |text: String| {
+        if !guide.contains(&text) {
+            missing.push(text);
+        }
+    };
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        check(format!("ipdc {name}"));
+        for inner in command.get_subcommands() {
+            check(format!("ipdc {name} {}", inner.get_name()));
+        }
+        for flag in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            if let Some(long) = flag.get_long() {
+                check(format!("--{long}"));
+            }
+        }
+    }
+    for exit in [0, 1, 2, 3, 4, 5, 130] {
+        check(format!("| {exit} |"));
+    }
+    assert_eq!(missing, Vec::<String>::new(), "not in docs/cli.md");
+}
+
+#[test]
+fn every_error_code_has_its_page_and_every_page_its_code() {
+    let mut codes = BTreeSet::new();
+    for dir in ["node/src", "jobs/src", "guest/src"] {
+        codes_below(&repository().join(dir), &mut codes);
+    }
+    let pages: BTreeSet<String> = fs::read_dir(repository().join("docs/errors"))
+        .unwrap()
+        .filter_map(|entry| {
+            entry.unwrap().file_name().into_string().unwrap().strip_suffix(".md").map(str::to_owned)
+        })
+        .filter(|name| name != "README")
+        .collect();
+    assert_eq!(codes.difference(&pages).collect::<Vec<_>>(), Vec::<&String>::new(), "no page");
+    assert_eq!(pages.difference(&codes).collect::<Vec<_>>(), Vec::<&String>::new(), "no code");
+    for page in &pages {
+        let text = fs::read_to_string(repository().join(format!("docs/errors/{page}.md"))).unwrap();
+        for part in [&format!("# {page}: "), "**What happened**", "**Why**", "**What to do**"] {
+            assert!(text.contains(part), "{page}.md lacks {part}");
+        }
+    }
+}
+
+/// The codes in the sources; those that tests make up begin with `IPDC-0`.
+fn codes_below(dir: &Path, codes: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            codes_below(&path, codes);
+            continue;
+        }
+        let source = fs::read_to_string(&path).unwrap();
+        let found = source.match_indices("IPDC-").filter_map(|(at, _)| source.get(at..at + 9));
+        let real = found.filter(|code| code[5..].bytes().all(|b| b.is_ascii_digit()));
+        codes.extend(real.filter(|code| !code.starts_with("IPDC-0")).map(str::to_owned));
+    }
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
