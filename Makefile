@@ -1,0 +1,87 @@
+# make demo     three local nodes count the words of 100 MiB of text
+# make test     every test but the longest; what a change must pass
+# make test-all those too
+# make lint     format, compiler and clippy warnings, licences and sources of the dependencies
+# make bench    the figures of the README, into bench/RESULTS.md
+# make examples the examples' Rust guests, compiled to wasm
+#
+# A fresh clone needs a shell, make and Rust; the setup-* steps install the rest when it is absent.
+
+TARGET    := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+TOOLS     := $(TARGET)/tools
+WASM      := wasm32-unknown-unknown
+# One build serves all the tests: every cargo call on the dev profile names the same packages.
+DEV       := --locked --workspace --all-targets
+
+DEMO_MIB  := 100
+DEMO      := target/demo
+SHARED    := ../shared
+YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
+
+.PHONY: demo test test-all lint bench yardstick examples build-tests
+.PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho
+
+demo: setup-cc examples
+	cargo build --release --locked -p ipdc-node -p ipdc-bench
+	@IPDC=$(TARGET)/release/ipdc BENCH=$(TARGET)/release/ipdc-bench tools/demo $(DEMO) $(DEMO_MIB)
+
+test: build-tests
+	tools/test
+
+test-all: build-tests
+	tools/test --all
+
+build-tests: setup-cc setup-mqtt setup-paho examples
+	cargo build $(DEV)
+
+lint: setup-cc setup-deny
+	cargo fmt --check
+	cargo clippy $(DEV) -- -D warnings
+	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
+
+bench: setup-cc examples yardstick
+	cargo build --release --locked -p ipdc-node -p ipdc-bench
+	$(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md \
+	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
+
+# Where a clone has the yardstick beside it, that is the native count; else ours is.
+yardstick:
+	@if [ -d $(SHARED)/bench/corpus ]; then \
+	    mkdir -p $(YARDSTICK) && cp -r $(SHARED)/bench/corpus/. $(YARDSTICK) && \
+	    gunzip -kf $(YARDSTICK)/vocab.txt.gz && \
+	    CARGO_TARGET_DIR=$(YARDSTICK)/target cargo build --quiet --release --manifest-path $(YARDSTICK)/Cargo.toml; \
+	fi
+
+# Each example with a Cargo.toml is a guest crate of its own, outside the workspace; its module goes
+# beside its job.toml.
+examples: setup-wasm
+	@for crate in examples/*/Cargo.toml; do \
+	    example=$$(dirname $$crate); name=$$(basename $$example); \
+	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $(WASM) \
+	        --manifest-path $$crate || exit 1; \
+	    cp $(TARGET)/examples/$(WASM)/release/$$name.wasm $$example/map.wasm || exit 1; \
+	done
+
+# Some dependencies compile C (SQLite, zstd).
+setup-cc:
+	@command -v cc >/dev/null || tools/apt-install gcc libc6-dev
+
+setup-wasm:
+	@test -d "$$(rustc --print target-libdir --target $(WASM))" || rustup target add $(WASM)
+
+# Not optimised: it runs for seconds, and the optimised build takes minutes.
+setup-deny: setup-cc
+	@test -x $(TOOLS)/bin/cargo-deny || cargo install --quiet --locked --root $(TOOLS) cargo-deny \
+	    --no-default-features --config profile.release.lto=false --config profile.release.opt-level=0 \
+	    --config profile.release.codegen-units=16
+
+setup-mqtt:
+	@{ command -v mosquitto_pub && command -v mosquitto_sub; } >/dev/null || tools/apt-install mosquitto-clients
+
+# The tests find it in the clone, wherever the build goes.
+setup-paho:
+	@test -x target/venv/bin/python || { \
+	    python3 -c 'import ensurepip, venv' 2>/dev/null || tools/apt-install python3 python3-venv; } && \
+	    python3 -m venv target/venv
+	@target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null || \
+	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'

@@ -1,0 +1,145 @@
+//! Job directories for tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::root;
+use crate::text::{Text, write_counts};
+
+/// A job directory in a temp folder.
+pub struct JobDir {
+    folder: TempDir,
+}
+
+impl JobDir {
+    /// One with this `job.toml`.
+    ///
+    /// # Panics
+    /// When the temp folder cannot be written.
+    #[must_use]
+    pub fn new(toml: &str) -> Self {
+        let folder = TempDir::with_prefix("ipdc-job-").expect("a temp folder");
+        JobDir { folder }.file("job.toml", toml)
+    }
+
+    /// A word count whose map, in wat, does `burn` rounds of nothing a line: it takes as long as a
+    /// test wants, and its result is that of any word count.
+    #[must_use]
+    pub fn words(burn: u32, partitions: u32) -> Self {
+        let toml = format!(
+            "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"sum\"\nreduce = \"sum\"\npartitions = {partitions}\n"
+        );
+        Self::new(&toml).file("words.wat", words_wat(burn))
+    }
+
+    /// As [`JobDir::words`], with a reduce in wat that does `burn_key` rounds of nothing a key.
+    #[must_use]
+    pub fn slow_reduce(burn: u32, burn_key: u32, partitions: u32) -> Self {
+        let toml = format!(
+            "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"sum\"\nreduce = \"slow-sum.wat\"\npartitions = {partitions}\n"
+        );
+        let slow_sum = burning("slow-sum.wat", "(; rounds a key ;)", burn_key);
+        Self::new(&toml).file("words.wat", words_wat(burn)).file("slow-sum.wat", slow_sum)
+    }
+
+    /// With one more file.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn file(self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+        fs::write(self.path().join(name), bytes).expect("a writable temp folder");
+        self
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// The map of [`JobDir::words`].
+#[must_use]
+pub fn words_wat(burn: u32) -> String {
+    burning("words.wat", "(; rounds a line ;)", burn)
+}
+
+/// A guest whose rounds of nothing, marked in its text, are `rounds`.
+fn burning(name: &str, mark: &str, rounds: u32) -> String {
+    let text = guest(name);
+    let nothing = format!("(i32.const 0) {mark}");
+    assert!(text.contains(&nothing), "{name} has no `{nothing}`");
+    text.replace(&nothing, &format!("(i32.const {rounds})"))
+}
+
+/// A guest of `tests/jobs`.
+///
+/// # Panics
+/// When there is none of this name.
+#[must_use]
+pub fn guest(name: &str) -> String {
+    let path: PathBuf = root().join("tests/jobs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A directory of `files` files with a few lines of text each, below `folder`: a split each, so that
+/// a job over little text still has work for every node. Gives it and its native count.
+///
+/// # Panics
+/// When it cannot be written.
+#[must_use]
+pub fn many_splits(folder: &Path, files: usize) -> (PathBuf, Vec<u8>) {
+    /// Bytes of each file: some ten lines.
+    const FILE: usize = 600;
+    let dir = folder.join("input");
+    fs::create_dir_all(&dir).expect("a writable temp folder");
+    let mut all = Vec::new();
+    for file in 0..files {
+        let text = Text::make(file as u64, FILE);
+        fs::write(dir.join(format!("{file:03}.txt")), &text).expect("a writable temp folder");
+        all.extend(text);
+    }
+    let mut counts = Vec::new();
+    write_counts(&all, &mut counts).expect("memory takes every write");
+    (dir, counts)
+}
+
+/// The parts of a result that was saved to `dir`, one after the other.
+///
+/// # Panics
+/// When they cannot be read.
+#[must_use]
+pub fn parts(dir: &Path) -> Vec<Vec<u8>> {
+    let entries = fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("a readable folder").path()).collect();
+    paths.retain(|path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-"))
+    });
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).expect("a readable part")).collect()
+}
+
+/// The lines of a result, sorted: what a native count writes.
+///
+/// # Panics
+/// When a part is not sorted by its keys, or does not end with a line's end.
+#[must_use]
+pub fn sorted_lines(parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut all: Vec<&[u8]> = Vec::new();
+    for (number, part) in parts.iter().enumerate() {
+        assert!(part.is_empty() || part.ends_with(b"\n"), "part {number} ends inside a line");
+        let lines: Vec<&[u8]> = part.split_inclusive(|&byte| byte == b'\n').collect();
+        assert!(lines.is_sorted_by_key(|line| key(line)), "part {number} is not sorted by key");
+        all.extend(lines);
+    }
+    all.sort_unstable_by_key(|line| key(line));
+    all.concat()
+}
+
+fn key(line: &[u8]) -> &[u8] {
+    line.split(|&byte| byte == b'\t').next().unwrap_or(line)
+}

@@ -1,0 +1,88 @@
+//! `--local N`: no set-up at all.
+
+use std::path::Path;
+
+use ipdc_tests::job::{many_splits, parts, sorted_lines};
+use ipdc_tests::program::Signal;
+use ipdc_tests::{JOB, JobDir, Node, Program, SOON, alone, eventually, ipdc, root};
+
+/// `ipdc` with no home, and temporary files below `folder`.
+fn bare(folder: &Path) -> Program {
+    let tmp = folder.join("tmp");
+    std::fs::create_dir_all(&tmp).unwrap();
+    Program::new(ipdc())
+        .env("TMPDIR", &tmp)
+        .env("HOME", folder)
+        .env("XDG_DATA_HOME", folder.join("data"))
+        .dir(folder)
+}
+
+fn left_behind(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.join("tmp")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn a_job_runs_on_three_local_nodes_and_leaves_nothing_behind() {
+    let room = Node::new();
+    let (input, expected) = many_splits(room.folder(), 6);
+    let out = room.folder().join("out");
+    let run = bare(room.folder())
+        .args(["run", "mr"])
+        .arg(JobDir::words(0, 2).path())
+        .arg("--input")
+        .arg(input);
+    let ran = run.args(["--local", "3", "--json", "--out"]).arg(&out).within(JOB).run().ok();
+    assert_eq!(ran.json()["state"], "done");
+    assert_eq!(sorted_lines(&parts(&out)), expected);
+    assert_eq!(left_behind(room.folder()), Vec::<String>::new(), "{ran}");
+}
+
+#[test]
+fn an_interrupted_local_run_leaves_nothing_behind() {
+    let room = Node::new();
+    let (input, _) = many_splits(room.folder(), 6);
+    let run = bare(room.folder())
+        .args(["run", "mr"])
+        .arg(JobDir::words(400_000_000, 2).path())
+        .arg("--input")
+        .arg(input);
+    let running = run.args(["--local", "2"]).start();
+    eventually(SOON, "its nodes have homes", || {
+        (!left_behind(room.folder()).is_empty()).then_some(())
+    });
+    running.signal(Signal::INT);
+    let ran = running.wait(SOON);
+    assert_eq!(ran.status.code(), Some(130), "{ran}");
+    assert_eq!(left_behind(room.folder()), Vec::<String>::new(), "{ran}");
+}
+
+#[test]
+fn the_example_in_wat_needs_no_tools() {
+    let room = Node::new();
+    let examples = std::fs::read_dir(root().join("examples")).unwrap();
+    let in_wat = examples.map(|entry| entry.unwrap().path()).find(|dir| {
+        !dir.join("Cargo.toml").exists()
+            && std::fs::read_dir(dir).is_ok_and(|mut files| {
+                files.any(|file| file.unwrap().path().extension().is_some_and(|ext| ext == "wat"))
+            })
+    });
+    let in_wat = in_wat.expect("an example in wat");
+    let run = bare(room.folder()).args(["run", "mr"]).arg(in_wat).args(["--local", "1", "--json"]);
+    assert_eq!(run.within(JOB).run().ok().json()["state"], "done");
+}
+
+#[test]
+fn twenty_local_nodes_are_one_swarm() {
+    let _alone = alone();
+    let room = Node::new();
+    let (input, expected) = many_splits(room.folder(), 20);
+    let out = room.folder().join("out");
+    let run = bare(room.folder())
+        .args(["run", "mr"])
+        .arg(JobDir::words(0, 2).path())
+        .arg("--input")
+        .arg(input);
+    let _ = run.args(["--local", "20", "--out"]).arg(&out).within(JOB).run().ok();
+    assert_eq!(sorted_lines(&parts(&out)), expected);
+}

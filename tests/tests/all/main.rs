@@ -1,0 +1,18 @@
+//! Black-box tests of `ipdc`: real processes, real sockets, real kills. One binary, so that the
+//! tests link once.
+
+#![allow(clippy::unwrap_used)]
+
+mod admission;
+mod controller;
+mod data;
+mod docs;
+mod end_condition;
+mod guests;
+mod http;
+mod jobs;
+mod local;
+mod mqtt;
+mod nodes;
+mod stranger;
+mod workers;
