@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiError};
-use crate::blocks::{Blocks, BlocksError};
+use crate::blocks::Blocks;
+use crate::blocks::pins::PinError;
+use crate::blocks::store::{Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
@@ -68,7 +70,11 @@ pub enum NodeError {
     /// Blocks.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Blocks(#[from] BlocksError),
+    Store(#[from] StoreError),
+    /// Pins.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pins(#[from] PinError),
     /// The broker.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -344,7 +350,7 @@ impl Node {
             peers_connected: Streams::connected(&self.swarm).len() as u32,
             jobs: JobCounts { running: count(JobState::Running), queued: count(JobState::Queued) },
             working_for: self.working_for(),
-            disk: self.blocks.usage().await?,
+            disk: self.blocks.pins().du().await?.into(),
             draining: self.stop.is_cancelled(),
         })
     }
@@ -360,7 +366,7 @@ impl Node {
             connected: true,
             latency_ms: None,
             addresses: self.swarm.listen_addrs(),
-            facts: Some(facts.into()),
+            facts: Some(facts),
             last_seen_s: Some(0),
         };
         std::iter::once(me).chain(self.swarm.peers().into_iter().map(Peer::from)).collect()

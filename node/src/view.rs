@@ -15,7 +15,11 @@ use rust_ipfs::Multiaddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::blocks::pins;
 use crate::problem::Problem;
+use crate::swarm::PeerView;
+use crate::swarm::certificate::now_ms;
+use crate::swarm::facts::PeerFacts;
 
 /// The first part of every path.
 pub const PREFIX: &str = "/v1";
@@ -108,6 +112,13 @@ pub struct Usage {
     pub free: u64,
 }
 
+impl From<pins::Usage> for Usage {
+    fn from(usage: pins::Usage) -> Self {
+        let pins::Usage { durable, pinned, scratch, cache, free } = usage;
+        Usage { durable, scratch, cache, pinned, free }
+    }
+}
+
 /// One of the answer to `GET /peers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
@@ -124,34 +135,24 @@ pub struct Peer {
     /// Where it was reached.
     pub addresses: Vec<Multiaddr>,
     /// What it said of itself; none before it did.
-    pub facts: Option<Facts>,
+    pub facts: Option<PeerFacts>,
     /// Seconds since it was last heard of; none when never.
     pub last_seen_s: Option<u64>,
 }
 
-/// What a node says of the machine it runs on.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Facts {
-    /// Logical CPUs.
-    pub cpus: u32,
-    /// How busy they are, 0 to 1.
-    pub cpu_load: f64,
-    /// Memory in all.
-    pub memory_total: u64,
-    /// Memory that could be had.
-    pub memory_free: u64,
-    /// Free bytes on the home's file system.
-    pub disk_free: u64,
-    /// The runtimes it has, by name.
-    pub runtimes: Vec<String>,
-    /// The labels its owner gave it.
-    pub labels: BTreeMap<String, String>,
-    /// Attempts it runs at once.
-    pub slots: u32,
-    /// Attempts it runs now.
-    pub busy: u32,
-    /// The program's version.
-    pub version: String,
+impl From<PeerView> for Peer {
+    fn from(view: PeerView) -> Self {
+        Peer {
+            peer_id: view.peer,
+            owner: view.owner,
+            me: false,
+            connected: view.connected,
+            latency_ms: view.latency_ms,
+            addresses: view.addresses,
+            facts: view.facts,
+            last_seen_s: view.seen_ms.map(|at| now_ms().saturating_sub(at) / 1_000),
+        }
+    }
 }
 
 /// Body of `POST /invites`.
@@ -240,10 +241,10 @@ pub struct NewDir {
 }
 
 impl NewDirEntry {
-    /// The file it names.
+    /// Its path, and the file at it.
     #[must_use]
-    pub fn file(&self) -> FileRef {
-        FileRef { cid: self.cid, len: self.size }
+    pub fn named(self) -> (String, FileRef) {
+        (self.path, FileRef { cid: self.cid, len: self.size })
     }
 }
 

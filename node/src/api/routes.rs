@@ -12,16 +12,19 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use futures::StreamExt;
-use ipdc_jobs::kind::Lasting;
+use ipdc_jobs::ids::Cid;
 use serde::Serialize;
 
 use super::{ApiError, Failure};
-use crate::blocks::BlocksError;
+use crate::blocks::fetch::Session;
+use crate::blocks::store::Tier;
+use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
 use crate::node::Node;
+use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    Accepted, AddQuery, Added, Collected, ContentPath, Empty, Invite, InviteRequest, JobLogs,
-    JobQuery, JobView, Listing, NewDir, Peer, Pin, Revocation, Status, Stop, Submission, Usage,
-    WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
+    JobLogs, JobQuery, JobView, Listing, NewDir, NewDirEntry, NodeKind, Peer, Pin, Revocation,
+    Status, Stop, Submission, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -29,9 +32,6 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 /// How much of a file is read at once while it is sent.
 const CAT_CHUNK: usize = 1 << 20;
-
-/// The reason of what users pin themselves.
-const USER: &str = "user";
 
 pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
@@ -82,9 +82,9 @@ async fn stop(State(node): Shared, Json(request): Json<Stop>) -> Answer<Empty> {
 }
 
 async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body) -> Answer<Added> {
-    node.blocks.room()?;
-    let _adding = node.blocks.guard().await;
-    let mut file = node.blocks.create(Lasting::Kept, None);
+    node.blocks.store().room()?;
+    let add = node.blocks.store().add(Tier::Durable);
+    let mut file = FileBuilder::new(add.clone());
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| ApiError::Malformed(error.to_string()))?;
@@ -92,7 +92,7 @@ async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body
     }
     let added = file.finish().await?;
     if query.pin {
-        node.blocks.pin(added.cid, USER).await?;
+        node.blocks.pins().pin(added.cid, Reason::User).await?;
     }
     Ok(Json(Added { cid: added.cid, size: added.len }))
 }
@@ -102,13 +102,13 @@ async fn add_dir(
     Query(query): Query<AddQuery>,
     Json(dir): Json<NewDir>,
 ) -> Answer<Added> {
-    node.blocks.room()?;
-    let _adding = node.blocks.guard().await;
+    node.blocks.store().room()?;
+    let add = node.blocks.store().add(Tier::Durable);
     let size = dir.entries.iter().map(|entry| entry.size).sum();
-    let entries = dir.entries.into_iter().map(|entry| (entry.path, entry.file())).collect();
-    let cid = node.blocks.make_dir(entries).await?;
+    let entries = dir.entries.into_iter().map(NewDirEntry::named);
+    let cid = unixfs::build_dir(&add, node.blocks.store(), entries).await?;
     if query.pin {
-        node.blocks.pin(cid, USER).await?;
+        node.blocks.pins().pin(cid, Reason::User).await?;
     }
     Ok(Json(Added { cid, size }))
 }
@@ -118,7 +118,8 @@ async fn cat(
     Path(path): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let file = node.blocks.open(&content_path(&path)?).await?;
+    let (session, cid) = resolve(&node, &path).await?;
+    let file = FileReader::open(session, cid).await?;
     let len = file.len();
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let (status, range) = match range {
@@ -134,7 +135,7 @@ async fn cat(
     let content_length = range.end - range.start;
     let parts = futures::stream::try_unfold((file, range), |(mut file, range)| async move {
         if range.is_empty() {
-            return Ok::<_, BlocksError>(None);
+            return Ok::<_, unixfs::Error>(None);
         }
         let want = usize::try_from(range.end - range.start).map_or(CAT_CHUNK, |n| n.min(CAT_CHUNK));
         let bytes = file.read_at(range.start, want).await?;
@@ -164,30 +165,47 @@ fn byte_range(text: &str, len: u64) -> Option<Range<u64>> {
 }
 
 async fn ls(State(node): Shared, Path(path): Path<String>) -> Answer<Listing> {
-    Ok(Json(node.blocks.list(&content_path(&path)?).await?))
+    let (session, cid) = resolve(&node, &path).await?;
+    if let Some(file) = unixfs::stat(&session, cid).await? {
+        let (kind, size) = (NodeKind::File, file.len);
+        return Ok(Json(Listing { kind, cid, size, entries: vec![] }));
+    }
+    let mut entries = Vec::new();
+    for DirEntry { name, cid, dag_size } in unixfs::ls(&session, cid).await? {
+        let file = unixfs::stat(&session, cid).await?;
+        let kind = if file.is_some() { NodeKind::File } else { NodeKind::Dir };
+        entries.push(Entry { name, cid, size: file.map_or(dag_size, |file| file.len), kind });
+    }
+    let size = entries.iter().map(|entry| entry.size).sum();
+    Ok(Json(Listing { kind: NodeKind::Dir, cid, size, entries }))
 }
 
 async fn pins(State(node): Shared) -> Answer<Vec<Pin>> {
-    Ok(Json(node.blocks.pins().await?))
+    let pins = node.blocks.pins().list().await?;
+    let view = |pin: table::Pin| Pin { cid: pin.root, reason: pin.reason.to_string() };
+    Ok(Json(pins.into_iter().map(view).collect()))
 }
 
 async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
     let root = content_path(&cid)?.root;
-    node.blocks.keep(root, &[], USER).await?;
+    let session = node.blocks.session(&[], Tier::Durable);
+    session.fetch_all(root, |_| {}).await?;
+    node.blocks.pins().pin(root, Reason::User).await?;
     Ok(Json(Empty {}))
 }
 
 async fn unpin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
-    node.blocks.unpin(content_path(&cid)?.root).await?;
+    node.blocks.pins().unpin(content_path(&cid)?.root, Reason::User).await?;
     Ok(Json(Empty {}))
 }
 
 async fn gc(State(node): Shared) -> Answer<Collected> {
-    Ok(Json(node.blocks.collect().await?))
+    let swept = node.blocks.pins().gc().await?;
+    Ok(Json(Collected { blocks: swept.blocks, bytes: swept.bytes }))
 }
 
 async fn du(State(node): Shared) -> Answer<Usage> {
-    Ok(Json(node.blocks.usage().await?))
+    Ok(Json(node.blocks.pins().du().await?.into()))
 }
 
 async fn submit(
@@ -223,6 +241,14 @@ async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> 
 async fn logs(State(node): Shared, Path(id): Path<String>) -> Answer<JobLogs> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.logs(job).await?))
+}
+
+/// What a path names, and what fetches it.
+async fn resolve(node: &Node, path: &str) -> Result<(Session, Cid), Failure> {
+    let path = content_path(path)?;
+    let session = node.blocks.session(&[], Tier::Cache);
+    let cid = unixfs::resolve(&session, path.root, &path.parts.join("/")).await?;
+    Ok((session, cid))
 }
 
 fn content_path(text: &str) -> Result<ContentPath, ApiError> {

@@ -5,16 +5,18 @@
 
 use ipdc_jobs::engine::{Event, JobReport, Output};
 use ipdc_jobs::ids::{Cid, FileRef, JobId, TaskId};
-use ipdc_jobs::kind::{self, Lasting, ResultFile};
+use ipdc_jobs::kind::{self, ResultFile};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{Assignment, INLINE_LIMIT, Payload};
 use serde::Serialize;
 
 use super::Context;
-use crate::blocks::BlocksError;
+use crate::blocks::store::{Add, StoreError, Tier};
+use crate::blocks::unixfs;
+use crate::state::pins::Reason;
 
 /// The longest output of one task of the last stage: an index of its files.
-const OUTPUT_LIMIT: u64 = 16 << 20;
+const OUTPUT_LIMIT: usize = 16 << 20;
 
 /// What determines a job's outputs: `manifest.json` in its result. Nothing else may be in it.
 #[derive(Serialize)]
@@ -49,9 +51,15 @@ struct BuildFailure {
     message: String,
 }
 
-impl From<BlocksError> for BuildFailure {
-    fn from(error: BlocksError) -> Self {
+impl BuildFailure {
+    /// This node's own trouble, a full disk say: worth another try.
+    fn passing(error: impl std::fmt::Display) -> Self {
         BuildFailure { lost: vec![], fatal: false, message: error.to_string() }
+    }
+
+    /// An output that cannot be had.
+    fn lost(task: TaskId, error: impl std::fmt::Display) -> Self {
+        BuildFailure { lost: vec![task], fatal: false, message: error.to_string() }
     }
 }
 
@@ -65,25 +73,28 @@ async fn build(
     let fatal = |message: String| BuildFailure { lost: vec![], fatal: true, message };
     let kind = kind::find(&manifest.kind)
         .ok_or_else(|| fatal(format!("this node knows no job kind `{}`", manifest.kind)))?;
+    // What is fetched and built is safe from collection until it is pinned.
+    let add = context.blocks.store().add(Tier::Durable);
     let mut inline = Vec::with_capacity(outputs.len());
     for output in outputs {
         let bytes = match &output.payload {
             Payload::Inline(bytes) => bytes.clone(),
-            Payload::File(file) => context
-                .blocks
-                .read_file(file, OUTPUT_LIMIT, &output.holders, &Default::default())
-                .await
-                .map_err(|error| lost(output.task, &error))?,
+            Payload::File(file) => {
+                let session = context.blocks.session(&output.holders, Tier::Cache);
+                let read = context.blocks.read(&session, file, OUTPUT_LIMIT).await;
+                read.map_err(|error| BuildFailure::lost(output.task, error))?
+            }
         };
         inline.push((output.task, Payload::Inline(bytes)));
     }
     let files = kind.finish(&inline).map_err(|error| fatal(error.to_string()))?;
     let mut entries = Vec::with_capacity(files.len() + 1);
     for ResultFile { task, name, file } in files {
-        let holders =
-            outputs.iter().find(|output| output.task == task).map(|o| o.holders.as_slice());
-        let fetched = context.blocks.hold(file.cid, holders.unwrap_or_default()).await;
-        fetched.map_err(|error| lost(task, &error))?;
+        let made = outputs.iter().find(|output| output.task == task);
+        let holders = made.map_or(&[][..], |output| &output.holders);
+        let session = context.blocks.fetcher().session_for(holders, add.clone());
+        let fetched = session.fetch_all(file.cid, |_| {}).await;
+        fetched.map_err(|error| BuildFailure::lost(task, error))?;
         entries.push((name, file));
     }
     let determined = Determined {
@@ -92,23 +103,26 @@ async fn build(
         input: manifest.input.to_string(),
         config: &manifest.config,
     };
-    entries.push(("manifest.json".to_owned(), keep_json(context, &determined).await?));
-    let result = context.blocks.make_dir(entries).await?;
-    let report = keep_json(context, report).await?.cid;
-    for root in [result, report] {
-        context.blocks.pin(root, &format!("result {job}")).await?;
-    }
+    entries.push(("manifest.json".to_owned(), add_json(context, &add, &determined).await?));
+    let result = unixfs::build_dir(&add, context.blocks.store(), entries)
+        .await
+        .map_err(BuildFailure::passing)?;
+    let report = add_json(context, &add, report).await?.cid;
+    let pins = context.blocks.pins();
+    let reason = Reason::Result(job);
+    tokio::try_join!(pins.pin(result, reason), pins.pin(report, reason))
+        .map_err(BuildFailure::passing)?;
     Ok((result, report))
 }
 
-fn lost(task: TaskId, error: &impl std::fmt::Display) -> BuildFailure {
-    BuildFailure { lost: vec![task], fatal: false, message: error.to_string() }
-}
-
-async fn keep_json(context: &Context, value: &impl Serialize) -> Result<FileRef, BlocksError> {
+async fn add_json(
+    context: &Context,
+    add: &Add,
+    value: &impl Serialize,
+) -> Result<FileRef, BuildFailure> {
     let mut json = serde_json::to_vec_pretty(value).expect("these types have string keys only");
     json.push(b'\n');
-    context.blocks.write_file(&json, Lasting::Kept, None).await
+    context.blocks.add_bytes(add, &json).await.map_err(BuildFailure::passing)
 }
 
 /// Moves what is too long for a message into scratch files.
@@ -116,12 +130,13 @@ pub(super) async fn shorten(
     context: &Context,
     job: JobId,
     assignment: &mut Assignment,
-) -> Result<(), BlocksError> {
+) -> Result<(), StoreError> {
     for payload in [&mut assignment.body, &mut assignment.inputs] {
         if let Payload::Inline(bytes) = payload
             && bytes.len() > INLINE_LIMIT
         {
-            let file = context.blocks.write_file(bytes, Lasting::Scratch, Some(job)).await?;
+            let add = context.blocks.store().add(Tier::Scratch(job));
+            let file = context.blocks.add_bytes(&add, bytes).await?;
             *payload = Payload::File(file);
         }
     }

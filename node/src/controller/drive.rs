@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipdc_jobs::engine::{Action, EndState, Engine, Event, JobPlan, Phase, Progress, Record};
-use ipdc_jobs::ids::JobId;
+use ipdc_jobs::ids::{JobId, PeerId};
+use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{ToWorker, WorkerOrder};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +33,7 @@ const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Drive {
     context: Arc<Context>,
     job: JobId,
+    manifest: Arc<Manifest>,
     engine: Engine,
     started: Instant,
     events: mpsc::Sender<Event>,
@@ -51,12 +53,14 @@ impl Drive {
         (sender, mut events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
     ) {
         let job = plan.job;
+        let manifest = Arc::new(plan.manifest.clone());
         let started = Instant::now();
         let journal = keep_journal(Arc::clone(&context), job, sender.clone());
         let (engine, actions) = Engine::new(plan, Duration::ZERO, recovered);
         let mut drive = Drive {
             context,
             job,
+            manifest,
             engine,
             started,
             events: sender,
@@ -92,9 +96,10 @@ impl Drive {
                         before.abort();
                     }
                     let (context, events) = (Arc::clone(&self.context), self.events.clone());
-                    let job = self.job;
+                    let (job, manifest) = (self.job, Arc::clone(&self.manifest));
                     self.build = Some(tokio::spawn(async move {
-                        let event = assemble::result(&context, job, outputs, *report).await;
+                        let event =
+                            assemble::result(&context, job, &manifest, outputs, *report).await;
                         let _ = events.send(event).await;
                     }));
                 }
@@ -114,7 +119,7 @@ impl Drive {
         over
     }
 
-    async fn send(&self, to: ipdc_jobs::ids::PeerId, mut message: ToWorker) {
+    async fn send(&self, to: PeerId, mut message: ToWorker) {
         if let WorkerOrder::Assign { assignments, .. } = &mut message.body {
             for assignment in assignments {
                 if let Err(error) = assemble::shorten(&self.context, self.job, assignment).await {
@@ -143,6 +148,8 @@ impl Drive {
             view.version += 1;
             view.seconds = seconds;
         });
+        // Nobody may be listening.
+        let _ = self.context.changes.send(self.view.borrow().clone());
     }
 }
 

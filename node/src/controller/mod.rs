@@ -19,17 +19,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record};
-use ipdc_jobs::ids::{Epoch, FileRef, JobId, PeerId};
+use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::message::ToController;
 use libp2p_identity::Keypair;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::blocks::Blocks;
+use crate::blocks::store::Tier;
+use crate::blocks::unixfs::blocking::{BlockingTree, Caller};
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
+use crate::state::pins::Reason;
 use crate::state::{Db, StateError};
 use crate::view::{JobState, JobView};
 pub use submit::SubmitError;
@@ -132,7 +136,8 @@ impl Controller {
         let records = jobs::journal(&self.context.db, stored.id).await?;
         let records = records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         let notes = serde_json::from_str(&stored.notes).unwrap_or_default();
-        let file = Blocks::name(&stored.manifest);
+        let cid = cid_of(CODEC_RAW, &stored.manifest);
+        let file = FileRef { cid, len: stored.manifest.len() as u64 };
         self.drive(stored.id, file, manifest, notes, records);
         Ok(())
     }
@@ -316,15 +321,13 @@ impl Context {
             tracing::error!(job = %view.job, %error, "the end of a job could not be written down");
             return;
         }
-        if let Err(error) = self.blocks.unpin_reason(&live(view.job)).await {
+        if let Err(error) = self.blocks.pins().release(Reason::Job(view.job)).await {
             tracing::warn!(job = %view.job, %error, "an ended job's blocks stay pinned");
         }
+        if let Err(error) = self.blocks.store().drop_job(view.job).await {
+            tracing::warn!(job = %view.job, %error, "an ended job's scratch files are still here");
+        }
     }
-}
-
-/// The reason of the pins that a job holds while it runs.
-fn live(job: JobId) -> String {
-    format!("job {job}")
 }
 
 fn now_ms() -> u64 {
@@ -381,7 +384,9 @@ async fn plan_tasks(
     kind: &'static dyn Kind,
     manifest: &Manifest,
 ) -> io::Result<Vec<TaskSpec>> {
-    let tree = context.blocks.tree(manifest.input);
+    let caller = Caller::new(tokio::runtime::Handle::current(), CancellationToken::new());
+    let session = context.blocks.session(&[], Tier::Cache);
+    let tree = BlockingTree::new(session, manifest.input, caller);
     let config = manifest.config.clone();
     tokio::task::spawn_blocking(move || kind.plan(&config, &tree).map_err(io::Error::other))
         .await

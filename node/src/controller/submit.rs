@@ -6,17 +6,21 @@ use std::io;
 use bytes::Bytes;
 use ipdc_jobs::engine::Record;
 use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
-use ipdc_jobs::kind::{self, JobFiles, Lasting};
+use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, SpecError};
 use rand::distr::{Alphanumeric, SampleString};
 
 use super::drive::to_json;
 use super::{Context, Controller};
-use crate::blocks::{Blocks, BlocksError};
+use crate::blocks::fetch::Session;
+use crate::blocks::pins::PinError;
+use crate::blocks::store::{Add, StoreError, Tier};
+use crate::blocks::{Blocks, unixfs};
 use crate::runtime::Runtime;
 use crate::state::StateError;
 use crate::state::jobs::{self, StoredJob};
+use crate::state::pins::Reason;
 use crate::view::{Accepted, Submission};
 
 /// The longest `job.toml`.
@@ -90,10 +94,18 @@ pub enum SubmitError {
         help("params and side files are part of it: put large ones into files")
     )]
     Manifest(#[from] BadManifest),
-    /// Blocks could not be read or written.
+    /// Its files could not be read or written.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Blocks(#[from] BlocksError),
+    Files(#[from] unixfs::Error),
+    /// The block store failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Store(#[from] StoreError),
+    /// What it needs could not be pinned.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Pin(#[from] PinError),
     /// The database failed.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -129,23 +141,24 @@ impl Controller {
         if let Some(job) = jobs::by_key(&context.db, key.clone()).await? {
             return Ok(Accepted { job, notes: vec!["this key was submitted before".into()] });
         }
-        context.blocks.room()?;
+        context.blocks.store().room()?;
         // What is added here is safe from collection until it is pinned.
-        let _adding = context.blocks.guard().await;
-        let code = job_directory(context, &submission).await?;
+        let add = context.blocks.store().add(Tier::Durable);
+        let code = job_directory(context, &add, &submission).await?;
         let manifest = self.freeze(submission, code, key.clone()).await?;
         let signed = SignedManifest::sign(&manifest, &context.keypair)?;
         let (job, bytes) = (signed.job(), signed.to_bytes());
         let notes = self.notes(&manifest);
-        let file = context.blocks.write_file(&bytes, Lasting::Kept, None).await?;
-        let reason = super::live(job);
-        for root in [file.cid, manifest.code] {
-            context.blocks.pin(root, &reason).await?;
-        }
-        // An input that is elsewhere stays there until it is read.
-        if context.blocks.holds(manifest.input).await? {
-            context.blocks.pin(manifest.input, &reason).await?;
-        }
+        let file = context.blocks.add_bytes(&add, &bytes).await?;
+        let (pins, reason) = (context.blocks.pins(), Reason::Job(job));
+        let input = async {
+            match pins.pin(manifest.input, reason).await {
+                // An input that is elsewhere stays there until it is read.
+                Err(PinError::NotWhole { .. }) => Ok(()),
+                pinned => pinned,
+            }
+        };
+        tokio::try_join!(pins.pin(file.cid, reason), pins.pin(code, reason), input)?;
         let first = Record::Epoch { epoch: Epoch(1) };
         let stored = StoredJob {
             id: job,
@@ -156,7 +169,7 @@ impl Controller {
         match jobs::accept(&context.db, stored, key, to_json(&first)).await? {
             jobs::Accepted::New => self.drive(job, file, manifest, notes.clone(), vec![first]),
             jobs::Accepted::Before(before) => {
-                context.blocks.unpin_reason(&reason).await?;
+                pins.release(reason).await?;
                 return Ok(Accepted { job: before, notes });
             }
         }
@@ -171,9 +184,14 @@ impl Controller {
         key: String,
     ) -> Result<Manifest, SubmitError> {
         let context = &self.context;
-        let files = context.blocks.files(code, &[]).await?;
-        let directory =
-            Directory { files, blocks: context.blocks.clone(), runtime: context.runtime.clone() };
+        let session = context.blocks.session(&[], Tier::Cache);
+        let files = unixfs::files(&session, code).await?;
+        let directory = Directory {
+            files,
+            session: session.clone(),
+            blocks: context.blocks.clone(),
+            runtime: context.runtime.clone(),
+        };
         let given = submission.kind.clone();
         let (spec, directory, kind_and_config) = tokio::task::spawn_blocking(move || {
             let checked = check(&given, &submission.params, &directory);
@@ -184,11 +202,11 @@ impl Controller {
         let (config, submission) = kind_and_config;
         let input = match (submission.input, &spec.input) {
             (Some(input), _) => input,
-            (None, Some(named)) => directory.input(named)?,
+            (None, Some(named)) => named_input(&session, code, named).await?,
             (None, None) => return Err(SubmitError::NoInput),
         };
         // Nobody has it: better said now than by a job that fails.
-        context.blocks.root(input, &[]).await?;
+        session.get(&input).await.map_err(unixfs::Error::from)?;
         Ok(Manifest {
             v: manifest::VERSION,
             kind: submission.kind,
@@ -216,10 +234,15 @@ impl Controller {
     }
 }
 
-async fn job_directory(context: &Context, submission: &Submission) -> Result<Cid, SubmitError> {
+async fn job_directory(
+    context: &Context,
+    add: &Add,
+    submission: &Submission,
+) -> Result<Cid, SubmitError> {
     match (&submission.job, &submission.files) {
         (Some(code), None) => {
-            context.blocks.hold(*code, &[]).await?;
+            let session = context.blocks.fetcher().session_for(&[], add.clone());
+            session.fetch_all(*code, |_| {}).await?;
             Ok(*code)
         }
         (None, Some(files)) => {
@@ -229,12 +252,28 @@ async fn job_directory(context: &Context, submission: &Submission) -> Result<Cid
             }
             let mut entries = Vec::with_capacity(files.len());
             for (path, text) in files {
-                let file = context.blocks.write_file(text.as_bytes(), Lasting::Kept, None).await?;
+                let file = context.blocks.add_bytes(add, text.as_bytes()).await?;
                 entries.push((path.clone(), file));
             }
-            Ok(context.blocks.make_dir(entries).await?)
+            Ok(unixfs::build_dir(add, context.blocks.store(), entries).await?)
         }
         _ => Err(SubmitError::NoDirectory),
+    }
+}
+
+/// The root that `input` in `job.toml` names: a file or directory of the job directory, else a CID.
+async fn named_input(session: &Session, code: Cid, named: &str) -> Result<Cid, SubmitError> {
+    match unixfs::resolve(session, code, named).await {
+        Ok(root) => Ok(root),
+        Err(unixfs::Error::NotFound { .. } | unixfs::Error::NotADirectory(_)) => {
+            named.parse().map_err(|_| {
+                let message = format!(
+                    "`input = \"{named}\"` names no file or directory of the job directory, and is no CID"
+                );
+                vec![SpecError { file: spec::FILE.into(), line: None, message }].into()
+            })
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -265,27 +304,9 @@ fn check(
 /// A job directory in blocks.
 struct Directory {
     files: Vec<(String, FileRef)>,
+    session: Session,
     blocks: Blocks,
     runtime: Runtime,
-}
-
-impl Directory {
-    /// The root that `input` in `job.toml` names: a file or directory here, else a CID.
-    fn input(&self, named: &str) -> Result<Cid, SubmitError> {
-        if let Some(file) = self.find(named) {
-            return Ok(file.cid);
-        }
-        named.parse().map_err(|_| {
-            vec![SpecError {
-                file: spec::FILE.into(),
-                line: None,
-                message: format!(
-                    "`input = \"{named}\"` names no file or directory of the job directory and is no CID"
-                ),
-            }]
-            .into()
-        })
-    }
 }
 
 impl JobFiles for Directory {
@@ -294,7 +315,8 @@ impl JobFiles for Directory {
     }
 
     fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes> {
-        let read = self.blocks.read_file(file, limit, &[], &Default::default());
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let read = self.blocks.read(&self.session, file, limit);
         tokio::runtime::Handle::current().block_on(read).map_err(io::Error::other)
     }
 

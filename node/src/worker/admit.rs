@@ -2,8 +2,6 @@
 //! signed it, and accepted when the node's policy lets that submitter run what it asks for.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use ipdc_jobs::engine::{CheckedManifest, Runtime};
 use ipdc_jobs::ids::{FileRef, JobId, PeerId};
@@ -11,12 +9,22 @@ use ipdc_jobs::kind;
 use ipdc_jobs::manifest::{BadManifest, MANIFEST_LIMIT, Manifest, SignedManifest};
 
 use super::Parts;
+use crate::blocks::store::Tier;
 
 /// What this node runs, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// Runtimes that any member of the swarm may use.
     pub members: BTreeSet<Runtime>,
+}
+
+impl Policy {
+    /// The names of the runtimes that this node has and lets somebody use.
+    #[must_use]
+    pub fn offered(&self) -> Vec<String> {
+        let has = |runtime: &&Runtime| **runtime == Runtime::Wasm;
+        self.members.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
+    }
 }
 
 /// Why this node does not work for a job.
@@ -73,10 +81,10 @@ pub(super) async fn manifest(
     file: FileRef,
     holders: &[PeerId],
 ) -> Result<Manifest, Refusal> {
-    let uncounted = Arc::new(AtomicU64::new(0));
     // Signature, key and JSON quoting come on top of the manifest's own bytes.
-    let limit = 3 * MANIFEST_LIMIT as u64;
-    let bytes = parts.blocks.read_file(&file, limit, holders, &uncounted).await;
+    let limit = 3 * MANIFEST_LIMIT;
+    let session = parts.blocks.session(holders, Tier::Cache);
+    let bytes = parts.blocks.read(&session, &file, limit).await;
     let bytes = bytes.map_err(|error| Refusal::Missing(error.to_string()))?;
     let signed: SignedManifest =
         serde_json::from_slice(&bytes).map_err(|error| Refusal::Forged(error.into()))?;
@@ -95,7 +103,7 @@ pub(super) async fn check(
 ) -> Result<CheckedManifest, Refusal> {
     let manifest = manifest(parts, job, file, &[from]).await?;
     let submitter = manifest.submitter;
-    if !parts.swarm.is_member(&submitter) {
+    if parts.swarm.owner(submitter).is_none() {
         return Err(Refusal::Stranger(submitter));
     }
     let kind =

@@ -2,8 +2,8 @@
 //! goes back as one event.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,30 +14,37 @@ use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Parts, admit};
+use crate::blocks::fetch::Session;
+use crate::blocks::store::{Add, Tier};
+use crate::blocks::unixfs::FileBuilder;
+use crate::blocks::unixfs::blocking::{BlockingReader, BlockingWriter, Caller};
+use crate::runtime::Listener;
+use crate::state::pins::Reason;
 
 /// How often an attempt says how far it is at most: as often as anybody looks.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The longest list of inputs or body that a worker reads: a million inputs.
-const PAYLOAD_LIMIT: u64 = 128 << 20;
+const PAYLOAD_LIMIT: usize = 128 << 20;
 
 /// The longest code module. The largest known useful one, CPython, has 26 MB.
-const MODULE_LIMIT: u64 = 64 << 20;
+const MODULE_LIMIT: usize = 64 << 20;
 
 /// Lines of a guest's log that are kept: the last ones.
 const LOG_LINES: usize = 64;
 
 /// An attempt under way.
 pub(super) struct Running {
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
 }
 
 impl Running {
     /// Asks it to end soon.
     pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.cancel();
     }
 }
 
@@ -49,8 +56,8 @@ pub(super) fn start(
     manifest: FileRef,
     events: mpsc::Sender<WorkerEvent>,
 ) -> Running {
-    let stop = Arc::new(AtomicBool::new(false));
-    let running = Running { stop: Arc::clone(&stop) };
+    let stop = CancellationToken::new();
+    let running = Running { stop: stop.clone() };
     tokio::spawn(async move {
         let started = Instant::now();
         let (task, attempt) = (assignment.task, assignment.attempt);
@@ -114,12 +121,14 @@ struct Desk {
     parts: Arc<Parts>,
     job: JobId,
     assignment: Assignment,
-    stop: Arc<AtomicBool>,
+    stop: CancellationToken,
+    caller: Caller,
     events: mpsc::Sender<WorkerEvent>,
     log: Mutex<VecDeque<String>>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
-    fetched: Arc<AtomicU64>,
+    /// What fetches for this attempt; the first one asks the assignment's holders.
+    sessions: Mutex<Vec<Session>>,
     said: Mutex<Option<Instant>>,
 }
 
@@ -128,25 +137,27 @@ impl Desk {
         parts: Arc<Parts>,
         job: JobId,
         assignment: Assignment,
-        stop: Arc<AtomicBool>,
+        stop: CancellationToken,
         events: mpsc::Sender<WorkerEvent>,
     ) -> Self {
+        let caller = Caller::new(tokio::runtime::Handle::current(), stop.clone());
         Desk {
             parts,
             job,
             assignment,
             stop,
+            caller,
             events,
             log: Mutex::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            fetched: Arc::default(),
+            sessions: Mutex::default(),
             said: Mutex::default(),
         }
     }
 
     fn stopped(&self) -> Result<(), TaskError> {
-        if self.stop.load(Ordering::Relaxed) { Err(TaskError::Stopped) } else { Ok(()) }
+        if self.stop.is_cancelled() { Err(TaskError::Stopped) } else { Ok(()) }
     }
 
     fn cost(&self) -> Cost {
@@ -154,8 +165,20 @@ impl Desk {
             wall_ms: 0,
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            fetched: self.fetched.load(Ordering::Relaxed),
+            fetched: self.sessions().iter().map(Session::fetched).sum(),
         }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What fetches from `holders`, or, when there are none, from those that the assignment names.
+    fn session(&self, holders: &[PeerId]) -> Session {
+        let holders = if holders.is_empty() { &self.assignment.holders } else { holders };
+        let session = self.parts.blocks.session(holders, Tier::Cache);
+        self.sessions().push(session.clone());
+        session
     }
 
     async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
@@ -165,9 +188,21 @@ impl Desk {
         }
     }
 
-    async fn fetch(&self, file: &FileRef, limit: u64) -> Result<Bytes, TaskError> {
-        let blocks = &self.parts.blocks;
-        blocks.read_file(file, limit, &self.assignment.holders, &self.fetched).await
+    async fn fetch(&self, file: &FileRef, limit: usize) -> Result<Bytes, TaskError> {
+        let read = self.parts.blocks.read(&self.session(&[]), file, limit).await;
+        read.map_err(|error| TaskError::of_read(file, error.into()))
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
+            return;
+        }
+        *said = Some(Instant::now());
+        let Assignment { task, attempt, .. } = self.assignment;
+        let event = WorkerEvent::Progress { job: self.job, task, attempt, done, total };
+        // One progress more or less: the next one says more.
+        let _ = self.events.try_send(event);
     }
 
     /// None when the attempt was stopped: nobody waits for it.
@@ -215,16 +250,23 @@ impl AttemptHost<'_> {
 impl Host for AttemptHost<'_> {
     fn open(&self, file: &FileRef, holders: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError> {
         self.desk.stopped()?;
-        let holders = if holders.is_empty() { &self.desk.assignment.holders } else { holders };
-        let inner = self.desk.parts.blocks.open_blocking(file, holders, &self.desk.fetched)?;
+        let session = self.desk.session(holders);
+        let inner = BlockingReader::open(session, file, self.desk.caller.clone())
+            .map_err(|error| TaskError::of_read(file, error))?;
         Ok(Box::new(CountedReader { inner, desk: Arc::clone(self.desk) }))
     }
 
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
         self.desk.stopped()?;
-        let inner = self.desk.parts.blocks.create_blocking(lasting, self.desk.job)?;
+        let tier = match lasting {
+            Lasting::Scratch => Tier::Scratch(self.desk.job),
+            Lasting::Kept => Tier::Durable,
+        };
+        let add = self.desk.parts.blocks.store().add(tier);
+        let builder = FileBuilder::new(add.clone());
+        let inner = BlockingWriter::new(builder, self.desk.caller.clone());
         let limit = self.manifest.limits.output;
-        Ok(Box::new(CountedWriter { inner, desk: Arc::clone(self.desk), limit }))
+        Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
     }
 
     fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
@@ -248,20 +290,29 @@ impl Host for AttemptHost<'_> {
     }
 
     fn progress(&self, done: u64, total: u64) {
-        let mut said = self.desk.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
-            return;
+        self.desk.progress(done, total);
+    }
+}
+
+/// Hears a guest.
+struct Ear(Arc<Desk>);
+
+impl Listener for Ear {
+    fn log(&mut self, line: &str) {
+        let mut log = self.0.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.len() == LOG_LINES {
+            log.pop_front();
         }
-        *said = Some(Instant::now());
-        let Assignment { task, attempt, .. } = self.desk.assignment;
-        let event = WorkerEvent::Progress { job: self.desk.job, task, attempt, done, total };
-        // One progress more or less: the next one says more.
-        let _ = self.desk.events.try_send(event);
+        log.push_back(line.to_owned());
+    }
+
+    fn progress(&mut self, done: u64, total: u64) {
+        self.0.progress(done, total);
     }
 }
 
 struct CountedReader {
-    inner: Box<dyn ReadAt>,
+    inner: BlockingReader<Session>,
     desk: Arc<Desk>,
 }
 
@@ -279,7 +330,9 @@ impl ReadAt for CountedReader {
 }
 
 struct CountedWriter {
-    inner: Box<dyn FileWriter>,
+    inner: BlockingWriter,
+    /// Spares the file from collection until it is pinned.
+    add: Add,
     desk: Arc<Desk>,
     limit: u64,
 }
@@ -298,7 +351,25 @@ impl FileWriter for CountedWriter {
     }
 
     fn finish(self: Box<Self>) -> Result<FileRef, TaskError> {
-        self.inner.finish()
+        let file = Box::new(self.inner).finish()?;
+        if self.add.tier() == Tier::Durable {
+            let pins = self.desk.parts.blocks.pins();
+            let pinned = self.desk.caller.wait(pins.pin(file.cid, Reason::Job(self.desk.job)));
+            pinned
+                .ok_or(TaskError::Stopped)?
+                .map_err(|error| failed(FailureClass::Worker, "IPDC-3401", error.to_string()))?;
+        }
+        Ok(file)
+    }
+}
+
+/// Lets go of all that `job` left here.
+pub(super) async fn forget(parts: &Parts, job: JobId) {
+    if let Err(error) = parts.blocks.store().drop_job(job).await {
+        tracing::warn!(%job, %error, "a job's scratch files are still here");
+    }
+    if let Err(error) = parts.blocks.pins().release(Reason::Job(job)).await {
+        tracing::warn!(%job, %error, "a job's blocks stay pinned");
     }
 }
 
@@ -309,9 +380,11 @@ pub(super) async fn store(
     roots: &[Cid],
     holders: &[PeerId],
 ) -> Result<(), String> {
+    let session = parts.blocks.session(holders, Tier::Durable);
     for root in roots {
-        let kept = parts.blocks.keep(*root, holders, &format!("result {job}")).await;
-        kept.map_err(|error| error.to_string())?;
+        session.fetch_all(*root, |_| {}).await.map_err(|error| error.to_string())?;
+        let pinned = parts.blocks.pins().pin(*root, Reason::Result(job)).await;
+        pinned.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

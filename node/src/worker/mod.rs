@@ -8,7 +8,7 @@
 mod admit;
 mod attempt;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
 use crate::state::{self, Db, StateError};
-use crate::swarm::SwarmEvent;
+use crate::swarm::{Swarm, SwarmEvent};
 
 /// Events that wait for the machine: ends and progress of the attempts that run, a few each.
 const EVENT_LIMIT: usize = 4_096;
@@ -42,6 +42,8 @@ pub struct Parts {
     pub slots: u32,
     /// For whom it works.
     pub policy: Policy,
+    /// Who is a member.
+    pub swarm: Swarm,
     /// Blocks.
     pub blocks: Blocks,
     /// The sandbox.
@@ -95,6 +97,7 @@ impl Worker {
             events: events_out,
             records,
             running: HashMap::new(),
+            controllers: BTreeMap::new(),
             load: load_out,
         };
         tokio::spawn(desk.run(actions, events, mail, swarm));
@@ -127,6 +130,7 @@ struct Desk {
     events: mpsc::Sender<WorkerEvent>,
     records: mpsc::UnboundedSender<(u64, WorkerRecord)>,
     running: HashMap<Key, Running>,
+    controllers: BTreeMap<JobId, PeerId>,
     load: watch::Sender<Load>,
 }
 
@@ -152,13 +156,22 @@ impl Desk {
                 () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => WorkerEvent::Tick,
                 else => return,
             };
-            if let WorkerEvent::Finished { job, task, attempt, .. } = &event {
-                self.running.remove(&(*job, *task, *attempt));
+            match &event {
+                WorkerEvent::Finished { job, task, attempt, .. } => {
+                    self.running.remove(&(*job, *task, *attempt));
+                }
+                WorkerEvent::ManifestChecked { job, checked: Ok(CheckedManifest { roster }) } => {
+                    self.controllers.extend(roster.first().map(|first| (*job, *first)));
+                }
+                _ => {}
             }
             let actions = self.machine.apply(self.started.elapsed(), event);
             self.carry_out(actions);
             self.load.send_if_modified(|load| {
-                let now = Load { running: self.running.len() as u32, jobs: self.machine.held() };
+                let now = Load {
+                    running: self.running.len() as u32,
+                    jobs: held(&self.running, &self.controllers),
+                };
                 let changed = *load != now;
                 *load = now;
                 changed
@@ -206,11 +219,22 @@ impl Desk {
                 }
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);
-                    tokio::spawn(async move { parts.blocks.drop_job(job).await });
+                    self.controllers.remove(&job);
+                    tokio::spawn(async move { attempt::forget(&parts, job).await });
                 }
             }
         }
     }
+}
+
+/// The jobs that attempts run for, each with its controller and how many.
+fn held(
+    running: &HashMap<Key, Running>,
+    controllers: &BTreeMap<JobId, PeerId>,
+) -> Vec<(JobId, PeerId, u32)> {
+    let count = |job: JobId| running.keys().filter(|key| key.0 == job).count() as u32;
+    let held = controllers.iter().map(|(job, controller)| (*job, *controller, count(*job)));
+    held.filter(|(_, _, attempts)| *attempts > 0).collect()
 }
 
 /// Writes records in their order, all that wait in one transaction, and tells the machine.
