@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
 use super::{Broker, BrokerError, Message, Properties, Sender, Subscription};
+use crate::config;
 use crate::swarm::streams::BoxStream;
 
 /// Connections of local users, half-open ones included: more than a desk's tools and a few
@@ -97,6 +98,19 @@ pub struct Options {
     pub websocket: Option<WebSocket>,
     /// The password of the user `ipdc`.
     pub password: Password,
+}
+
+impl Options {
+    /// What the settings say.
+    #[must_use]
+    pub fn new(settings: &config::Mqtt, password: &str) -> Self {
+        let origins = || settings.origins.clone();
+        Options {
+            listen: settings.listen,
+            websocket: settings.websocket.map(|listen| WebSocket { listen, origins: origins() }),
+            password: Password::new(password),
+        }
+    }
 }
 
 /// Where and for whom the broker listens for browsers.

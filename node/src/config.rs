@@ -1,3 +1,0 @@
-//! Settings.
-/// t
-pub const DEFAULT_TOML: &str = "";
