@@ -305,7 +305,9 @@ mod tests {
     use super::super::fake::World;
     use super::*;
 
-    fn pack(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn pack(records: &Records) -> Vec<u8> {
         let mut run = Vec::new();
         let mut encoder = Encoder::new().unwrap();
         let mut out = |bytes: &[u8]| {
@@ -319,7 +321,7 @@ mod tests {
         run
     }
 
-    fn unpack(run: Vec<u8>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TaskError> {
+    fn unpack(run: Vec<u8>) -> Result<Records, TaskError> {
         let host = World::new();
         let mut reader = Reader::open(&Source::Inline(run.into()), &host)?;
         let mut zstd = Decompressor::new().unwrap();

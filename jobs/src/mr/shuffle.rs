@@ -169,18 +169,18 @@ impl<'a> RunsWriter<'a> {
             }
             let begun = std::mem::take(&mut self.inline);
             if !begun.is_empty() {
-                self.to_file(&begun)?;
+                self.write_file(&begun)?;
             }
         }
         if self.in_files {
-            self.to_file(bytes)
+            self.write_file(bytes)
         } else {
             self.inline.extend_from_slice(bytes);
             Ok(())
         }
     }
 
-    fn to_file(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+    fn write_file(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(self.host.create(Lasting::Scratch)?),

@@ -267,7 +267,8 @@ fn a_combiner_may_not_leave_its_key() {
 fn a_group_and_a_line_that_do_not_fit_fail_by_name() {
     let line = [vec![b'x'; 3 << 20], b"\n".to_vec()].concat();
     let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 1 };
-    let error = job.run(&[line.clone()], &Conditions { memory: 4 << 20, ..ROOMY }).unwrap_err();
+    let error =
+        job.run(std::slice::from_ref(&line), &Conditions { memory: 4 << 20, ..ROOMY }).unwrap_err();
     assert!(matches!(error, TaskError::Failed { code: "IPDC-5356", .. }), "{error}");
     job.run(&[line], &ROOMY).unwrap();
 
