@@ -40,8 +40,8 @@ pub enum Broken {
     #[error("a message of an older epoch made {0}")]
     OldEpochObeyed(String),
     /// A wrong result.
-    #[error("the result is {0:?}, not {1}")]
-    WrongResult(Option<Cid>, Cid),
+    #[error("the result is {0}, not {1}")]
+    WrongResult(String, Cid),
     /// A job that nothing was wrong with did not end as it should.
     #[error("the job ended as {0:?} without cause: {1}")]
     EndedBadly(EndState, String),

@@ -169,7 +169,7 @@ impl Lab {
         }
     }
 
-    fn is_all(self) {
+    fn finish_looking(self) {
         assert!(self.said.is_empty(), "nobody looked at {:#?}", self.said);
     }
 }
@@ -188,7 +188,7 @@ fn nothing_is_said_of_a_job_before_its_epoch_is_durable() {
     assert!(lab.said.is_empty());
     lab.tell(WorkerEvent::Persisted { seq });
     assert_eq!(lab.renewed(1), [key(0, 1)]);
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_report_is_repeated_until_it_is_settled() {
     assert!(lab.said.is_empty(), "a worker that holds nothing is silent");
     lab.wait(100 * S);
     assert!(lab.renewed(1).is_empty(), "but asks once in a while whether the job is still on");
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn held_attempts_are_renewed_four_times_a_lease() {
         let flags: Vec<_> = held.iter().map(|held| (held.running, held.done)).collect();
         assert_eq!((flags, free_slots), (vec![(true, 5), (false, 0)], 0));
     }
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_late_copy_of_an_assignment_starts_nothing() {
     lab.order(1, 1, 1, WorkerOrder::Revoke { attempts: vec![key(3, 2)] });
     lab.order(1, 1, 1, assign(&[key(3, 2)]));
     assert_eq!(lab.renewed(1), [], "the revocation overtook the assignment");
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn an_older_epoch_and_a_stranger_are_not_obeyed() {
     lab.order(9, 1, 3, WorkerOrder::End);
     assert!(lab.said.is_empty(), "the old one, another of this epoch, and no member of the roster");
     assert_eq!(lab.worker.epoch_of(job(1)), Some(Epoch(2)));
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn the_end_stops_what_runs_and_is_answered_when_it_stopped() {
     lab.order(1, 1, 1, WorkerOrder::End);
     assert_eq!(lab.note(1).body, ControllerNote::Gone);
     assert_eq!(lab.worker.jobs().count(), 0);
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn slots_are_shared_between_jobs() {
     lab.persisted();
     lab.reported(1);
     assert_eq!(lab.worker.load(), (2, 2));
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_revoked_attempt_is_stopped_and_makes_room() {
     assert!(lab.said.is_empty(), "its slot is not free before it stopped");
     lab.finish(1, key(0, 1), None);
     assert_eq!(lab.started(), [key(2, 1)]);
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn a_job_that_policy_refuses_is_refused_with_the_reason() {
     assert_eq!(lab.note(1).body, ControllerNote::Refused { reason: reason.clone() });
     assert_eq!(lab.note(1).body, ControllerNote::Stored { roots, error: Some(reason) });
     assert_eq!(lab.worker.jobs().count(), 0);
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_result_is_stored_once_and_answered_each_time() {
     assert_eq!(lab.note(1).body, stored);
     lab.order(1, 1, 1, store);
     assert_eq!(lab.note(1).body, stored);
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn a_job_whose_controller_stays_away_is_dropped() {
     assert_eq!(lab.next(), WorkerAction::Stop { job: job(1), task, attempt });
     lab.finish(1, key(0, 1), None);
     assert_eq!(lab.next(), WorkerAction::Forget { job: job(1) });
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn what_was_reported_is_reported_again_after_a_crash() {
     assert_eq!(lab.reported(1), [(key(1, 1), failed)]);
     lab.order(1, 1, 1, assign(&[key(1, 1)]));
     assert_eq!(lab.renewed(1), [], "what ended before the crash does not start again");
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn a_stopping_node_hands_back_what_waits_and_takes_nothing_new() {
     lab.finish(1, key(0, 1), Some(done()));
     lab.persisted();
     assert_eq!(lab.reported(1).len(), 1, "what ran may end");
-    lab.is_all();
+    lab.finish_looking();
 }
 
 #[test]
@@ -407,5 +407,5 @@ fn a_question_about_an_unknown_job_is_answered_with_nothing() {
     let note = lab.note(1);
     assert_eq!(note.epoch, Epoch(7));
     assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3 });
-    lab.is_all();
+    lab.finish_looking();
 }

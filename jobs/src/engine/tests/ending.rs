@@ -1,0 +1,194 @@
+//! The end, and what a take-over finds.
+
+use super::*;
+
+#[test]
+fn a_job_that_nobody_can_run_waits_with_a_reason_and_not_for_ever() {
+    let mut plan = job(1, 0, &[]);
+    plan.limits.stall = 60 * S;
+    let mut lab = Lab::new(plan);
+    let progress = lab.engine.progress();
+    assert_eq!(progress.phase, Phase::Queued);
+    assert_eq!(progress.why.as_deref(), Some("no peer can run this: 1 without slots"));
+    lab.wait(59 * S);
+    assert!(lab.said.is_empty());
+    lab.wait(2 * S);
+    let error = lab.fails();
+    assert_eq!(error.code, "IPDC-5106");
+    assert!(error.message.contains("no peer can run this"), "{}", error.message);
+    assert_eq!(lab.next(), Action::Over);
+    lab.finish_looking();
+}
+
+#[test]
+fn a_cancelled_job_ends_cancelled_and_only_once() {
+    let mut lab = Lab::new(job(2, 0, &[1]));
+    let held = lab.assigned();
+    lab.tell(Event::Cancel);
+    lab.tell(Event::Cancel);
+    let (seq, record) = lab.appending();
+    let key = (held[0].1.task, held[0].1.attempt);
+    lab.good(peer(1), key);
+    assert!(lab.said.is_empty(), "the end is on its way: nothing else is written");
+    lab.tell(Event::Appended { seq });
+    assert!(matches!(&record, Record::Ended(end) if end.state == EndState::Cancelled));
+    assert!(matches!(lab.next(), Action::Ended(_)));
+    assert_eq!(lab.goodbyes(), [peer(1)].into());
+    // A worker that did not hear it asks and is told.
+    lab.renew(peer(1), &[key], true);
+    assert_eq!(lab.order(), (peer(1), WorkerOrder::End));
+    lab.finish_looking();
+}
+
+/// A job with its result built and its copy asked of a first node.
+fn storing(slots: &[u32]) -> Lab {
+    let mut lab = Lab::new(job(0, 0, slots));
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.tell(Event::ResultBuilt { result: root("result"), report: root("report") });
+    assert!(matches!(lab.appended(), Record::Built { .. }));
+    lab
+}
+
+#[test]
+fn a_result_goes_to_another_node_when_the_first_cannot_hold_it() {
+    let mut lab = storing(&[1, 1]);
+    let roots = vec![root("result"), root("report")];
+    let (first, _) = lab.order();
+    lab.wait(S);
+    assert_eq!(lab.order().0, first, "the order is repeated");
+    let error = Some("the disk is full".to_owned());
+    lab.note(first, Epoch(1), ControllerNote::Stored { roots: roots.clone(), error });
+    let (second, _) = lab.order();
+    assert_ne!(second, first);
+    lab.note(second, Epoch(1), ControllerNote::Stored { roots, error: None });
+    let Record::Ended(end) = lab.appended() else { panic!("expected the end") };
+    assert_eq!((end.state, &end.note), (EndState::Done, &None));
+    assert_eq!(lab.next(), Action::Ended(end));
+    lab.goodbyes();
+    lab.finish_looking();
+}
+
+#[test]
+fn a_result_that_nobody_else_can_hold_is_done_with_a_note() {
+    let mut lab = storing(&[1]);
+    let (keeper, _) = lab.order();
+    let (roots, error) = (vec![root("result"), root("report")], Some("full".to_owned()));
+    lab.note(keeper, Epoch(1), ControllerNote::Stored { roots, error });
+    let Record::Ended(end) = lab.appended() else { panic!("expected the end") };
+    assert_eq!(end.state, EndState::Done);
+    assert!(end.note.is_some());
+    assert_eq!(lab.next(), Action::Ended(end));
+    lab.goodbyes();
+
+    let mut lab = storing(&[]);
+    let Record::Ended(end) = lab.appended() else { panic!("expected the end") };
+    assert_eq!(end.note.as_deref(), Some("there was no other node to hold a copy of the result"));
+    lab.said.clear();
+}
+
+#[test]
+fn a_build_that_fails_is_tried_again_and_a_fatal_one_fails_the_job() {
+    let mut lab = Lab::new(job(0, 0, &[]));
+    let failed = |fatal| Event::BuildFailed { lost: vec![], fatal, message: "no".to_owned() };
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.tell(failed(false));
+    lab.wait(S);
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.tell(failed(true));
+    assert_eq!(lab.fails().code, "IPDC-5107");
+    assert_eq!(lab.next(), Action::Over);
+    lab.finish_looking();
+}
+
+fn commit(task: u32, worker: PeerId) -> Record {
+    let task = TaskId(task);
+    Record::Committed {
+        task,
+        attempt: Attempt { epoch: Epoch(1), n: 1 },
+        worker,
+        output: output(task),
+        cost: Cost::default(),
+        memoized: false,
+    }
+}
+
+#[test]
+fn a_take_over_keeps_what_was_committed_and_adopts_what_runs() {
+    let mut plan = job(3, 0, &[2, 2]);
+    plan.epoch = Epoch(2);
+    plan.peers.remove(0);
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, commit(1, peer(1))];
+    let mut lab = Lab::recovered(plan, journal);
+    assert_eq!(lab.appended(), Record::Epoch { epoch: Epoch(2) });
+    let asked: BTreeSet<PeerId> = [lab.order(), lab.order()]
+        .into_iter()
+        .filter_map(|(to, order)| (order == WorkerOrder::Query).then_some(to))
+        .collect();
+    assert_eq!(asked, [peer(1), peer(2)].into());
+    assert!(lab.said.is_empty(), "nothing is given out before the workers were asked");
+
+    // One worker still runs task 0; the other has the report of task 2.
+    let old = Attempt { epoch: Epoch(1), n: 4 };
+    lab.renew(peer(1), &[(TaskId(0), old), (TaskId(1), old)], true);
+    assert_eq!(lab.revoked(), (peer(1), vec![(TaskId(1), old)]), "that one is decided");
+    lab.good(peer(2), (TaskId(2), old));
+    assert_eq!(lab.committed(), TaskId(2));
+    lab.renew(peer(2), &[], false);
+    lab.wait(S);
+    assert!(lab.said.is_empty(), "task 0 runs on");
+    lab.good(peer(1), (TaskId(0), old));
+    assert_eq!(lab.committed(), TaskId(0));
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    assert_eq!(lab.engine.counters().adopted, 2);
+    lab.finish_looking();
+}
+
+#[test]
+fn a_note_of_an_older_epoch_changes_nothing_but_is_answered() {
+    let mut plan = job(1, 0, &[1]);
+    plan.epoch = Epoch(2);
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, Record::Epoch { epoch: Epoch(2) }];
+    let mut lab = Lab::recovered(plan, journal);
+    lab.said.clear();
+    lab.wait(5 * S);
+    lab.said.clear();
+    let old = Attempt { epoch: Epoch(1), n: 1 };
+    let output = Outcome::Done { output: output(TaskId(0)), memoized: false };
+    let report = Report { task: TaskId(0), attempt: old, outcome: output, cost: Cost::default() };
+    let note = ControllerNote::Report { reports: vec![report] };
+    lab.note(peer(1), Epoch(1), note.clone());
+    assert_eq!(lab.order(), (peer(1), WorkerOrder::Query));
+    lab.note(peer(1), Epoch(3), note);
+    assert!(lab.said.is_empty());
+    assert_eq!(lab.engine.counters().other_epochs, 2);
+    lab.finish_looking();
+}
+
+#[test]
+fn a_take_over_after_the_result_was_built_does_not_build_it_again() {
+    let mut plan = job(1, 0, &[1]);
+    plan.epoch = Epoch(2);
+    let (result, report) = (root("result"), root("report"));
+    let built = Record::Built { result, report };
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, commit(0, peer(1)), built];
+    let mut lab = Lab::recovered(plan, journal);
+    assert_eq!(lab.appended(), Record::Epoch { epoch: Epoch(2) });
+    let orders: Vec<WorkerOrder> = (0..3).map(|_| lab.order().1).collect();
+    assert_eq!(orders[..2], [WorkerOrder::Query, WorkerOrder::Query]);
+    assert!(matches!(orders[2], WorkerOrder::Store { .. }));
+    lab.finish_looking();
+}
+
+#[test]
+fn a_take_over_of_an_ended_job_says_goodbye_once_more() {
+    let mut plan = job(1, 0, &[1]);
+    plan.epoch = Epoch(2);
+    let end =
+        End { state: EndState::Cancelled, result: None, report: None, error: None, note: None };
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, Record::Ended(end.clone())];
+    let mut lab = Lab::recovered(plan, journal);
+    assert_eq!(lab.next(), Action::Ended(end.clone()));
+    assert_eq!(lab.engine.end(), Some(&end));
+    assert_eq!(lab.goodbyes(), [controller(), peer(1)].into());
+    lab.finish_looking();
+}

@@ -1,0 +1,223 @@
+//! Work is given out, done and committed.
+
+use super::*;
+
+#[test]
+fn a_job_of_one_task_runs_to_its_end() {
+    let mut lab = Lab::new(job(1, 0, &[1]));
+    let (worker, key) = lab.one_assigned();
+    lab.good(worker, key);
+    let (seq, record) = lab.appending();
+    assert!(matches!(record, Record::Committed { task: TaskId(0), .. }));
+    assert!(lab.said.is_empty(), "nothing follows before the journal holds it");
+
+    lab.tell(Event::Appended { seq });
+    assert_eq!(lab.settled(), (worker, vec![key]));
+    let Action::Build { outputs, report } = lab.next() else { panic!("expected a build") };
+    let holders = vec![worker];
+    assert_eq!(outputs, vec![Output { task: TaskId(0), payload: output(TaskId(0)), holders }]);
+    assert_eq!(report.tasks[0].commit.as_ref().map(|commit| commit.worker), Some(worker));
+    assert_eq!(lab.engine.progress().phase, Phase::Storing);
+
+    let (result, report) = (root("result"), root("report"));
+    lab.tell(Event::ResultBuilt { result, report });
+    assert_eq!(lab.appended(), Record::Built { result, report });
+    let (keeper, order) = lab.order();
+    assert_eq!(keeper, worker);
+    assert!(matches!(order, WorkerOrder::Store { roots, .. } if roots == [result, report]));
+    lab.note(worker, Epoch(1), ControllerNote::Stored { roots: vec![result, report], error: None });
+    let (seq, record) = lab.appending();
+    assert!(lab.said.is_empty(), "the user hears of it when it is durable");
+    lab.tell(Event::Appended { seq });
+    let Record::Ended(end) = record else { panic!("expected the end") };
+    assert_eq!((end.state, end.result, &end.note), (EndState::Done, Some(result), &None));
+    assert_eq!(lab.next(), Action::Ended(end));
+    assert_eq!(lab.goodbyes(), [worker].into());
+    assert!(lab.engine.is_over());
+    lab.finish_looking();
+}
+
+#[test]
+fn nothing_is_said_before_the_epoch_is_durable() {
+    let mut lab = Lab::recovered(job(2, 0, &[2]), Vec::new());
+    let (seq, record) = lab.appending();
+    assert_eq!(record, Record::Epoch { epoch: Epoch(1) });
+    lab.wait(5 * S);
+    assert!(lab.said.is_empty());
+    lab.tell(Event::Appended { seq });
+    assert_eq!(lab.assigned().len(), 2);
+    lab.finish_looking();
+}
+
+#[test]
+fn a_job_without_tasks_is_built_at_once() {
+    let mut lab = Lab::new(job(0, 0, &[1]));
+    assert!(matches!(lab.next(), Action::Build { outputs, .. } if outputs.is_empty()));
+    lab.finish_looking();
+}
+
+#[test]
+fn with_three_workers_each_runs_a_quarter_of_25_tasks() {
+    let mut lab = Lab::new(job(25, 0, &[2, 2, 2]));
+    let mut ran: BTreeMap<PeerId, usize> = BTreeMap::new();
+    let mut waiting: BTreeMap<PeerId, VecDeque<(TaskId, Attempt)>> = BTreeMap::new();
+    loop {
+        for (worker, assignment) in lab.assigned() {
+            waiting.entry(worker).or_default().push_back((assignment.task, assignment.attempt));
+        }
+        // One after another ends a task; the first worker is three times as fast.
+        lab.now += 30 * MS;
+        let workers: Vec<PeerId> = waiting.keys().copied().collect();
+        for (n, worker) in workers.into_iter().enumerate() {
+            for _ in 0..if n == 0 { 3 } else { 1 } {
+                let next = waiting.get_mut(&worker).and_then(VecDeque::pop_front);
+                let Some(key) = next else { continue };
+                lab.good(worker, key);
+                *ran.entry(worker).or_default() += 1;
+            }
+        }
+        while let Some(Action::Append { .. }) = lab.said.front() {
+            let (seq, _) = lab.appending();
+            lab.tell(Event::Appended { seq });
+        }
+        lab.said.retain(|action| {
+            !matches!(action, Action::Send { message, .. }
+                if matches!(message.body, WorkerOrder::Settled { .. }))
+        });
+        if matches!(lab.said.front(), Some(Action::Build { .. })) {
+            break;
+        }
+    }
+    assert!(ran.values().all(|count| *count >= 7), "{ran:?}");
+    assert_eq!(ran.values().sum::<usize>(), 25);
+}
+
+#[test]
+fn a_second_copy_of_a_report_commits_nothing() {
+    let mut lab = Lab::new(job(2, 0, &[2]));
+    let assigned = lab.assigned();
+    let (worker, first) = (assigned[0].0, (assigned[0].1.task, assigned[0].1.attempt));
+    lab.good(worker, first);
+    lab.good(worker, first);
+    assert_eq!(lab.committed(), first.0);
+    lab.good(worker, first);
+    assert_eq!(lab.settled(), (worker, vec![first]));
+    lab.finish_looking();
+}
+
+#[test]
+fn a_report_by_a_worker_that_was_not_asked_commits_nothing() {
+    let mut lab = Lab::new(job(1, 0, &[1, 1]));
+    let (worker, key) = lab.one_assigned();
+    let other = if worker == peer(1) { peer(2) } else { peer(1) };
+    lab.good(other, key);
+    assert_eq!(lab.settled(), (other, vec![key]));
+    lab.good(worker, (key.0, Attempt { n: 7, ..key.1 }));
+    assert_eq!(lab.settled().0, worker);
+    lab.good(worker, (TaskId(99), key.1));
+    assert_eq!(lab.settled().0, worker);
+    lab.finish_looking();
+}
+
+#[test]
+fn an_order_is_repeated_until_it_is_answered_and_then_renewed() {
+    let mut lab = Lab::new(job(1, 0, &[1]));
+    let (worker, key) = lab.one_assigned();
+    lab.wait(S);
+    assert_eq!(lab.one_assigned(), (worker, key));
+    lab.wait(S);
+    assert_eq!(lab.one_assigned(), (worker, key));
+    lab.renew(worker, &[key], true);
+    for _ in 0..20 {
+        lab.wait(4 * S);
+        lab.renew(worker, &[key], true);
+    }
+    assert!(lab.said.is_empty());
+    // Silence for a lease: lost, and tried again, here for want of another.
+    lab.wait(13 * S);
+    let (_, (task, attempt)) = lab.one_assigned();
+    assert_eq!((task, attempt.n), (key.0, 2));
+    lab.finish_looking();
+}
+
+#[test]
+fn a_peer_that_lacks_what_the_job_needs_is_not_asked() {
+    let mut plan = job(4, 0, &[2, 2, 2]);
+    plan.needs.labels.insert("gpu".to_owned());
+    plan.manifest.workers = Some(2);
+    plan.peers[2].1.labels.insert("gpu".to_owned());
+    let mut lab = Lab::new(plan);
+    let assigned = lab.assigned();
+    assert_eq!(assigned.len(), 4);
+    assert!(assigned.iter().all(|(worker, _)| *worker == peer(2)));
+    let why = "2 workers were asked for, 1 can be had: 3 without the label `gpu`";
+    assert_eq!(lab.engine.progress().why.as_deref(), Some(why));
+    lab.finish_looking();
+}
+
+#[test]
+fn only_as_many_work_as_were_asked_for_and_others_replace_them() {
+    let mut plan = job(30, 0, &[1, 1, 1, 1, 1]);
+    plan.manifest.workers = Some(2);
+    let mut lab = Lab::new(plan);
+    let first: BTreeSet<PeerId> = lab.assigned().iter().map(|(worker, _)| *worker).collect();
+    assert_eq!(first.len(), 2);
+    let gone = *first.first().expect("there are two");
+    let reason = "not for you".to_owned();
+    lab.note(gone, Epoch(1), ControllerNote::Refused { reason });
+    let second: BTreeSet<PeerId> = lab.assigned().iter().map(|(worker, _)| *worker).collect();
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert!(second.is_disjoint(&first));
+    lab.finish_looking();
+}
+
+#[test]
+fn a_late_joiner_gets_work() {
+    let mut lab = Lab::new(job(1, 0, &[]));
+    lab.wait(3600 * S);
+    lab.tell(Event::PeerUp { peer: peer(9), facts: facts(1) });
+    assert_eq!(lab.one_assigned().0, peer(9));
+    lab.finish_looking();
+}
+
+#[test]
+fn an_idle_worker_takes_what_has_not_begun_elsewhere() {
+    let mut lab = Lab::new(job(3, 0, &[1]));
+    let held: Vec<_> = lab.assigned().into_iter().map(|(_, a)| (a.task, a.attempt)).collect();
+    assert_eq!(held.len(), 3, "one runs, two are sent ahead");
+    lab.renew(peer(1), &held[..1], true);
+    lab.renew(peer(1), &held[1..], false);
+    lab.tell(Event::PeerUp { peer: peer(2), facts: facts(1) });
+    assert!(lab.said.is_empty(), "they may begin at once");
+    lab.wait(S);
+    assert_eq!(lab.revoked(), (peer(1), vec![held[2]]));
+    let (helper, (task, attempt)) = lab.one_assigned();
+    assert_eq!((helper, task, attempt.n), (peer(2), held[2].0, 2));
+    lab.finish_looking();
+}
+
+#[test]
+fn a_straggler_gets_a_rival_and_the_first_report_wins() {
+    let mut lab = Lab::new(job(4, 0, &[2, 2]));
+    let mut assigned: Vec<_> =
+        lab.assigned().into_iter().map(|(w, a)| (w, (a.task, a.attempt))).collect();
+    let (slow, stuck) = assigned.pop().expect("four tasks");
+    for (worker, key) in assigned {
+        lab.good(worker, key);
+        assert_eq!(lab.committed(), key.0);
+    }
+    lab.renew(slow, &[stuck], true);
+    lab.wait(1900 * MS);
+    assert!(lab.said.is_empty());
+    lab.wait(200 * MS);
+    let (rival, second) = lab.one_assigned();
+    assert_ne!(rival, slow);
+    assert_eq!(second.0, stuck.0);
+    lab.good(rival, second);
+    let Record::Committed { worker, .. } = lab.appended() else { panic!("a commit") };
+    assert_eq!(worker, rival);
+    assert_eq!(lab.settled(), (rival, vec![second]));
+    assert_eq!(lab.revoked(), (slow, vec![stuck]));
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.finish_looking();
+}

@@ -1,0 +1,192 @@
+//! The controllers' side: engines, their journals, the building of results.
+
+use std::time::Duration;
+
+use super::{Happening, Wire, World};
+use crate::engine::{Action, Engine, Event, JobPlan, Needs, Output, Record};
+use crate::ids::{CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
+use crate::message::{Payload, ToWorker, WorkerOrder};
+use crate::sim::laws::Broken;
+use crate::sim::work::{self, Hashing};
+
+impl World {
+    pub(super) fn submit(&mut self, job: usize) -> Result<(), Broken> {
+        let controller = self.jobs[job].draw.controller;
+        if self.nodes[controller].worker.is_none() {
+            self.at(Duration::from_secs(1), Happening::Submit(job));
+            return Ok(());
+        }
+        self.jobs[job].is_submitted = true;
+        self.tally.jobs += 1;
+        if self.jobs[job].draw.epoch_written {
+            let record = Record::Epoch { epoch: Epoch(1) };
+            self.jobs[job].laws.on_append(&record)?;
+            self.jobs[job].journal.push(record);
+        }
+        self.start_engine(job, Epoch(1))
+    }
+
+    pub(super) fn start_engine(&mut self, job: usize, epoch: Epoch) -> Result<(), Broken> {
+        let controller = self.jobs[job].draw.controller;
+        let peers = (0..self.nodes.len())
+            .filter(|node| self.is_linked(controller, *node))
+            .map(|node| (self.nodes[node].id, self.facts(node)))
+            .collect();
+        let known = &self.jobs[job];
+        let plan = JobPlan {
+            job: known.id,
+            epoch,
+            controller: self.nodes[controller].id,
+            manifest_file: FileRef { cid: known.manifest.code, len: 1 },
+            manifest: known.manifest.clone(),
+            tasks: known.tasks.clone(),
+            kind: &Hashing,
+            needs: Needs::default(),
+            peers,
+            limits: self.scenario.limits.clone(),
+        };
+        let now = self.now + self.nodes[controller].ahead;
+        let journal = known.journal.clone();
+        self.jobs[job].laws.on_recovery(&journal);
+        let (mut engine, actions) = Engine::new(plan, now, journal);
+        if let Some(fault) = self.scenario.planted {
+            engine = engine.with_fault(fault);
+        }
+        self.jobs[job].engine = Some(engine);
+        self.carry_out(job, actions)?;
+        self.plan_engine_wake(job);
+        Ok(())
+    }
+
+    pub(super) fn tell_engine(&mut self, job: usize, event: Event) -> Result<(), Broken> {
+        let actions = self.apply_to_engine(job, event);
+        self.carry_out(job, actions)
+    }
+
+    pub(super) fn apply_to_engine(&mut self, job: usize, event: Event) -> Vec<Action> {
+        let now = self.now + self.nodes[self.jobs[job].draw.controller].ahead;
+        let Some(engine) = &mut self.jobs[job].engine else { return Vec::new() };
+        let actions = engine.apply(now, event);
+        engine.check();
+        self.plan_engine_wake(job);
+        actions
+    }
+
+    pub(super) fn plan_engine_wake(&mut self, job: usize) {
+        let ahead = self.nodes[self.jobs[job].draw.controller].ahead;
+        let life = self.controller_life(job);
+        let now = self.now;
+        let known = &mut self.jobs[job];
+        let Some(due) = known.engine.as_ref().and_then(Engine::next_wake) else { return };
+        let due = due.saturating_sub(ahead).max(now);
+        if known.wake_at.is_none_or(|at| due < at) {
+            known.wake_at = Some(due);
+            self.at(due - now, Happening::WakeEngine { job, life });
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, job: usize, actions: Vec<Action>) -> Result<(), Broken> {
+        let controller = self.jobs[job].draw.controller;
+        let life = self.controller_life(job);
+        for action in actions {
+            match action {
+                Action::Send { to, message } => {
+                    self.watch_order(job, to, &message)?;
+                    self.send(controller, to, Wire::Order(message));
+                }
+                Action::Append { seq, record } => {
+                    let pause = self.rng.millis(0, 20);
+                    let now = self.now;
+                    let known = &mut self.jobs[job];
+                    known.laws.on_append(&record)?;
+                    assert_eq!(seq, (known.journal.len() + known.unwritten.len()) as u64);
+                    known.unwritten.push_back((seq, record));
+                    known.written_by = known.written_by.max(now + pause);
+                    let pause = known.written_by - now;
+                    self.at(pause, Happening::Journaled { job, life, seq });
+                }
+                Action::Build { outputs, report } => {
+                    let report = serde_json::to_vec(&report).expect("a report encodes");
+                    let report = cid_of(CODEC_RAW, &report);
+                    let pause = self.rng.millis(5, 300);
+                    self.at(pause, Happening::Built { job, life, outputs, report });
+                }
+                Action::Ended(end) => self.jobs[job].laws.on_told(&end)?,
+                Action::Over => {
+                    let engine = self.jobs[job].engine.take();
+                    self.tally.note_engine(engine.as_ref());
+                    self.jobs[job].over = self.jobs[job].laws.epoch();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn watch_order(
+        &mut self,
+        job: usize,
+        to: PeerId,
+        message: &ToWorker,
+    ) -> Result<(), Broken> {
+        if let WorkerOrder::Settled { attempts } = &message.body {
+            for (task, attempt) in attempts {
+                self.jobs[job].laws.on_settled(to, *task, *attempt)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn journaled(&mut self, job: usize, seq: u64) -> Result<(), Broken> {
+        let known = &mut self.jobs[job];
+        while let Some((first, _)) = known.unwritten.front()
+            && *first <= seq
+            && let Some((_, record)) = known.unwritten.pop_front()
+        {
+            known.laws.on_durable(&record);
+            known.journal.push(record);
+        }
+        self.tell_engine(job, Event::Appended { seq })
+    }
+
+    pub(super) fn built(
+        &mut self,
+        job: usize,
+        outputs: &[Output],
+        report: Cid,
+    ) -> Result<(), Broken> {
+        let controller = self.jobs[job].draw.controller;
+        if self.are_faults_on && self.rng.chance(50) {
+            self.tally.failed_builds += 1;
+            let message = "the disk hiccuped".to_owned();
+            let event = Event::BuildFailed { lost: Vec::new(), fatal: false, message };
+            return self.tell_engine(job, event);
+        }
+        let id = self.jobs[job].id;
+        let lost: Vec<TaskId> = outputs
+            .iter()
+            .filter(|output| !self.can_read(controller, id, output.task, &output.holders))
+            .map(|output| output.task)
+            .collect();
+        if !lost.is_empty() {
+            let message = "outputs are gone".to_owned();
+            return self.tell_engine(job, Event::BuildFailed { lost, fatal: false, message });
+        }
+        let outputs: Vec<(TaskId, Payload)> =
+            outputs.iter().map(|output| (output.task, output.payload.clone())).collect();
+        let result = work::result_of(&outputs);
+        self.nodes[controller].pinned.extend([result, report]);
+        self.tell_engine(job, Event::ResultBuilt { result, report })
+    }
+
+    pub(super) fn can_read(
+        &self,
+        reader: usize,
+        job: JobId,
+        task: TaskId,
+        holders: &[PeerId],
+    ) -> bool {
+        holders.iter().filter_map(|holder| self.index.get(holder)).any(|holder| {
+            self.is_linked(reader, *holder) && self.nodes[*holder].scratch.contains(&(job, task))
+        })
+    }
+}

@@ -1,0 +1,438 @@
+//! The simulated swarm: nodes with their machines and disks, a network that misbehaves, and one
+//! queue of what happens next. Everything is drawn from the scenario's seed; nothing else is read.
+//!
+//! This file holds the state and the loop; `network`, `controllers`, `workers` and `faults` hold
+//! what happens where.
+
+mod controllers;
+mod faults;
+mod network;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::Tally;
+use super::laws::{Broken, Laws};
+use super::rng::Rng;
+use super::scenario::{JobDraw, Scenario};
+use super::work;
+use crate::engine::{
+    CheckedManifest, EndState, Engine, Event, Output, Record, Worker, WorkerEvent, WorkerRecord,
+};
+use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, JobId, PeerId, TaskId, cid_of};
+use crate::kind::TaskSpec;
+use crate::manifest::{Limits, Manifest, VERSION};
+use crate::message::{Assignment, ToController, ToWorker};
+
+/// After the faults stop, every job must have ended within this.
+const ENDS_WITHIN: Duration = Duration::from_secs(300);
+/// And every node must have forgotten it within this: two of a worker's idle pings.
+const FORGOTTEN_WITHIN: Duration = Duration::from_secs(1_500);
+/// The memory of every node: enough.
+const MEMORY: u64 = 1 << 30;
+
+/// Something that happens at a certain time.
+#[derive(Debug, Clone)]
+enum Happening {
+    Submit(usize),
+    Cancel(usize),
+    Deliver { link: u64, seq: u64, from: usize, to: usize, wire: Wire },
+    WakeWorker { node: usize, life: u32 },
+    WakeEngine { job: usize, life: u32 },
+    Journaled { job: usize, life: u32, seq: u64 },
+    Persisted { node: usize, life: u32, seq: u64 },
+    Checked { node: usize, life: u32, job: JobId },
+    Halfway { node: usize, life: u32, run: RunKey },
+    Ran { node: usize, life: u32, run: RunKey },
+    Stored { node: usize, life: u32, job: JobId, roots: Vec<Cid>, holders: Vec<PeerId> },
+    Built { job: usize, life: u32, outputs: Vec<Output>, report: Cid },
+    Hint { job: usize, node: usize },
+    Mishap,
+    Mend,
+    Restart { node: usize },
+    Crash { node: usize },
+    StopFaults,
+}
+
+type RunKey = (JobId, TaskId, Attempt);
+
+#[derive(Debug, Clone)]
+enum Wire {
+    Order(ToWorker),
+    Note(ToController),
+}
+
+/// One node.
+struct Node {
+    id: PeerId,
+    slots: u32,
+    /// None while it is crashed.
+    worker: Option<Worker>,
+    /// Counts its starts: what an earlier life began does not reach a later one.
+    life: u32,
+    /// What its clock is ahead of the world's.
+    ahead: Duration,
+    /// It does nothing before this.
+    frozen_until: Duration,
+    /// Its tasks take this many times as long.
+    slowness: u32,
+    /// Never comes back.
+    is_scrap: bool,
+    refuses: BTreeSet<JobId>,
+    /// Its disk: durable records, those on the way, pinned results.
+    records: Vec<WorkerRecord>,
+    unwritten: VecDeque<(u64, WorkerRecord)>,
+    written_by: Duration,
+    pinned: BTreeSet<Cid>,
+    /// Scratch: outputs of tasks it ran. A crash takes them.
+    scratch: BTreeSet<(JobId, TaskId)>,
+    running: BTreeMap<RunKey, Run>,
+    wake_at: Option<Duration>,
+}
+
+struct Run {
+    assignment: Assignment,
+    is_stopped: bool,
+}
+
+/// One job and its controller's side.
+struct Job {
+    id: JobId,
+    draw: JobDraw,
+    manifest: Manifest,
+    tasks: Vec<TaskSpec>,
+    expected: Cid,
+    engine: Option<Engine>,
+    is_submitted: bool,
+    /// Its engine is over and dropped; the last epoch.
+    over: Option<Epoch>,
+    was_cancelled: bool,
+    journal: Vec<Record>,
+    unwritten: VecDeque<(u64, Record)>,
+    written_by: Duration,
+    laws: Laws,
+    guest_failures: BTreeMap<TaskId, u32>,
+    wake_at: Option<Duration>,
+}
+
+/// A swarm under one scenario.
+pub(super) struct World {
+    scenario: Scenario,
+    rng: Rng,
+    now: Duration,
+    order: u64,
+    agenda: BTreeMap<(Duration, u64), Happening>,
+    nodes: Vec<Node>,
+    index: BTreeMap<PeerId, usize>,
+    jobs: Vec<Job>,
+    /// While the network is split: which side each node is on.
+    sides: Option<Vec<bool>>,
+    are_faults_on: bool,
+    faults_stopped_at: Option<Duration>,
+    /// The newest message that arrived on each link, to see reordering.
+    arrived: BTreeMap<u64, u64>,
+    pub(super) tally: Tally,
+}
+
+impl World {
+    pub(super) fn new(scenario: Scenario) -> World {
+        let rng = Rng::new(scenario.seed ^ 0x5eed);
+        let mut world = World {
+            rng,
+            now: Duration::ZERO,
+            order: 0,
+            agenda: BTreeMap::new(),
+            nodes: Vec::new(),
+            index: BTreeMap::new(),
+            jobs: Vec::new(),
+            sides: None,
+            are_faults_on: true,
+            faults_stopped_at: None,
+            arrived: BTreeMap::new(),
+            tally: Tally::default(),
+            scenario,
+        };
+        world.set_up();
+        world
+    }
+
+    fn set_up(&mut self) {
+        for n in 0..self.scenario.nodes {
+            let digest =
+                Sha256::digest([&self.scenario.seed.to_be_bytes()[..], &n.to_be_bytes()].concat());
+            let hash =
+                multihash::Multihash::wrap(0x12, &digest).expect("a digest fits a multihash");
+            let id = PeerId::from_multihash(hash).expect("a SHA-256 multihash names a peer");
+            self.index.insert(id, n);
+            let slots = self.rng.between(1, 4) as u32;
+            self.nodes.push(Node {
+                id,
+                slots,
+                worker: None,
+                life: 0,
+                ahead: self.rng.millis(0, 100_000),
+                frozen_until: Duration::ZERO,
+                slowness: 1,
+                is_scrap: false,
+                refuses: BTreeSet::new(),
+                records: Vec::new(),
+                unwritten: VecDeque::new(),
+                written_by: Duration::ZERO,
+                pinned: BTreeSet::new(),
+                scratch: BTreeSet::new(),
+                running: BTreeMap::new(),
+                wake_at: None,
+            });
+        }
+        for (n, draw) in self.scenario.jobs.clone().into_iter().enumerate() {
+            self.add_job(n, draw);
+        }
+        for node in 0..self.nodes.len() {
+            self.boot(node).expect("booting breaks no law");
+        }
+        if let Some(pause) = self.scenario.fault_every {
+            self.at(pause, Happening::Mishap);
+        }
+        self.at(self.scenario.faults_last, Happening::StopFaults);
+    }
+
+    fn add_job(&mut self, n: usize, draw: JobDraw) {
+        let code = cid_of(CODEC_RAW, &self.scenario.seed.to_be_bytes());
+        let controller = self.nodes[draw.controller].id;
+        let manifest = Manifest {
+            v: VERSION,
+            kind: "hashing".to_owned(),
+            code,
+            input: code,
+            config: serde_json::Value::Null,
+            limits: Limits::default(),
+            workers: draw.workers,
+            submitter: controller,
+            roster: vec![controller],
+            key: n.to_string(),
+            submitted_ms: 0,
+        };
+        let id = JobId::of_manifest(&serde_json::to_vec(&manifest).expect("a manifest encodes"));
+        let tasks = work::plan(draw.scatter, draw.gather);
+        let refusing = self.scenario.refusing;
+        for node in 0..self.nodes.len() {
+            if node != draw.controller && self.rng.chance(refusing) {
+                self.nodes[node].refuses.insert(id);
+            }
+        }
+        self.at(draw.at, Happening::Submit(n));
+        if let Some(at) = draw.cancel {
+            self.at(draw.at + at, Happening::Cancel(n));
+        }
+        self.jobs.push(Job {
+            id,
+            expected: work::expected(&tasks),
+            manifest,
+            tasks,
+            engine: None,
+            is_submitted: false,
+            over: None,
+            was_cancelled: false,
+            journal: Vec::new(),
+            unwritten: VecDeque::new(),
+            written_by: Duration::ZERO,
+            laws: Laws::default(),
+            guest_failures: BTreeMap::new(),
+            wake_at: None,
+            draw,
+        });
+    }
+
+    /// Runs to the end and says whether every law held.
+    pub(super) fn run(&mut self) -> Result<(), Broken> {
+        while let Some(((at, _), happening)) = self.agenda.pop_first() {
+            self.now = at;
+            self.tally.events += 1;
+            self.happen(happening)?;
+            let Some(stopped) = self.faults_stopped_at else { continue };
+            if self.now > stopped + ENDS_WITHIN {
+                self.all_ended()?;
+            }
+            if self.now > stopped && (self.is_quiet() || self.now > stopped + FORGOTTEN_WITHIN) {
+                break;
+            }
+        }
+        self.all_ended()?;
+        self.all_forgotten()?;
+        self.ends_are_right()
+    }
+
+    fn at(&mut self, pause: Duration, happening: Happening) {
+        self.order += 1;
+        self.agenda.insert((self.now + pause, self.order), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), Broken> {
+        if let Some(node) = self.node_of(&happening)
+            && self.nodes[node].frozen_until > self.now
+        {
+            let pause = self.nodes[node].frozen_until - self.now;
+            self.at(pause, happening);
+            return Ok(());
+        }
+        match happening {
+            Happening::Submit(job) => self.submit(job),
+            Happening::Cancel(job) => {
+                if self.jobs[job].engine.is_some() {
+                    self.jobs[job].was_cancelled = true;
+                    self.tally.cancels += 1;
+                }
+                self.tell_engine(job, Event::Cancel)
+            }
+            Happening::Deliver { link, seq, from, to, wire } => {
+                self.deliver(link, seq, from, to, wire)
+            }
+            Happening::WakeWorker { node, life } if self.nodes[node].life == life => {
+                self.nodes[node].wake_at = None;
+                self.tell_worker(node, WorkerEvent::Tick)
+            }
+            Happening::WakeEngine { job, life } if self.controller_life(job) == life => {
+                self.jobs[job].wake_at = None;
+                self.tell_engine(job, Event::Tick)
+            }
+            Happening::Journaled { job, life, seq } if self.controller_life(job) == life => {
+                self.journaled(job, seq)
+            }
+            Happening::Persisted { node, life, seq } if self.nodes[node].life == life => {
+                let node_state = &mut self.nodes[node];
+                while let Some((first, _)) = node_state.unwritten.front()
+                    && *first <= seq
+                    && let Some((_, record)) = node_state.unwritten.pop_front()
+                {
+                    node_state.records.push(record);
+                }
+                self.tell_worker(node, WorkerEvent::Persisted { seq })
+            }
+            Happening::Checked { node, life, job } if self.nodes[node].life == life => {
+                let checked = if self.nodes[node].refuses.contains(&job) {
+                    self.tally.refusals += 1;
+                    Err("its submitter is not welcome here".to_owned())
+                } else {
+                    let known = self.jobs.iter().find(|known| known.id == job);
+                    let roster = known.map(|job| job.manifest.roster.clone()).unwrap_or_default();
+                    Ok(CheckedManifest { roster })
+                };
+                self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })
+            }
+            Happening::Halfway { node, life, run } if self.nodes[node].life == life => {
+                let (job, task, attempt) = run;
+                let event = WorkerEvent::Progress { job, task, attempt, done: 50, total: 100 };
+                self.tell_worker(node, event)
+            }
+            Happening::Ran { node, life, run } if self.nodes[node].life == life => {
+                self.ran(node, run)
+            }
+            Happening::Stored { node, life, job, roots, holders }
+                if self.nodes[node].life == life =>
+            {
+                self.stored(node, job, roots, &holders)
+            }
+            Happening::Built { job, life, outputs, report }
+                if self.controller_life(job) == life =>
+            {
+                self.built(job, &outputs, report)
+            }
+            Happening::Hint { job, node } => self.hint(job, node),
+            Happening::Mishap => self.mishap(),
+            Happening::Mend => {
+                self.sides = None;
+                self.hint_all();
+                Ok(())
+            }
+            Happening::Restart { node } => self.boot(node),
+            Happening::Crash { node } => {
+                self.mishap_crash(node);
+                Ok(())
+            }
+            Happening::StopFaults => self.stop_faults(),
+            // Of an earlier life.
+            _ => Ok(()),
+        }
+    }
+
+    /// The node that must be awake for this.
+    fn node_of(&self, happening: &Happening) -> Option<usize> {
+        match happening {
+            Happening::Deliver { to, .. } => Some(*to),
+            Happening::WakeWorker { node, .. }
+            | Happening::Persisted { node, .. }
+            | Happening::Checked { node, .. }
+            | Happening::Halfway { node, .. }
+            | Happening::Ran { node, .. }
+            | Happening::Stored { node, .. } => Some(*node),
+            Happening::WakeEngine { job, .. }
+            | Happening::Journaled { job, .. }
+            | Happening::Built { job, .. } => Some(self.jobs[*job].draw.controller),
+            _ => None,
+        }
+    }
+
+    fn controller_life(&self, job: usize) -> u32 {
+        self.nodes[self.jobs[job].draw.controller].life
+    }
+
+    fn job_index(&self, id: JobId) -> Option<usize> {
+        self.jobs.iter().position(|job| job.id == id)
+    }
+
+    fn is_quiet(&self) -> bool {
+        let are_over = self.jobs.iter().all(|job| job.over.is_some());
+        are_over
+            && self.nodes.iter().all(|node| {
+                node.worker.as_ref().is_none_or(|worker| worker.jobs().next().is_none())
+            })
+    }
+
+    fn all_ended(&self) -> Result<(), Broken> {
+        for (n, job) in self.jobs.iter().enumerate() {
+            if job.laws.told().is_none() || job.over.is_none() {
+                let progress = job.engine.as_ref().map(|engine| format!("{:?}", engine.progress()));
+                return Err(Broken::NeverEnded(n, progress.unwrap_or_default()));
+            }
+        }
+        Ok(())
+    }
+
+    fn all_forgotten(&self) -> Result<(), Broken> {
+        let has_job = |node: &Node| node.worker.as_ref().is_some_and(|w| w.jobs().next().is_some());
+        match self.nodes.iter().position(has_job) {
+            Some(node) => Err(Broken::NeverForgotten(node)),
+            None => Ok(()),
+        }
+    }
+
+    fn ends_are_right(&mut self) -> Result<(), Broken> {
+        for job in &self.jobs {
+            let Some(end) = job.laws.told() else { continue };
+            let why = end.error.as_ref().map(|error| error.message.clone()).unwrap_or_default();
+            match end.state {
+                EndState::Done => {
+                    self.tally.done += 1;
+                    if end.result != Some(job.expected) {
+                        let result = end.result.map(|cid| cid.to_string()).unwrap_or_default();
+                        return Err(Broken::WrongResult(result, job.expected));
+                    }
+                    let roots = [end.result, end.report];
+                    let copies = self.nodes.iter().filter(|node| {
+                        roots.iter().flatten().all(|root| node.pinned.contains(root))
+                    });
+                    if end.note.is_none() && copies.count() < 2 {
+                        return Err(Broken::NotStored);
+                    }
+                }
+                EndState::Cancelled if job.was_cancelled => self.tally.cancelled += 1,
+                EndState::Failed if job.draw.poison.is_some() => self.tally.failed += 1,
+                state => return Err(Broken::EndedBadly(state, why)),
+            }
+        }
+        Ok(())
+    }
+}

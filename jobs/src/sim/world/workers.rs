@@ -1,0 +1,246 @@
+//! The workers' side: machines that boot and crash, their disks, the attempts they run.
+
+use super::{Happening, Run, RunKey, Wire, World};
+use crate::engine::{Record, Worker, WorkerAction, WorkerEvent};
+use crate::ids::{Cid, Epoch, JobId, PeerId, TaskId};
+use crate::message::{
+    Assignment, ControllerNote, Cost, FailureClass, Input, Outcome, Payload, ToController,
+};
+use crate::sim::laws::Broken;
+use crate::sim::work;
+
+impl World {
+    pub(super) fn boot(&mut self, node: usize) -> Result<(), Broken> {
+        if self.nodes[node].worker.is_some() || self.nodes[node].is_scrap {
+            return Ok(());
+        }
+        let state = &mut self.nodes[node];
+        state.life += 1;
+        let now = self.now + state.ahead;
+        let limits = self.scenario.worker_limits.clone();
+        let (mut worker, actions) = Worker::new(state.slots, limits, now, state.records.clone());
+        if let Some(fault) = self.scenario.planted {
+            worker = worker.with_fault(fault);
+        }
+        state.worker = Some(worker);
+        self.perform(node, actions)?;
+        self.plan_worker_wake(node);
+        self.hint_about(node);
+        for job in 0..self.jobs.len() {
+            let known = &self.jobs[job];
+            if known.draw.controller == node && known.is_submitted && known.over.is_none() {
+                let last = known.journal.iter().filter_map(|record| match record {
+                    Record::Epoch { epoch } => Some(epoch.0),
+                    _ => None,
+                });
+                let epoch = Epoch(last.max().unwrap_or(0) + 1);
+                self.tally.take_overs += 1;
+                self.start_engine(job, epoch)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        state.worker = None;
+        state.life += 1;
+        state.unwritten.clear();
+        state.scratch.clear();
+        state.running.clear();
+        state.wake_at = None;
+        for job in self.jobs.iter_mut().filter(|job| job.draw.controller == node) {
+            self.tally.note_engine(job.engine.as_ref());
+            job.engine = None;
+            job.unwritten.clear();
+            job.wake_at = None;
+        }
+        self.hint_about(node);
+    }
+
+    pub(super) fn tell_worker(&mut self, node: usize, event: WorkerEvent) -> Result<(), Broken> {
+        let actions = self.apply_to_worker(node, event);
+        self.perform(node, actions)
+    }
+
+    pub(super) fn apply_to_worker(&mut self, node: usize, event: WorkerEvent) -> Vec<WorkerAction> {
+        let now = self.now + self.nodes[node].ahead;
+        let Some(worker) = &mut self.nodes[node].worker else { return Vec::new() };
+        let actions = worker.apply(now, event);
+        self.plan_worker_wake(node);
+        actions
+    }
+
+    pub(super) fn plan_worker_wake(&mut self, node: usize) {
+        let now = self.now;
+        let state = &mut self.nodes[node];
+        let Some(due) = state.worker.as_ref().and_then(Worker::next_wake) else { return };
+        let due = due.saturating_sub(state.ahead).max(now);
+        if state.wake_at.is_none_or(|at| due < at) {
+            state.wake_at = Some(due);
+            let life = state.life;
+            self.at(due - now, Happening::WakeWorker { node, life });
+        }
+    }
+
+    pub(super) fn perform(
+        &mut self,
+        node: usize,
+        actions: Vec<WorkerAction>,
+    ) -> Result<(), Broken> {
+        let life = self.nodes[node].life;
+        for action in actions {
+            match action {
+                WorkerAction::CheckManifest { job, .. } => {
+                    let pause = self.rng.millis(1, 200);
+                    self.at(pause, Happening::Checked { node, life, job });
+                }
+                WorkerAction::Start { job, assignment, .. } => {
+                    self.start_run(node, job, assignment)?;
+                }
+                WorkerAction::Stop { job, task, attempt } => {
+                    let run = (job, task, attempt);
+                    if let Some(running) = self.nodes[node].running.get_mut(&run) {
+                        running.is_stopped = true;
+                        let pause = self.rng.millis(1, 50);
+                        self.at(pause, Happening::Ran { node, life, run });
+                    }
+                }
+                WorkerAction::Send { to, message } => {
+                    self.watch_note(node, &message);
+                    self.send(node, to, Wire::Note(message));
+                }
+                WorkerAction::Persist { seq, record } => {
+                    let pause = self.rng.millis(0, 20);
+                    let now = self.now;
+                    let state = &mut self.nodes[node];
+                    state.unwritten.push_back((seq, record));
+                    state.written_by = state.written_by.max(now + pause);
+                    let pause = state.written_by - now;
+                    self.at(pause, Happening::Persisted { node, life, seq });
+                }
+                WorkerAction::Store { job, roots, holders } => {
+                    let pause = self.rng.millis(5, 500);
+                    self.at(pause, Happening::Stored { node, life, job, roots, holders });
+                }
+                WorkerAction::Forget { job } => {
+                    self.nodes[node].scratch.retain(|(of, _)| *of != job);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_run(
+        &mut self,
+        node: usize,
+        id: JobId,
+        assignment: Assignment,
+    ) -> Result<(), Broken> {
+        let Some(job) = self.job_index(id) else { return Ok(()) };
+        self.jobs[job].laws.on_start(
+            assignment.task,
+            assignment.attempt,
+            self.nodes[node].id,
+            self.nodes[node].life,
+        )?;
+        let run = (id, assignment.task, assignment.attempt);
+        let state = &mut self.nodes[node];
+        let (life, slowness) = (state.life, state.slowness);
+        state.running.insert(run, Run { assignment, is_stopped: false });
+        let (running, slots) = (state.running.len(), state.slots as usize);
+        if running > slots {
+            return Err(Broken::TooManyRunning(running, slots));
+        }
+        let time = self.rng.millis(20, 1_000) * slowness;
+        self.at(time / 2, Happening::Halfway { node, life, run });
+        self.at(time, Happening::Ran { node, life, run });
+        Ok(())
+    }
+
+    pub(super) fn watch_note(&mut self, node: usize, message: &ToController) {
+        let ControllerNote::Report { reports } = &message.body else { return };
+        let Some(job) = self.job_index(message.job) else { return };
+        let worker = self.nodes[node].id;
+        for report in reports {
+            if matches!(report.outcome, Outcome::Done { .. }) {
+                self.jobs[job].laws.on_good_report(worker, report.task, report.attempt);
+            }
+        }
+    }
+
+    pub(super) fn ran(&mut self, node: usize, run: RunKey) -> Result<(), Broken> {
+        let Some(Run { assignment, is_stopped }) = self.nodes[node].running.remove(&run) else {
+            return Ok(());
+        };
+        let (id, task, attempt) = run;
+        let outcome = if is_stopped { None } else { Some(self.outcome(node, id, &assignment)) };
+        if let Some(Outcome::Done { .. }) = outcome {
+            self.nodes[node].scratch.insert((id, task));
+        }
+        let cost = Cost { wall_ms: 300, bytes_in: 100, bytes_out: 32, fetched: 0 };
+        self.tell_worker(node, WorkerEvent::Finished { job: id, task, attempt, outcome, cost })
+    }
+
+    pub(super) fn outcome(&mut self, node: usize, id: JobId, assignment: &Assignment) -> Outcome {
+        let (Payload::Inline(body), Payload::Inline(inputs)) =
+            (&assignment.body, &assignment.inputs)
+        else {
+            unreachable!("the simulator leaves payloads inline")
+        };
+        let inputs: Vec<Input> = serde_json::from_slice(inputs).expect("inputs decode");
+        let lost: Vec<TaskId> = inputs
+            .iter()
+            .filter(|input| !self.can_read(node, id, input.task, &input.holders))
+            .map(|input| input.task)
+            .collect();
+        if !lost.is_empty() {
+            self.tally.lost_inputs += 1;
+            return Outcome::InputLost { tasks: lost, message: "not found".to_owned() };
+        }
+        let fail = |class| Outcome::Failed {
+            class,
+            code: "IPDC-5000".to_owned(),
+            message: "it failed".to_owned(),
+            log: vec!["a line".to_owned()],
+        };
+        let Some(job) = self.job_index(id) else { return fail(FailureClass::Worker) };
+        if self.jobs[job].draw.poison == Some(assignment.task.0) {
+            return fail(FailureClass::Guest);
+        }
+        if self.are_faults_on && self.rng.chance(self.scenario.failing) {
+            self.tally.failed_attempts += 1;
+            let failures = self.jobs[job].guest_failures.entry(assignment.task).or_default();
+            if *failures < 2 && self.rng.chance(500) {
+                *failures += 1;
+                return fail(FailureClass::Guest);
+            }
+            let is_missing = self.rng.chance(300);
+            return fail(if is_missing { FailureClass::Missing } else { FailureClass::Worker });
+        }
+        let memoized = self.rng.chance(30);
+        Outcome::Done { output: work::output_of(body, &inputs), memoized }
+    }
+
+    pub(super) fn stored(
+        &mut self,
+        node: usize,
+        job: JobId,
+        roots: Vec<Cid>,
+        holders: &[PeerId],
+    ) -> Result<(), Broken> {
+        let is_there = holders.iter().filter_map(|holder| self.index.get(holder)).any(|holder| {
+            let pinned = &self.nodes[*holder].pinned;
+            self.is_linked(node, *holder) && roots.iter().all(|root| pinned.contains(root))
+        });
+        let has_luck = !(self.are_faults_on && self.rng.chance(100));
+        let error = if is_there && has_luck {
+            self.nodes[node].pinned.extend(roots.iter().copied());
+            None
+        } else {
+            self.tally.failed_stores += 1;
+            Some("could not be fetched".to_owned())
+        };
+        self.tell_worker(node, WorkerEvent::StoreDone { job, roots, error })
+    }
+}
