@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::rank::{self, Homes};
+use super::rank::Homes;
 use super::state::{Fate, Live, Made, TaskState, Timer, Waiting};
 use super::{Engine, Finish};
 use crate::ids::{Attempt, PeerId, TaskId};
@@ -27,15 +27,15 @@ impl Engine {
         };
         let mut chosen = self.chosen.clone();
         chosen.retain(usable);
-        let mut others: Vec<PeerId> =
-            self.peers.keys().copied().filter(|p| usable(p) && !chosen.contains(p)).collect();
-        others.sort_by_cached_key(|peer| rank::rank(&self.plan.job, peer));
+        let is_new = |peer: &PeerId| usable(peer) && !chosen.contains(peer);
+        let others = self.peers.iter().filter(|(peer, _)| is_new(peer));
+        let mut others: Vec<_> = others.map(|(peer, known)| (known.rank, *peer)).collect();
+        others.sort_unstable();
         let room = asked.saturating_sub(chosen.len());
-        chosen.extend(others.into_iter().take(room));
-        if chosen != self.chosen {
-            self.chosen = chosen;
-            self.rehome();
-        } else if !self.homeless.is_empty() {
+        chosen.extend(others.into_iter().take(room).map(|(_, peer)| peer));
+        let has_changed = chosen != self.chosen;
+        self.chosen = chosen;
+        if has_changed || !self.homeless.is_empty() {
             self.rehome();
         }
         self.unassigned = true;
@@ -187,10 +187,15 @@ impl Engine {
         self.peers.get(&worker).map_or(0, |peer| peer.slots().saturating_sub(peer.held.len()))
     }
 
+    /// Gives helpers what waits in other queues.
     fn share_waiting(&mut self, helpers: &[PeerId]) {
+        let victims = self.ripe_victims(|engine, victim| {
+            let task = *engine.peers.get(&victim)?.queue.last()?;
+            Some((task, engine.task(task).waiting?.since))
+        });
         for &helper in helpers {
             while self.free_slots(helper) > 0
-                && let Some(task) = self.waiting_elsewhere(helper)
+                && let Some(task) = self.waiting_elsewhere(&victims, helper)
             {
                 self.counters.steals += 1;
                 self.give(task, helper);
@@ -198,30 +203,43 @@ impl Engine {
         }
     }
 
-    /// A task from the longest queue that its home would not start soon.
-    fn waiting_elsewhere(&mut self, helper: PeerId) -> Option<TaskId> {
-        let mut best: Option<(usize, TaskId)> = None;
+    /// The workers whose `last` task (and since when it waits) should be taken from them. Who is
+    /// not among them yet may be later: then this is looked at again.
+    fn ripe_victims(
+        &mut self,
+        last: impl Fn(&Engine, PeerId) -> Option<(TaskId, Duration)>,
+    ) -> Vec<PeerId> {
+        let mut ripe = Vec::new();
         let mut look_again: Option<Duration> = None;
-        for &victim in self.chosen.iter().filter(|peer| **peer != helper) {
-            let Some(peer) = self.peers.get(&victim) else { continue };
-            let mut from_the_end = peer.queue.iter().rev();
-            let Some(&task) = from_the_end.find(|task| self.may_run(**task, &helper)) else {
-                continue;
-            };
-            let backlog = peer.queue.len() + self.unstarted(victim).count();
-            let since = self.task(task).waiting.map_or(self.now, |waiting| waiting.since);
-            match self.worth_taking(victim, task, backlog, since) {
-                Ok(()) if best.is_none_or(|(length, _)| backlog > length) => {
-                    best = Some((backlog, task));
-                }
-                Ok(()) => {}
+        for &victim in &self.chosen {
+            let Some((task, since)) = last(self, victim) else { continue };
+            match self.worth_taking(victim, task, since) {
+                Ok(()) => ripe.push(victim),
                 Err(at) => look_again = Some(look_again.map_or(at, |other| other.min(at))),
             }
         }
-        if let (None, Some(at)) = (best, look_again) {
+        if let Some(at) = look_again {
             self.timer(at, Timer::Assign);
         }
-        best.map(|(_, task)| task)
+        ripe
+    }
+
+    /// Tasks and attempts that `worker` has not begun.
+    fn backlog(&self, worker: PeerId) -> usize {
+        let queued = self.peers.get(&worker).map_or(0, |peer| peer.queue.len());
+        queued + self.unstarted(worker).count()
+    }
+
+    /// A task for `helper` from the longest of these queues.
+    fn waiting_elsewhere(&self, victims: &[PeerId], helper: PeerId) -> Option<TaskId> {
+        let offers = victims.iter().filter_map(|victim| {
+            let mut from_the_end = self.peers.get(victim)?.queue.iter().rev();
+            let task = *from_the_end.find(|task| self.may_run(**task, &helper))?;
+            let since = self.task(task).waiting?.since;
+            self.worth_taking(*victim, task, since).ok()?;
+            Some((self.backlog(*victim), task))
+        });
+        offers.max_by_key(|(backlog, _)| *backlog).map(|(_, task)| task)
     }
 
     /// Attempts of `worker` that wait for a slot there.
@@ -235,62 +253,52 @@ impl Engine {
         })
     }
 
-    /// Whether a task that waits at `victim` since `since`, behind `backlog` others, should be
-    /// taken away; if not yet, when to ask again. What would start within
-    /// [`Limits::steal_after`](super::Limits) stays where its data is, while its home gets on.
-    fn worth_taking(
-        &self,
-        victim: PeerId,
-        task: TaskId,
-        backlog: usize,
-        since: Duration,
-    ) -> Result<(), Duration> {
+    /// Whether a task that waits at `victim` since `since` should be taken away; if not yet, when
+    /// to ask again. What would start within [`Limits::steal_after`](super::Limits) stays where its
+    /// data is, while its home gets on.
+    fn worth_taking(&self, victim: PeerId, task: TaskId, since: Duration) -> Result<(), Duration> {
         let patience = self.plan.limits.steal_after;
         let Some(peer) = self.peers.get(&victim).filter(|peer| peer.is_up()) else {
             return Ok(());
         };
-        let expected = self.stage_of(task).median().map_or(Duration::ZERO, |median| {
-            median.saturating_mul(backlog as u32) / peer.facts.slots.max(1)
-        });
+        let backlog = u32::try_from(self.backlog(victim)).unwrap_or(u32::MAX);
+        let median = self.stage_of(task).median().unwrap_or(Duration::ZERO);
+        let expected = median.saturating_mul(backlog) / peer.facts.slots.max(1);
         let at = peer.last_end.max(since) + patience;
         if expected >= patience || at <= self.now { Ok(()) } else { Err(at) }
     }
 
+    /// Gives helpers what other workers were given and have not begun.
     fn share_unstarted(&mut self, helpers: &[PeerId]) {
+        let victims = self.ripe_victims(|engine, victim| {
+            let (task, _, since) = engine.unstarted(victim).last()?;
+            Some((task, since))
+        });
         for &helper in helpers {
             while self.free_slots(helper) > 0
-                && let Some((task, attempt, victim)) = self.unstarted_elsewhere(helper)
+                && let Some((task, attempt, victim)) = self.unstarted_elsewhere(&victims, helper)
             {
                 self.counters.steals += 1;
                 self.revoke(task, attempt, victim);
-                self.dequeue(task);
                 self.give(task, helper);
             }
         }
     }
 
-    fn unstarted_elsewhere(&mut self, helper: PeerId) -> Option<(TaskId, Attempt, PeerId)> {
-        let mut best: Option<(usize, (TaskId, Attempt, PeerId))> = None;
-        let mut look_again: Option<Duration> = None;
-        for &victim in self.chosen.iter().filter(|peer| **peer != helper) {
-            let backlog = self.unstarted(victim).count();
-            let last = self
-                .unstarted(victim)
-                .filter(|(task, _, _)| self.may_run(*task, &helper) && self.is_single(*task))
-                .last();
-            let Some((task, attempt, since)) = last else { continue };
-            match self.worth_taking(victim, task, backlog, since) {
-                Ok(()) if best.is_none_or(|(length, _)| backlog > length) => {
-                    best = Some((backlog, (task, attempt, victim)));
-                }
-                Ok(()) => {}
-                Err(at) => look_again = Some(look_again.map_or(at, |other| other.min(at))),
-            }
-        }
-        if let (None, Some(at)) = (best, look_again) {
-            self.timer(at, Timer::Assign);
-        }
-        best.map(|(_, found)| found)
+    /// An attempt for `helper` from the longest of these backlogs.
+    fn unstarted_elsewhere(
+        &self,
+        victims: &[PeerId],
+        helper: PeerId,
+    ) -> Option<(TaskId, Attempt, PeerId)> {
+        let is_free = |task: TaskId| self.may_run(task, &helper) && self.is_single(task);
+        let offers = victims.iter().filter_map(|victim| {
+            let unstarted = self.unstarted(*victim).filter(|(task, ..)| is_free(*task));
+            let (task, attempt, since) = unstarted.last()?;
+            self.worth_taking(*victim, task, since).ok()?;
+            Some((self.backlog(*victim), (task, attempt, *victim)))
+        });
+        offers.max_by_key(|(backlog, _)| *backlog).map(|(_, offer)| offer)
     }
 
     /// Whether a task has one live attempt and no output on its way.
@@ -387,6 +395,14 @@ impl Engine {
         self.send(worker, WorkerOrder::Assign { manifest, lease_ms, assignments });
     }
 
+    /// Holders as they are sent to a reader: those that are up first, not too many.
+    pub(super) fn reachable_first(&self, holders: &[PeerId]) -> Vec<PeerId> {
+        let mut holders = holders.to_vec();
+        holders.sort_by_key(|peer| !self.peers.get(peer).is_some_and(|peer| peer.is_up()));
+        holders.truncate(super::HOLDERS_LIMIT);
+        holders
+    }
+
     fn assignment(&self, task: TaskId, attempt: Attempt) -> Option<Assignment> {
         let spec = self.spec(task);
         let inputs: Option<Vec<Input>> = spec
@@ -396,7 +412,7 @@ impl Engine {
             .map(|needed| {
                 let commit = self.task(needed).commit.as_ref()?;
                 let payload = self.plan.kind.pick(spec, &commit.output);
-                let holders = commit.holders.iter().copied().take(super::HOLDERS_LIMIT).collect();
+                let holders = self.reachable_first(&commit.holders);
                 Some(Input { task: needed, payload, holders })
             })
             .collect();

@@ -35,13 +35,26 @@ impl Engine {
 
     pub(super) fn on_peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
         let now = self.now;
-        let known = self.peers.entry(peer).or_insert_with(|| Peer::new(facts.clone(), now));
+        let job = self.plan.job;
+        let known = self.peers.entry(peer).or_insert_with(|| {
+            // Down until a moment ago, so that it counts as news.
+            let mut known = Peer::new(rank::rank(&job, &peer), facts.clone(), now);
+            known.down_since = Some(now);
+            known
+        });
+        if known.is_up() && known.facts == facts {
+            return;
+        }
         let came_back = !known.is_up();
         known.facts = facts;
         known.down_since = None;
         known.gone = false;
         if came_back {
             known.answered = false;
+            if known.refusal.take().is_some() {
+                // It refused or was stopping; it may have been set up anew.
+                known.blocked_until = None;
+            }
         }
         if self.recovered && self.started {
             self.query(peer);
@@ -154,9 +167,9 @@ impl Engine {
         let task = self.task(held.task);
         let is_free = task.state == TaskState::Open && task.live().next().is_none();
         let is_newer = task.last_commit < Some(held.attempt);
-        let is_chosen = self.peers.contains_key(&from);
+        let is_peer = self.peers.contains_key(&from);
         let is_working = matches!(self.finish, Finish::Working);
-        if !(known && is_free && is_newer && is_chosen && is_working)
+        if !(known && is_free && is_newer && is_peer && is_working)
             || self.is_missing_input(held.task)
         {
             return false;
@@ -324,16 +337,23 @@ impl Engine {
     /// A worker will not work for this job: its attempts go elsewhere.
     fn on_refused(&mut self, from: PeerId, reason: String) {
         self.mark_answered(from);
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        peer.refusal = Some(reason);
+        let Some(peer) = self.peers.get(&from) else { return };
         let held = peer.held.clone();
-        self.block(from);
+        self.refuse(from, reason);
         self.keeper_refused(from);
         for (task, attempt) in held {
             self.close(task, attempt, Fate::Closed);
             self.retry(task, self.now);
         }
         self.choose();
+    }
+
+    /// Avoids a peer that does not want work, until it comes back or the block runs out.
+    pub(super) fn refuse(&mut self, peer: PeerId, reason: String) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.refusal = Some(reason);
+            self.block(peer);
+        }
     }
 
     /// A worker failed where it should not have. Three times, and this job avoids it for a while.

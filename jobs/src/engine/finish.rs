@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use super::faults::Fault;
 use super::limits::{FAILURE_TEXT_LIMIT, back_off};
-use super::rank;
 use super::reports::clip;
 use super::state::TaskState;
 use super::types::{Action, End, EndState, JobError, Output, Record};
-use super::{Engine, HOLDERS_LIMIT, Timer};
+use super::{Engine, Timer};
 use crate::ids::{Cid, PeerId, TaskId};
 use crate::message::{ControllerNote, ToController, WorkerOrder};
 
@@ -132,7 +131,7 @@ impl Engine {
             .final_tasks()
             .filter_map(|task| {
                 let commit = self.task(task).commit.as_ref()?;
-                let holders = commit.holders.iter().copied().take(HOLDERS_LIMIT).collect();
+                let holders = self.reachable_first(&commit.holders);
                 Some(Output { task, payload: commit.output.clone(), holders })
             })
             .collect();
@@ -193,7 +192,7 @@ impl Engine {
             .final_tasks()
             .filter_map(|task| self.task(task).commit.as_ref().map(|commit| commit.worker))
             .collect();
-        let mut keepers: Vec<PeerId> = self
+        let mut keepers: Vec<(bool, [u8; 32], PeerId)> = self
             .peers
             .iter()
             .filter(|(peer, known)| {
@@ -201,11 +200,10 @@ impl Engine {
                 let is_willing = known.facts.refuses.is_none() && known.refusal.is_none();
                 **peer != self.plan.controller && known.is_up() && is_willing && is_new
             })
-            .map(|(peer, _)| *peer)
+            .map(|(peer, known)| (!makers.contains(peer), known.rank, *peer))
             .collect();
-        keepers
-            .sort_by_cached_key(|peer| (!makers.contains(peer), rank::rank(&self.plan.job, peer)));
-        keepers
+        keepers.sort_unstable();
+        keepers.into_iter().map(|(_, _, peer)| peer).collect()
     }
 
     /// Asks one node after another to hold the result, until one does.

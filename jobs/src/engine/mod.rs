@@ -24,6 +24,23 @@
 //! - **The end** is in the journal before the user hears of it. `Store` and `End` are repeated until
 //!   answered, for a bounded time.
 //!
+//! # What a driver owes
+//!
+//! - It feeds each machine from one thread, carries out actions in the order given, and calls with
+//!   `Tick` when [`Engine::next_wake`] or [`Worker::next_wake`] is due (it may change after every
+//!   event).
+//! - `Append` and `Persist` go to the disk in the order of their `seq`; `Appended` and `Persisted`
+//!   are said when they are there, never before, and may stand for many. A write that fails is
+//!   tried again until it succeeds: the machine waits and says nothing that depends on it.
+//! - It tells an engine of every peer that is connected, its own node included, and of changes; and
+//!   a worker of the peers that control its jobs.
+//! - `Send` may fail in silence. Payloads longer than [`INLINE_LIMIT`](crate::message::INLINE_LIMIT)
+//!   become files first. A message to the node itself is delivered like any other.
+//! - A note about a job that has no engine here, because it is over, is answered by
+//!   [`Engine::farewell`], unless it is `Gone`.
+//! - A build, a manifest check, a store and a stopped attempt always come to an end, good or bad:
+//!   their time-outs are the driver's.
+//!
 //! # The files
 //!
 //! | file | what it holds |
@@ -176,8 +193,11 @@ impl Engine {
             stage.total += 1;
             stage.weight = stage.weight.saturating_add(spec.weight.max(1));
         }
-        let peers = plan.peers.iter();
-        let peers = peers.map(|(peer, facts)| (*peer, Peer::new(facts.clone(), now))).collect();
+        let peers = plan.peers.iter().map(|(peer, facts)| {
+            let rank = rank::rank(&plan.job, peer);
+            (*peer, Peer::new(rank, facts.clone(), now))
+        });
+        let peers = peers.collect();
         Engine {
             epoch: plan.epoch,
             plan,

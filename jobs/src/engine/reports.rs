@@ -66,13 +66,7 @@ impl Engine {
 
     fn on_good(&mut self, good: Good) {
         let Good { task, attempt, worker, .. } = good;
-        let is_live = self.task_mut(task).live_mut(attempt).is_some();
-        if is_live {
-            self.close(task, attempt, Fate::Closed);
-        } else if !self.task(task).made.contains_key(&attempt) {
-            self.counters.adopted += 1;
-            self.task_mut(task).made.insert(attempt, Made { worker, fate: Fate::Closed });
-        }
+        self.close(task, attempt, Fate::Closed);
         let commits_twice = self.planted.has(Fault::CommitsTwice);
         let state = self.task_mut(task);
         match state.state {
@@ -121,6 +115,11 @@ impl Engine {
             let took = std::time::Duration::from_millis(cost.wall_ms);
             self.stage_mut(task).sample(took);
         }
+        if !self.task(task).made.contains_key(&attempt) {
+            // An earlier term made it.
+            self.counters.adopted += 1;
+            self.task_mut(task).made.insert(attempt, Made { worker, fate: Fate::Closed });
+        }
         let settles_early = self.planted.has(Fault::SettlesBeforeAppend);
         let state = self.task_mut(task);
         state.state = TaskState::Committing;
@@ -168,8 +167,8 @@ impl Engine {
                 lost.into_iter().for_each(|needed| self.lose_output(needed));
                 self.retry(task, self.now);
             }
-            Outcome::Returned { .. } => {
-                self.block(worker);
+            Outcome::Returned { reason } => {
+                self.refuse(worker, reason);
                 self.retry(task, self.now);
             }
         }

@@ -161,6 +161,8 @@ impl Task {
 /// A peer, whether it works for the job or not.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// Its place in the job's ranking, the lowest first.
+    pub(super) rank: [u8; 32],
     pub(super) facts: PeerFacts,
     /// When its connection broke; none while it is up.
     pub(super) down_since: Option<Duration>,
@@ -185,8 +187,9 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(facts: PeerFacts, now: Duration) -> Peer {
+    pub(super) fn new(rank: [u8; 32], facts: PeerFacts, now: Duration) -> Peer {
         Peer {
+            rank,
             facts,
             down_since: None,
             gone: false,

@@ -13,7 +13,7 @@ pub(super) type Key = (TaskId, Attempt);
 /// A job that this node works for.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// The highest epoch seen.
+    /// The highest epoch seen from a member of the roster: 0, which no term has, before any.
     pub(super) epoch: Epoch,
     pub(super) controller: PeerId,
     pub(super) manifest: FileRef,
@@ -72,14 +72,9 @@ pub(super) enum Store {
 
 impl Job {
     /// A job of which nothing is held yet.
-    pub(super) fn new(
-        controller: PeerId,
-        epoch: Epoch,
-        manifest: FileRef,
-        idle_until: Duration,
-    ) -> Job {
+    pub(super) fn new(controller: PeerId, manifest: FileRef, idle_until: Duration) -> Job {
         Job {
-            epoch,
+            epoch: Epoch(0),
             controller,
             manifest,
             roster: None,

@@ -104,7 +104,7 @@ impl Worker {
                 let known = self
                     .jobs
                     .entry(job)
-                    .or_insert_with(|| Job::new(controller, epoch, manifest, idle_until));
+                    .or_insert_with(|| Job::new(controller, manifest, idle_until));
                 known.epoch = epoch;
                 known.controller = controller;
                 known.roster = Some(roster);
@@ -169,7 +169,7 @@ impl Worker {
     /// The highest epoch seen of a job that this node works for.
     #[must_use]
     pub fn epoch_of(&self, job: JobId) -> Option<Epoch> {
-        self.jobs.get(&job).map(|job| job.epoch)
+        self.jobs.get(&job).and_then(|job| job.roster.as_ref().map(|_| job.epoch))
     }
 
     /// Attempts of all jobs: those that have a slot, and those that wait for one.
@@ -180,13 +180,18 @@ impl Worker {
     }
 
     fn on_message(&mut self, from: PeerId, message: ToWorker) {
+        if message.epoch == Epoch(0) {
+            // No term has this number.
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&message.job) else {
             self.on_unknown(from, message);
             return;
         };
         let Some(roster) = &job.roster else {
             if matches!(message.body, WorkerOrder::End) {
-                self.leave(message.job, Some(from));
+                self.jobs.remove(&message.job);
+                self.say(from, message.job, message.epoch, ControllerNote::Gone);
             } else if job.unchecked.len() < UNCHECKED_LIMIT {
                 job.unchecked.push((from, message));
             }
@@ -210,7 +215,7 @@ impl Worker {
     fn follow(&mut self, id: JobId, controller: PeerId, epoch: Epoch) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some(roster) = job.roster.clone() else { return };
-        assert!(job.awaits.is_some() || epoch > job.epoch, "epochs only rise");
+        assert!(epoch > job.epoch, "epochs only rise");
         job.epoch = epoch;
         job.controller = controller;
         let manifest = job.manifest;
@@ -251,7 +256,7 @@ impl Worker {
             WorkerOrder::Assign { manifest, .. } | WorkerOrder::Store { manifest, .. } => {
                 let manifest = *manifest;
                 let idle_until = self.now + self.limits.idle_ping;
-                let mut known = Job::new(from, epoch, manifest, idle_until);
+                let mut known = Job::new(from, manifest, idle_until);
                 known.quiet_since = Some(self.now);
                 known.unchecked.push((from, ToWorker { job, epoch, body }));
                 self.jobs.insert(job, known);
@@ -274,7 +279,6 @@ impl Worker {
                 };
                 job.roster = Some(roster);
                 job.quiet_since = None;
-                job.awaits = Some(self.next_seq);
                 self.follow(id, controller, epoch);
                 for (from, message) in orders {
                     self.on_message(from, message);

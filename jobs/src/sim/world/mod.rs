@@ -115,6 +115,8 @@ struct Job {
     written_by: Duration,
     laws: Laws,
     guest_failures: BTreeMap<TaskId, u32>,
+    /// What was last said of the link to each node, and in which lives.
+    beliefs: BTreeMap<usize, (bool, u32, u32)>,
     wake_at: Option<Duration>,
 }
 
@@ -241,6 +243,7 @@ impl World {
             written_by: Duration::ZERO,
             laws: Laws::default(),
             guest_failures: BTreeMap::new(),
+            beliefs: BTreeMap::new(),
             wake_at: None,
             draw,
         });

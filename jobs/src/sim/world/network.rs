@@ -144,6 +144,10 @@ impl World {
     pub(super) fn hint(&mut self, job: usize, node: usize) -> Result<(), Broken> {
         let controller = self.jobs[job].draw.controller;
         let is_linked = self.is_linked(controller, node);
+        let belief = (is_linked, self.nodes[controller].life, self.nodes[node].life);
+        if self.jobs[job].beliefs.insert(node, belief) == Some(belief) {
+            return Ok(());
+        }
         let peer = self.nodes[node].id;
         let facts = self.facts(node);
         let event =
