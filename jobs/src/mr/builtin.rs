@@ -150,13 +150,13 @@ impl Fold {
 
 /// Appends `number` in decimal.
 pub(super) fn write_number(text: &mut Vec<u8>, number: i128) {
+    // Most counts have one digit; formatting in full costs more than the rest of the record.
+    if let Ok(digit @ 0..=9) = u8::try_from(number) {
+        text.push(b'0' + digit);
+        return;
+    }
     use std::io::Write as _;
-    // Division of 128 bits is slow and hardly ever needed.
-    let written = match i64::try_from(number) {
-        Ok(number) => write!(text, "{number}"),
-        Err(_) => write!(text, "{number}"),
-    };
-    written.expect("writing to a vector does not fail");
+    write!(text, "{number}").expect("writing to a vector does not fail");
 }
 
 #[cfg(test)]
