@@ -347,7 +347,8 @@ fn is_final(reply: &Reply) -> bool {
     matches!(reply, Reply::NotHeld | Reply::Lied)
 }
 
-/// One reader's fetching. Clones share the count of bytes.
+/// One reader's fetching. Clones share the count of bytes. In the durable tier, no collection takes
+/// what it got until the last clone is dropped.
 #[derive(Clone)]
 pub struct Session {
     fetcher: Fetcher,
