@@ -6,7 +6,7 @@
 //! wants in flight, and who lied.
 //!
 //! A hunt for one block asks one peer after the other, the next at once when one says no and after
-//! [`HEDGE`] of the stall time when one says nothing. Half the stall time after it began it asks
+//! a tenth of the stall time when one says nothing. Half the stall time after it began it asks
 //! all that are left, and a peer that is silent for the other half is given up: so a block that
 //! nobody has is an error within the stall time. Only a peer that is sending may take longer.
 
@@ -130,7 +130,15 @@ struct Inner {
     blamed: Mutex<HashMap<PeerId, Instant>>,
 }
 
-type Hunt = BoxFuture<'static, Result<Block, FetchError>>;
+type Hunt = BoxFuture<'static, Result<Found, FetchError>>;
+
+/// How a hunt ended well.
+#[derive(Clone)]
+struct Found {
+    block: Block,
+    /// Whether it came from a peer; it may also have come into the store meanwhile.
+    fetched: bool,
+}
 
 impl Fetcher {
     /// A fetcher for `store` from the peers of `streams`. `stall` bounds the wait for a block that
@@ -162,41 +170,63 @@ impl Fetcher {
         blamed.keys().copied().collect()
     }
 
-    /// The block from some peer, and whether it was fetched for this caller (not for another who
-    /// wanted it first).
-    async fn fetch(&self, cid: Cid, holders: &[PeerId]) -> Result<(Block, bool), FetchError> {
+    /// The block, kept where one of those who want it keeps it; and whether it was fetched for this
+    /// caller.
+    async fn fetch(
+        &self,
+        cid: Cid,
+        holders: &[PeerId],
+        add: &Add,
+    ) -> Result<(Block, bool), FetchError> {
         loop {
-            let (hunt, mine) = self.hunt(cid, holders);
+            let (hunt, mine) = self.hunt(cid, holders, add);
             match hunt.await {
-                // Whoever hunted first did not know of our holders.
-                Err(FetchError::Missing(missing)) if !mine => {
+                Ok(found) => return Ok((found.block, mine && found.fetched)),
+                Err(error) if mine => return Err(error),
+                // Whoever hunted may not have known of our holders, or had no room in another tier.
+                Err(FetchError::Missing(missing)) => {
                     let asked = |peer| missing.asked.iter().any(|(asked, _)| asked == peer);
                     if holders.iter().all(asked) {
                         return Err(FetchError::Missing(missing));
                     }
                 }
-                found => return found.map(|block| (block, mine)),
+                Err(_) => {}
             }
         }
     }
 
     /// The hunt for `cid` that is on, or a new one, and whether it is new.
-    fn hunt(&self, cid: Cid, holders: &[PeerId]) -> (Shared<Hunt>, bool) {
+    fn hunt(&self, cid: Cid, holders: &[PeerId], add: &Add) -> (Shared<Hunt>, bool) {
         let mut hunts = lock(&self.inner.hunts);
         if let Some(hunt) = hunts.get(&cid).and_then(WeakShared::upgrade) {
             return (hunt, false);
         }
         let forget = Forget { fetcher: self.clone(), cid };
-        let (fetcher, holders) = (self.clone(), holders.to_vec());
+        let (fetcher, holders, add) = (self.clone(), holders.to_vec(), add.clone());
         let hunt = async move {
             let _forget = forget;
-            Hunting::new(&fetcher, cid, &holders).run().await
+            // An earlier hunt may have ended since its caller looked.
+            if let Some(block) = fetcher.inner.store.get(&cid).await? {
+                return Ok(Found { block, fetched: false });
+            }
+            let block = Hunting::new(&fetcher, cid, &holders).run().await?;
+            // Before the hunt is off the list: whoever comes later finds it in the store.
+            keep(&add, &block).await?;
+            Ok(Found { block, fetched: true })
         };
         let hunt = hunt.boxed().shared();
         if let Some(weak) = hunt.downgrade() {
             hunts.insert(cid, weak);
         }
         (hunt, true)
+    }
+}
+
+/// Puts a block that came. A cache without room need not hold what its reader has.
+async fn keep(add: &Add, block: &Block) -> Result<(), StoreError> {
+    match add.put(block).await {
+        Err(StoreError::Full { .. }) if add.tier() == Tier::Cache => Ok(()),
+        put => put,
     }
 }
 
@@ -317,7 +347,8 @@ fn is_final(reply: &Reply) -> bool {
     matches!(reply, Reply::NotHeld | Reply::Lied)
 }
 
-/// One reader's fetching. Clones share the count of bytes.
+/// One reader's fetching. Clones share the count of bytes. In the durable tier, no collection takes
+/// what it got until the last clone is dropped.
 #[derive(Clone)]
 pub struct Session {
     fetcher: Fetcher,
@@ -347,15 +378,13 @@ impl Session {
             return Ok(block);
         }
         Block::can_check(cid)?;
-        let (block, mine) = self.fetcher.fetch(*cid, &self.holders).await?;
-        if mine {
+        let (block, fetched) = self.fetcher.fetch(*cid, &self.holders, &self.add).await?;
+        if fetched {
             self.fetched.fetch_add(block.len(), Ordering::Relaxed);
+        } else {
+            keep(&self.add, &block).await?;
         }
-        match self.add.put(&block).await {
-            // A cache need not hold what its reader has.
-            Err(StoreError::Full { .. }) if self.add.tier() == Tier::Cache => Ok(block),
-            put => Ok(put.map(|()| block)?),
-        }
+        Ok(block)
     }
 
     /// Fetches all blocks below `root` that the session's tier lacks, several at a time from several

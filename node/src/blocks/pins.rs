@@ -3,7 +3,7 @@
 //! The pins are rows in the node's database ([`crate::state::pins`]); nothing else says what is kept
 //! (rust-ipfs's own pins are not used). A pin keeps the whole tree below its root. Garbage
 //! collection reads the pins, walks their trees, and removes every durable block that is in none and
-//! is not part of an addition in flight ([`Add`](super::store::Add)). It may be killed at any moment:
+//! is not part of an addition in flight ([`Add`]). It may be killed at any moment:
 //! what it left is garbage for the next time. Scratch is not its concern.
 
 use std::collections::HashSet;

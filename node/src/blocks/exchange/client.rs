@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::super::block::Block;
 use super::Reply;
-use super::wire::{self, Answer, REQUEST_LIMIT};
+use super::wire::{self, ANSWER_TIME, Answer, REQUEST_LIMIT};
 use crate::swarm::streams::{Protocol, Streams};
 
 /// Streams to one peer at most: the second is opened when the first has much to do, so that a small
@@ -29,10 +29,6 @@ const IN_FLIGHT: usize = 32;
 
 /// Asks that wait for a stream at most; whoever asks more waits.
 const QUEUE: usize = REQUEST_LIMIT;
-
-/// How long one answer may take once it is the next: 2 MiB in it are 17 KB/s, the slowest link
-/// worth working over.
-const ANSWER_TIME: Duration = Duration::from_secs(120);
 
 /// Asks peers for blocks. Clones share their streams.
 #[derive(Clone)]

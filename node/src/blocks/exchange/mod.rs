@@ -2,7 +2,7 @@
 //!
 //! A stream carries requests one way and answers the other. A request is a list of CIDs; for each,
 //! in the order asked, comes one answer: the block, or why not. More may be asked before the answers
-//! are there. [`client`] asks, keeping a stream or two to each peer it asks; [`server`] answers from
+//! are there. [`Client`] asks, keeping a stream or two to each peer it asks; [`serve`] answers from
 //! the local store, never by asking others. Streams that nobody uses cost no time.
 //!
 //! What a peer sends is nothing until it is hashed: [`Client::ask`] gives [`Block`]s only.

@@ -9,9 +9,10 @@ use ipdc_jobs::ids::{Cid, PeerId};
 use tokio::io::BufReader;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::super::store::Store;
-use super::wire::{self, Answer};
+use super::wire::{self, ANSWER_TIME, Answer};
 use crate::swarm::streams::{BoxStream, Incoming};
 
 /// Streams that one peer may have open: twice what our own client opens, so that a peer that comes
@@ -72,7 +73,7 @@ async fn serve_stream(store: Store, reads: Arc<Semaphore>, stream: BoxStream) ->
     });
     let mut answers = std::pin::pin!(answers.buffered(READ_AHEAD));
     while let Some(answer) = answers.next().await {
-        wire::write_answer(&mut to, &answer?).await?;
+        timeout(ANSWER_TIME, wire::write_answer(&mut to, &answer?)).await??;
     }
     Ok(())
 }

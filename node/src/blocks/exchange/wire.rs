@@ -21,6 +21,10 @@ use super::super::block::BLOCK_LIMIT;
 /// or two.
 pub(super) const REQUEST_LIMIT: usize = 64;
 
+/// How long one answer may take, to send or, once it is the next, to come: 2 MiB in it are 17 KB/s, the
+/// slowest link worth working over.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(120);
+
 /// Bytes of one CID at most: a version, a codec and 64 bytes of hash fit.
 const CID_LIMIT: usize = 96;
 

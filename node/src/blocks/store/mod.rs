@@ -17,6 +17,7 @@ mod scratch;
 use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::StreamExt as _;
@@ -107,6 +108,10 @@ pub struct Store {
 
 struct Inner {
     repo: Repo<DefaultStorage>,
+    /// More handles to the directory of `repo`, to write with. A handle has a lock that a put holds
+    /// while it flushes: with one handle, puts would wait for each other and reads for them all.
+    writers: [Repo<DefaultStorage>; WRITERS],
+    next_writer: AtomicUsize,
     scratch: Arc<Scratch>,
     directory: PathBuf,
     limits: Limits,
@@ -116,6 +121,10 @@ struct Inner {
     /// One sweep at a time.
     sweep: tokio::sync::Mutex<()>,
 }
+
+/// Blocks that are written and flushed at the same time. Measured: 61 MB/s with one, 170 with four, 200
+/// with eight.
+const WRITERS: usize = 8;
 
 /// Blocks that a sweep removes between two looks at whoever wants to put one: a few milliseconds.
 const SWEEP_BATCH: usize = 16;
@@ -129,11 +138,15 @@ impl Store {
         let (blocks, root) = (directory.join("blocks"), directory.join("scratch"));
         let made = blocks.clone();
         blocking("make its directory", move || std::fs::create_dir_all(made)).await?;
-        let repo = Repo::new_fs(blocks);
+        let repo = Repo::new_fs(&blocks);
         repo.init().await.map_err(io_error("open its repository"))?;
+        let killed = blocks.join("blockstore");
+        blocking("remove unfinished files", move || remove_unfinished(&killed)).await?;
         let scratch = blocking("open", move || Scratch::open(root, limits.cache)).await?;
         let inner = Inner {
             repo,
+            writers: std::array::from_fn(|_| Repo::new_fs(&blocks)),
+            next_writer: AtomicUsize::new(0),
             scratch: Arc::new(scratch),
             directory: directory.to_path_buf(),
             limits,
@@ -288,7 +301,9 @@ impl Store {
         self.keep_floor(block.len()).await?;
         let block = rust_ipfs::Block::new_unchecked(block.cid(), block.bytes().clone());
         // Nobody listens to the broadcast: blocks go between nodes by our own exchange.
-        let put = self.inner.repo.put_block(&block).broadcast_on_new_block(false).await;
+        let turn = self.inner.next_writer.fetch_add(1, Ordering::Relaxed);
+        let writer = &self.inner.writers[turn % WRITERS];
+        let put = writer.put_block(&block).broadcast_on_new_block(false).await;
         put.map_err(io_error("write a block"))?;
         Ok(())
     }
@@ -391,6 +406,19 @@ impl Sweep<'_> {
         }
         Ok(swept)
     }
+}
+
+/// Removes what a killed process left of the blocks it was writing: the repository does not.
+fn remove_unfinished(blockstore: &Path) -> io::Result<()> {
+    for shard in std::fs::read_dir(blockstore)? {
+        for file in std::fs::read_dir(shard?.path())? {
+            let path = file?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                std::fs::remove_file(path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn group(tier: Tier) -> Option<Group> {

@@ -104,6 +104,18 @@ async fn putting_a_durable_block_heals_a_corrupt_one() {
 }
 
 #[tokio::test]
+async fn the_same_block_put_by_many_at_once_is_there_once() {
+    let world = world().await;
+    let block = Block::raw(Bytes::from(vec![1; 100_000]));
+    let add = world.store.add(Tier::Durable);
+    let puts = futures::future::join_all((0..50).map(|_| add.put(&block))).await;
+    assert!(puts.into_iter().all(|put| put.is_ok()));
+    assert_eq!(world.store.durable_bytes().await.unwrap(), block.len());
+    let named = |path: &PathBuf| name_of(path).starts_with(&block.cid().to_string());
+    assert_eq!(files_below(world.directory.path()).iter().filter(|path| named(path)).count(), 1);
+}
+
+#[tokio::test]
 async fn a_restart_finds_every_tier_again_and_no_unfinished_files() {
     let World { store, directory } = world().await;
     let limits = store.inner.limits;
@@ -111,20 +123,25 @@ async fn a_restart_finds_every_tier_again_and_no_unfinished_files() {
         store.add(tier).put(&block(&format!("in {tier:?}"))).await.unwrap();
     }
     drop(store);
-    let unfinished = directory.path().join("scratch").join(CACHE_DIRECTORY).join("x.0.tmp");
-    std::fs::write(&unfinished, b"half").unwrap();
+    let mut unfinished = Vec::new();
+    for file in files_below(directory.path()) {
+        if name_of(&file).starts_with("baf") {
+            let half = file.with_extension("0.tmp");
+            std::fs::write(&half, b"half").unwrap();
+            unfinished.push(half);
+        }
+    }
+    assert_eq!(unfinished.len(), tiers().len());
 
     let store = open(directory.path(), limits).await;
     for tier in tiers() {
         let block = block(&format!("in {tier:?}"));
         assert_eq!(store.get(&block.cid()).await.unwrap(), Some(block));
     }
-    assert!(!unfinished.exists());
+    assert!(unfinished.iter().all(|file| !file.exists()));
     let expected = block(&format!("in {:?}", tiers()[1])).len();
     assert_eq!(store.scratch_jobs(), [(job("a"), expected)]);
 }
-
-const CACHE_DIRECTORY: &str = "cache";
 
 #[tokio::test]
 async fn dropping_a_job_frees_its_blocks_and_no_others() {

@@ -289,4 +289,21 @@ mod tests {
         assert_eq!(refused, whole.len() - 1);
         assert!(Node::decode(&Bytes::from_static(b"hello")).is_err());
     }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic_or_run_on() {
+        let cid = cid_of(CODEC_DAG_PB, b"x");
+        let links = vec![Link { cid, name: "name".into(), dag_size: 300 }; 2];
+        let whole = Node { links, data: Entry::inner(vec![7, 1 << 40]).encode() }.encode();
+        for at in 0..whole.len() {
+            for byte in 0..=255 {
+                let mut changed = whole.clone();
+                changed[at] = byte;
+                // Any answer will do, as long as there is one.
+                let changed = Bytes::from(changed);
+                let _ = Node::decode(&changed).and_then(|node| Entry::decode(&node.data));
+                let _ = Entry::decode(&changed);
+            }
+        }
+    }
 }

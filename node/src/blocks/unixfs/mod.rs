@@ -5,7 +5,7 @@
 //! raw block for a file that fits it, plain directories sorted by name. What is read may be of any
 //! make: other chunkers and widths, leaves with a protobuf header, CIDv0, sharded directories.
 //!
-//! It owns the two wire formats ([`dagpb`]) and the shape of the trees. It gets blocks from a
+//! It owns the two wire formats (`dagpb`) and the shape of the trees. It gets blocks from a
 //! [`Source`] and puts them through an [`super::store::Add`], and knows nothing of peers or disks.
 
 mod blocking;

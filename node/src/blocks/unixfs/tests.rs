@@ -39,7 +39,7 @@ async fn read_all<S: Source>(source: &S, file: &FileRef) -> Vec<u8> {
     }
 }
 
-// Made with ipfs-unixfs-importer 15 and, where it says so, Kubo's own library.
+// Made with ipfs-unixfs-importer 17 and, where it says so, Kubo's own library.
 const REFERENCE: [(usize, &str); 6] = [
     (0, "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"),
     (1, "bafkreidogqfzz75tpkmjzjke425xqcrmpcib2p5tg44hnbirumdbpl5adu"),
