@@ -2,8 +2,8 @@
 //!
 //! A node's broker serves three kinds of clients: local users on a loopback listener, other
 //! nodes over streams of the swarm, and the node's own rooms, in process. [`Broker`] is all that
-//! the rest of the node sees of it; [`mqtt`] implements it and alone knows the MQTT library, with
-//! [`link`], which speaks to the brokers of other nodes. [`topics`] says who may read and write what.
+//! the rest of the node sees of it; `mqtt.rs` implements it and alone knows the MQTT library, with
+//! `session.rs`, its hooks, and [`link`], which speaks to the brokers of other nodes. [`topics`] says who may read and write what.
 //!
 //! The broker keeps nothing on disk and promises nothing by an acknowledgement: what must last is
 //! in [`crate::state`], and whoever needs an answer asks again until it comes.

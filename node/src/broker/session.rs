@@ -197,8 +197,7 @@ impl AuthProvider for Session {
     ) -> Answer<'a, bool> {
         // A refusal here is answered with a reason code, which MQTT 3.1.1 has none of: the
         // library would send such a client a malformed packet. Its message is dropped below.
-        let allowed =
-            self.confinement.may_publish(topic, false) || self.confinement.may_publish(topic, true);
+        let allowed = self.confinement.may_publish(topic, false);
         ready(allowed || !self.speaks_v5.load(Ordering::Relaxed))
     }
 

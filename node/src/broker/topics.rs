@@ -1,7 +1,7 @@
 //! Every MQTT topic of ipdc, and who may use which.
 //!
 //! This is the one place that spells a topic. The rules for publishing and subscribing are here
-//! too, as pure functions of names: [`super::mqtt`] asks, and enforces what it is told.
+//! too, as pure functions of names: `session.rs` asks, and enforces what it is told.
 //!
 //! | topic | written by | holds |
 //! |---|---|---|

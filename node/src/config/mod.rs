@@ -5,7 +5,7 @@
 //! home gets is the `ipdc.toml` at the root of the repository: it says all defaults, and a test
 //! holds it to that.
 //!
-//! [`layers`] reads and checks; this file says what there is. Nothing else reads settings or
+//! `layers.rs` reads and checks; this file says what there is. Nothing else reads settings or
 //! `IPDC_*` variables, but for [`OTHER_VARIABLES`].
 
 use std::net::SocketAddr;
@@ -74,6 +74,8 @@ impl Default for Node {
 pub struct Swarm {
     /// Where they connect.
     pub listen: Vec<Multiaddr>,
+    /// Addresses to tell them besides those: a port forward, a name.
+    pub announce: Vec<Multiaddr>,
     /// Whom to connect to first, beside those the node knows from before.
     pub bootstrap: Vec<Multiaddr>,
 }
@@ -81,7 +83,7 @@ pub struct Swarm {
 impl Default for Swarm {
     fn default() -> Self {
         let listen = "/ip4/0.0.0.0/tcp/4150".parse().expect("a multiaddress");
-        Swarm { listen: vec![listen], bootstrap: Vec::new() }
+        Swarm { listen: vec![listen], announce: Vec::new(), bootstrap: Vec::new() }
     }
 }
 
