@@ -134,10 +134,7 @@ pub struct Invitation {
 }
 
 /// Keeps a new invitation.
-pub fn save_invitation(
-    connection: &Connection,
-    invitation: &Invitation,
-) -> rusqlite::Result<()> {
+pub fn save_invitation(connection: &Connection, invitation: &Invitation) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO invitations VALUES (?, ?, ?, ?, ?)",
         params![
@@ -247,16 +244,14 @@ fn unsigned(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
 
 fn peer(row: &Row<'_>, at: usize) -> rusqlite::Result<PeerId> {
     let text: String = row.get(at)?;
-    text.parse().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
-    })
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error)))
 }
 
 fn json<T: DeserializeOwned>(row: &Row<'_>, at: usize) -> rusqlite::Result<T> {
     let text: String = row.get(at)?;
-    serde_json::from_str(&text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error))
-    })
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, Type::Text, Box::new(error)))
 }
 
 fn text<T: Serialize>(value: &T) -> rusqlite::Result<String> {
@@ -284,8 +279,7 @@ mod tests {
             let db = Db::in_memory().unwrap();
             let id = InvitationId([3; 16]);
             let owner = "ann".to_owned();
-            let invitation =
-                Invitation { id, owner, may_invite: false, expires_ms: DAY_MS, uses };
+            let invitation = Invitation { id, owner, may_invite: false, expires_ms: DAY_MS, uses };
             db.call(move |c| save_invitation(c, &invitation)).await.unwrap();
             World { db, id }
         }

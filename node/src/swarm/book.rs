@@ -18,7 +18,9 @@ use tokio::time::Instant;
 
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
-use super::certificate::{BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms};
+use super::certificate::{
+    BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms,
+};
 use super::facts::PeerFacts;
 use super::gate::{DialFailure, Link};
 use super::signed::Signed;
@@ -259,7 +261,10 @@ impl Book {
     }
 
     /// Adds addresses to dial until a connection to whoever is there lasts.
-    pub(super) fn add_contacts(&mut self, contacts: impl Iterator<Item = (Multiaddr, Option<PeerId>)>) {
+    pub(super) fn add_contacts(
+        &mut self,
+        contacts: impl Iterator<Item = (Multiaddr, Option<PeerId>)>,
+    ) {
         for (address, peer) in contacts {
             if peer != Some(self.local) {
                 self.contacts.push(Contact { address, peer, dial: Dial::now() });
@@ -271,7 +276,8 @@ impl Book {
     pub(super) fn restore(&mut self, kept: members::Member) {
         let Ok(certificate) = self.check(&kept.credential, kept.peer) else { return };
         let mut member = Member::new(kept.credential, certificate);
-        member.whereabouts = kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
+        member.whereabouts =
+            kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
         member.worked = kept.worked;
         member.seen_ms = kept.seen_ms;
         self.members.insert(kept.peer, member);
@@ -525,7 +531,9 @@ impl Book {
         {
             let (address, _) = super::address::split_peer(address);
             member.worked.retain(|known| *known != address);
-            member.wrong.push(address);
+            if !member.wrong.contains(&address) {
+                member.wrong.push(address);
+            }
         }
         let Some(dial) = self.dial_mut(target) else { return };
         match failure {
@@ -552,8 +560,8 @@ impl Book {
             })
             .collect();
         let revocations = self.revocations.after(told.revocations).chunks(TELLING_LIMIT);
-        let revocations = revocations
-            .map(|chunk| Telling { revocations: chunk.to_vec(), ..Telling::default() });
+        let revocations =
+            revocations.map(|chunk| Telling { revocations: chunk.to_vec(), ..Telling::default() });
         let members = changed.chunks(TELLING_LIMIT);
         let members =
             members.map(|chunk| Telling { members: chunk.to_vec(), ..Telling::default() });

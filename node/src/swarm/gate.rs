@@ -290,9 +290,7 @@ impl NetworkBehaviour for Gate {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, Infallible>> {
         match self.orders.poll_recv(cx) {
-            Poll::Ready(Some(GateOrder::Dial(opts))) => {
-                Poll::Ready(ToSwarm::Dial { opts: *opts })
-            }
+            Poll::Ready(Some(GateOrder::Dial(opts))) => Poll::Ready(ToSwarm::Dial { opts: *opts }),
             Poll::Ready(Some(GateOrder::Close(peer_id, id))) => {
                 let connection = CloseConnection::One(id);
                 Poll::Ready(ToSwarm::CloseConnection { peer_id, connection })

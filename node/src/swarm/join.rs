@@ -62,7 +62,9 @@ pub enum JoinError {
     #[error("the invitation has expired")]
     #[diagnostic(
         code("IPDC-2303"),
-        help("ask for a new one (`ipdc invite --ttl 7d`); if it is new, check both clocks (`date`)")
+        help(
+            "ask for a new one (`ipdc invite --ttl 7d`); if it is new, check both clocks (`date`)"
+        )
     )]
     Expired,
     /// Others were faster.

@@ -62,6 +62,7 @@ use crate::state::{Db, StateError, members};
 
 pub use self::admission::Refusal;
 pub use self::book::PeerView;
+pub use self::join::{Founded, JoinError, Joined, certify, found, join};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
@@ -153,7 +154,9 @@ pub enum SwarmError {
     #[error("{0} is no address that ipdc can use")]
     #[diagnostic(
         code("IPDC-2005"),
-        help("write /ip4/<address>/tcp/<port>, /ip6/<address>/tcp/<port> or, to dial, /dns4/<name>/tcp/<port>")
+        help(
+            "write /ip4/<address>/tcp/<port>, /ip6/<address>/tcp/<port> or, to dial, /dns4/<name>/tcp/<port>"
+        )
     )]
     Address(Multiaddr),
     /// The node's own certificate does not hold.
@@ -193,7 +196,7 @@ pub struct Swarm {
 }
 
 /// What the tasks of a swarm share.
-pub(crate) struct Core {
+struct Core {
     keypair: Keypair,
     swarm_key: SwarmKey,
     root: PeerId,
@@ -261,15 +264,19 @@ impl Swarm {
     }
 
     async fn listen(&self, addresses: &[Multiaddr]) -> Result<(), SwarmError> {
+        let refused = |address: &Multiaddr, error: &dyn std::fmt::Display| SwarmError::Listen {
+            address: address.clone(),
+            why: error.to_string(),
+        };
+        // All before the first is listened on: `0.0.0.0` and `::` would be in each other's way.
         for address in addresses {
-            let refused = |error: &dyn std::fmt::Display| SwarmError::Listen {
-                address: address.clone(),
-                why: error.to_string(),
-            };
+            address::check_free(address).map_err(|error| refused(address, &error))?;
+        }
+        for address in addresses {
             let listener = self.ipfs.add_listening_address(address.clone()).await;
-            let listener = listener.map_err(|error| refused(&error))?;
+            let listener = listener.map_err(|error| refused(address, &error))?;
             let found = self.ipfs.get_listening_address(listener).await;
-            let found = found.map_err(|error| refused(&error))?;
+            let found = found.map_err(|error| refused(address, &error))?;
             self.core.listening(|listening| listening.extend(found));
         }
         Ok(())
@@ -400,6 +407,7 @@ impl Swarm {
     }
 
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
+    /// The block store's lock is let go soon after, when its last user drops it.
     pub async fn shutdown(&self) {
         self.core.stopping.cancel();
         self.core.tasks.close();
