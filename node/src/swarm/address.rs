@@ -69,6 +69,19 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
+/// Checks that nobody listens on `address`. libp2p shares its ports (`SO_REUSEPORT`): a second node
+/// would get every other connection that is meant for the first, and neither would say so.
+pub(super) fn check_free(address: &Multiaddr) -> std::io::Result<()> {
+    let port = address.iter().find_map(|part| match part {
+        Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    match (ip(address), port) {
+        (Some(ip), Some(port)) if port != 0 => std::net::TcpListener::bind((ip, port)).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// The addresses behind `address`: itself, or, when it begins with a name, one for each IP address
 /// of the name, at most [`ADDRESSES_LIMIT`]. None if the name is not known (now).
 pub(super) async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {

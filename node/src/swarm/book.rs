@@ -531,7 +531,9 @@ impl Book {
         {
             let (address, _) = super::address::split_peer(address);
             member.worked.retain(|known| *known != address);
-            member.wrong.push(address);
+            if !member.wrong.contains(&address) {
+                member.wrong.push(address);
+            }
         }
         let Some(dial) = self.dial_mut(target) else { return };
         match failure {

@@ -63,6 +63,7 @@ use crate::state::{Db, StateError, members};
 
 pub use self::admission::Refusal;
 pub use self::book::PeerView;
+pub use self::join::{Founded, JoinError, Joined, certify, found, join};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
@@ -196,7 +197,7 @@ pub struct Swarm {
 }
 
 /// What the tasks of a swarm share.
-pub(crate) struct Core {
+struct Core {
     keypair: Keypair,
     swarm_key: SwarmKey,
     root: PeerId,
@@ -264,15 +265,19 @@ impl Swarm {
     }
 
     async fn listen(&self, addresses: &[Multiaddr]) -> Result<(), SwarmError> {
+        let refused = |address: &Multiaddr, error: &dyn std::fmt::Display| SwarmError::Listen {
+            address: address.clone(),
+            why: error.to_string(),
+        };
+        // All before the first is listened on: `0.0.0.0` and `::` would be in each other's way.
         for address in addresses {
-            let refused = |error: &dyn std::fmt::Display| SwarmError::Listen {
-                address: address.clone(),
-                why: error.to_string(),
-            };
+            address::check_free(address).map_err(|error| refused(address, &error))?;
+        }
+        for address in addresses {
             let listener = self.ipfs.add_listening_address(address.clone()).await;
-            let listener = listener.map_err(|error| refused(&error))?;
+            let listener = listener.map_err(|error| refused(address, &error))?;
             let found = self.ipfs.get_listening_address(listener).await;
-            let found = found.map_err(|error| refused(&error))?;
+            let found = found.map_err(|error| refused(address, &error))?;
             self.core.listening(|listening| listening.extend(found));
         }
         Ok(())
@@ -403,6 +408,7 @@ impl Swarm {
     }
 
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
+    /// The block store's lock is let go soon after, when its last user drops it.
     pub async fn shutdown(&self) {
         self.core.stopping.cancel();
         self.core.tasks.close();
