@@ -18,9 +18,8 @@ use crate::home::HomeError;
 use crate::node::NodeError;
 use crate::problem::{Detail, Reported};
 use crate::swarm::SwarmError;
-use crate::swarm::certificate::BadCertificate;
 use crate::swarm::identity::IdentityError;
-use crate::swarm::invitation::BadToken;
+use crate::swarm::join::JoinError;
 use crate::view::JobState;
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
@@ -83,15 +82,11 @@ pub(super) enum CliError {
 
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Token(#[from] BadToken),
+    Join(#[from] JoinError),
 
     #[error(transparent)]
     #[diagnostic(transparent)]
     Swarm(#[from] SwarmError),
-
-    #[error(transparent)]
-    #[diagnostic(transparent)]
-    Certificate(#[from] BadCertificate),
 
     /// What is wrong in a job directory, seen before anything was added.
     #[error(transparent)]
@@ -237,7 +232,7 @@ impl CliError {
             CliError::Home(HomeError::NotInitialised(_)) => Exit::NoNode,
             CliError::Usage { .. }
             | CliError::Config(_)
-            | CliError::Token(_)
+            | CliError::Join(JoinError::Token(_))
             | CliError::Submit(_)
             | CliError::Home(
                 HomeError::Initialised(_) | HomeError::Foreign(_) | HomeError::Nowhere,
@@ -250,7 +245,14 @@ impl CliError {
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::Usage
             }
-            CliError::WorksForOthers { .. } => Exit::Refused,
+            CliError::Join(JoinError::Unreachable { .. }) => Exit::NoNode,
+            CliError::WorksForOthers { .. }
+            | CliError::Join(
+                JoinError::Expired
+                | JoinError::UsedUp
+                | JoinError::Unknown { .. }
+                | JoinError::Refused { .. },
+            ) => Exit::Refused,
             CliError::Interrupted => Exit::Interrupted,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
@@ -258,7 +260,7 @@ impl CliError {
             | CliError::Home(_)
             | CliError::Identity(_)
             | CliError::Swarm(_)
-            | CliError::Certificate(_)
+            | CliError::Join(_)
             | CliError::File { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }

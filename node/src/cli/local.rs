@@ -18,6 +18,7 @@ use super::setup;
 use super::start::{Flags, READY_LIMIT};
 use crate::api::client::Client;
 use crate::home::Home;
+use crate::machine;
 
 /// Nodes that start at once: more would only wait for each other's share of the processors.
 const START_AT_ONCE: usize = 8;
@@ -43,7 +44,7 @@ impl LocalSwarm {
             .prefix("ipdc-local-")
             .tempdir_in(&place)
             .map_err(CliError::file("write in", &place))?;
-        let homes = setup::local_homes(dir.path(), nodes)?;
+        let homes = setup::local_homes(dir.path(), nodes, machine::cpus())?;
         let mut swarm = LocalSwarm { nodes: Vec::new(), homes, _dir: dir };
         // The others ask the first one whom there is.
         let first = swarm.start_some(0, 1, &[]).await?;
