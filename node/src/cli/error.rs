@@ -20,6 +20,7 @@ use crate::problem::{Detail, Reported};
 use crate::swarm::SwarmError;
 use crate::swarm::identity::IdentityError;
 use crate::swarm::join::JoinError;
+use crate::swarm::membership::MembershipError;
 use crate::view::JobState;
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
@@ -83,6 +84,10 @@ pub(super) enum CliError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Join(#[from] JoinError),
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Membership(#[from] MembershipError),
 
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -261,6 +266,7 @@ impl CliError {
             | CliError::Identity(_)
             | CliError::Swarm(_)
             | CliError::Join(_)
+            | CliError::Membership(_)
             | CliError::File { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }

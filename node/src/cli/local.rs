@@ -44,7 +44,7 @@ impl LocalSwarm {
             .prefix("ipdc-local-")
             .tempdir_in(&place)
             .map_err(CliError::file("write in", &place))?;
-        let homes = setup::local_homes(dir.path(), nodes, machine::cpus())?;
+        let homes = setup::local_homes(dir.path(), nodes)?;
         let mut swarm = LocalSwarm { nodes: Vec::new(), homes, _dir: dir };
         // The others ask the first one whom there is.
         let first = swarm.start_some(0, 1, &[]).await?;
@@ -78,8 +78,10 @@ impl LocalSwarm {
             http: Some(any),
             bootstrap: bootstrap.to_vec(),
         };
+        // They share the machine.
+        let slots = (machine::cpus() as usize / self.homes.len()).max(1);
         for home in &self.homes[begin..end] {
-            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), Life::Ours)?);
+            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), Life::Ours { slots })?);
         }
         let mut addresses = Vec::new();
         for node in &mut self.nodes[begin..end] {

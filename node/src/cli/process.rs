@@ -38,8 +38,9 @@ pub(super) const WHILE_STDIN: &str = "--while-stdin";
 pub(super) enum Life {
     /// It is a daemon: in a session of its own.
     Own,
-    /// It ends with us, whatever ends us: it reads a pipe that only we hold open.
-    Ours,
+    /// It ends with us, whatever ends us: it reads a pipe that only we hold open. It runs so many
+    /// attempts at once.
+    Ours { slots: usize },
 }
 
 /// A node that was started from here.
@@ -81,7 +82,7 @@ impl NodeProcess {
                 command.stdin(Stdio::null());
                 in_own_session(&mut command);
             }
-            Life::Ours => {
+            Life::Ours { slots } => {
                 command.arg(WHILE_STDIN).stdin(Stdio::piped()).kill_on_drop(true);
                 // In a process group of its own: the terminal's Ctrl-C is for us alone.
                 command.process_group(0);
@@ -90,6 +91,7 @@ impl NodeProcess {
                 settings.filter(|name| is_setting(name)).for_each(|name| {
                     command.env_remove(name);
                 });
+                command.env("IPDC_NODE_SLOTS", slots.to_string());
             }
         }
         let child = command.spawn().map_err(CliError::file("run", &program))?;
@@ -143,7 +145,7 @@ impl NodeProcess {
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
-        if self.life == Life::Ours {
+        if self.life != Life::Own {
             self.kill();
         }
     }
