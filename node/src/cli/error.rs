@@ -87,11 +87,11 @@ pub(super) enum CliError {
 
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Swarm(#[from] SwarmError),
+    Membership(#[from] MembershipError),
 
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Membership(#[from] MembershipError),
+    Swarm(#[from] SwarmError),
 
     /// What is wrong in a job directory, seen before anything was added.
     #[error(transparent)]
@@ -250,7 +250,14 @@ impl CliError {
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::Usage
             }
-            CliError::WorksForOthers { .. } => Exit::Refused,
+            CliError::Join(JoinError::Unreachable { .. }) => Exit::NoNode,
+            CliError::WorksForOthers { .. }
+            | CliError::Join(
+                JoinError::Expired
+                | JoinError::UsedUp
+                | JoinError::Unknown { .. }
+                | JoinError::Refused { .. },
+            ) => Exit::Refused,
             CliError::Interrupted => Exit::Interrupted,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)

@@ -18,6 +18,7 @@ use super::setup;
 use super::start::{Flags, READY_LIMIT};
 use crate::api::client::Client;
 use crate::home::Home;
+use crate::machine;
 
 /// Nodes that start at once: more would only wait for each other's share of the processors.
 const START_AT_ONCE: usize = 8;
@@ -77,8 +78,10 @@ impl LocalSwarm {
             http: Some(any),
             bootstrap: bootstrap.to_vec(),
         };
+        // They share the machine.
+        let slots = (machine::cpus() as usize / self.homes.len()).max(1);
         for home in &self.homes[begin..end] {
-            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), Life::Ours)?);
+            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), Life::Ours { slots })?);
         }
         let mut addresses = Vec::new();
         for node in &mut self.nodes[begin..end] {

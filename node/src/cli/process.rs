@@ -1,6 +1,6 @@
 //! Nodes as processes of their own: started from here, awaited, ended.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::error::CliError;
 use crate::api::client::Client;
+use crate::config;
 use crate::home::Home;
 use crate::problem::Detail;
 use crate::view::RunInfo;
@@ -37,8 +38,9 @@ pub(super) const WHILE_STDIN: &str = "--while-stdin";
 pub(super) enum Life {
     /// It is a daemon: in a session of its own.
     Own,
-    /// It ends with us, whatever ends us: it reads a pipe that only we hold open.
-    Ours,
+    /// It ends with us, whatever ends us: it reads a pipe that only we hold open. It runs so many
+    /// attempts at once.
+    Ours { slots: usize },
 }
 
 /// A node that was started from here.
@@ -80,9 +82,16 @@ impl NodeProcess {
                 command.stdin(Stdio::null());
                 in_own_session(&mut command);
             }
-            Life::Ours => {
+            Life::Ours { slots } => {
+                command.arg(WHILE_STDIN).stdin(Stdio::piped()).kill_on_drop(true);
                 // In a process group of its own: the terminal's Ctrl-C is for us alone.
-                command.arg(WHILE_STDIN).stdin(Stdio::piped()).kill_on_drop(true).process_group(0);
+                command.process_group(0);
+                // The user's settings are for the user's node.
+                let settings = std::env::vars_os().map(|(name, _)| name);
+                settings.filter(|name| is_setting(name)).for_each(|name| {
+                    command.env_remove(name);
+                });
+                command.env("IPDC_NODE_SLOTS", slots.to_string());
             }
         }
         let child = command.spawn().map_err(CliError::file("run", &program))?;
@@ -136,10 +145,15 @@ impl NodeProcess {
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
-        if self.life == Life::Ours {
+        if self.life != Life::Own {
             self.kill();
         }
     }
+}
+
+fn is_setting(variable: &OsStr) -> bool {
+    let name = variable.to_string_lossy();
+    name.starts_with("IPDC_") && !config::OTHER_VARIABLES.contains(&&*name)
 }
 
 /// Has the program start in a session of its own, so that no terminal's end reaches it.

@@ -1,4 +1,4 @@
-//! Homes: found, made, opened. What `init`, `join` and `run --local` write into them.
+//! What `init`, `join` and `run --local` write into a home.
 
 use std::path::{Path, PathBuf};
 
@@ -7,18 +7,15 @@ use libp2p_identity::Keypair;
 use serde::Serialize;
 
 use super::error::CliError;
-use super::start::Flags;
-use crate::config::{self, Config};
+use crate::config::{Config, Flags};
 use crate::home::Home;
-use crate::swarm;
 use crate::swarm::certificate::OWNER_LIMIT;
 use crate::swarm::identity::{self, SwarmKey};
+use crate::swarm::invitation::Token;
+use crate::swarm::join::{self, JoinError};
 use crate::swarm::membership::Membership;
 
-/// The swarm's name when nobody gave one.
-const DOMAIN: &str = "ipdc";
-
-/// The owner when the system does not say who the user is.
+/// The owner when neither the settings nor the system say who the user is.
 const OWNER: &str = "owner";
 
 /// The name of a local swarm, in its nodes' logs.
@@ -33,35 +30,22 @@ pub(super) struct Member {
     pub(super) home: PathBuf,
 }
 
-/// The settings of a start: the flags over `IPDC_*` over `ipdc.toml` over defaults.
-pub(super) fn config(home: &Home, flags: Flags) -> Result<Config, CliError> {
-    let flags = config::Flags {
-        listen: flags.listen,
-        mqtt: flags.mqtt,
-        http: flags.http,
-        bootstrap: flags.bootstrap,
-    };
-    Ok(Config::load(&home.config_file(), flags)?)
-}
-
 /// Makes a home, a swarm, and the home's node its first member.
 pub(super) fn init(home: &Path, domain: Option<String>) -> Result<Member, CliError> {
     let home = Home::create(home)?;
-    let domain = domain.unwrap_or_else(|| DOMAIN.to_owned());
+    let config = Config::load(&home.config_file(), Flags::default())?;
+    let domain = domain.unwrap_or_else(|| config.node.domain.clone());
     let root = key_at(&home.root_key())?;
-    let key = if home.swarm_key().exists() {
-        SwarmKey::load(&home.swarm_key())?
-    } else {
-        SwarmKey::generate()
-    };
-    become_member(&home, &key, &root, &domain)
+    become_member(&home, &SwarmKey::generate(), &root, &domain, &owner(&config))
 }
 
 /// Redeems an invitation and makes the home of the new member.
 pub(super) async fn join(home: &Path, token: &str) -> Result<Member, CliError> {
+    // What is no invitation makes no home.
+    token.parse::<Token>().map_err(JoinError::from)?;
     let home = Home::create(home)?;
     let keypair = key_at(&home.identity())?;
-    let joined = swarm::join::join(token, &keypair).await?;
+    let joined = join::join(token, &keypair).await?;
     let membership = Membership {
         domain: joined.domain,
         credential: joined.credential,
@@ -76,13 +60,14 @@ pub(super) fn peer_id(home: &Path) -> Result<PeerId, CliError> {
     Ok(identity::load(&home.identity())?.public().to_peer_id())
 }
 
-/// Makes `nodes` homes below `dir`, members of one new swarm, ready to start.
+/// Makes `nodes` homes below `dir`, members of one new swarm.
 pub(super) fn local_homes(dir: &Path, nodes: u32) -> Result<Vec<Home>, CliError> {
+    let owner = owner(&Config::default());
     let root = Keypair::generate_ed25519();
-    let key = SwarmKey::generate();
+    let swarm_key = SwarmKey::generate();
     let make = |number: u32| {
         let home = Home::create(&dir.join(number.to_string()))?;
-        become_member(&home, &key, &root, LOCAL_DOMAIN)?;
+        become_member(&home, &swarm_key, &root, LOCAL_DOMAIN, &owner)?;
         Ok(home)
     };
     (1..=nodes).map(make).collect()
@@ -91,15 +76,15 @@ pub(super) fn local_homes(dir: &Path, nodes: u32) -> Result<Vec<Home>, CliError>
 /// Makes the node's key and has the root, which is at hand, certify it.
 fn become_member(
     home: &Home,
-    key: &SwarmKey,
+    swarm_key: &SwarmKey,
     root: &Keypair,
     domain: &str,
+    owner: &str,
 ) -> Result<Member, CliError> {
-    let keypair = key_at(&home.identity())?;
-    let peer_id = keypair.public().to_peer_id();
-    let credential = swarm::join::certify(root, peer_id, &owner())?;
+    let peer_id = key_at(&home.identity())?.public().to_peer_id();
+    let credential = join::certify(root, peer_id, owner)?;
     let membership = Membership { domain: domain.to_owned(), credential, bootstrap: Vec::new() };
-    finish(home, key, &membership)
+    finish(home, swarm_key, &membership)
 }
 
 /// Writes what makes the home whole: the swarm's key, and last the certificate.
@@ -117,34 +102,32 @@ fn finish(home: &Home, key: &SwarmKey, membership: &Membership) -> Result<Member
     })
 }
 
-/// The key at `path`; a new one when a try that failed half-way left none. The issuer may have
+/// The key at `path`; a new one when a try that failed half-way left none. Its issuer may have
 /// certified the old one.
 fn key_at(path: &Path) -> Result<Keypair, CliError> {
     let key = if path.exists() { identity::load(path) } else { identity::create(path) };
     Ok(key?)
 }
 
-/// Who runs the command: the owner that the first node's certificate names.
-fn owner() -> String {
-    let mut owner = ["USER", "LOGNAME"]
-        .iter()
-        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()))
-        .unwrap_or_else(|| OWNER.to_owned());
-    while owner.len() > OWNER_LIMIT {
-        owner.pop();
-    }
-    owner
+/// The owner that a first node's certificate names: by the settings, else who runs the command.
+fn owner(config: &Config) -> String {
+    let fits = |owner: &String| !owner.is_empty() && owner.len() <= OWNER_LIMIT;
+    let user = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let named = Some(config.node.owner.clone()).filter(fits);
+    named.or_else(user).filter(fits).unwrap_or_else(|| OWNER.to_owned())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::home::HomeError;
     use crate::swarm::certificate::Revocations;
 
     #[test]
-    fn a_new_swarm_s_first_node_is_certified_by_its_root() {
+    fn a_new_swarm_has_its_name_and_a_first_member_and_is_made_once() {
         let dir = tempfile::tempdir().unwrap();
         let member = init(&dir.path().join("home"), Some("lab".into())).unwrap();
         assert_eq!(member.domain, "lab");
@@ -157,31 +140,26 @@ mod tests {
     fn local_homes_are_members_of_one_swarm() {
         let dir = tempfile::tempdir().unwrap();
         let homes = local_homes(dir.path(), 3).unwrap();
-        assert_eq!(homes.len(), 3);
-        let mut roots = Vec::new();
-        let mut keys = Vec::new();
+        let mut swarms = Vec::new();
         for home in &homes {
             assert_eq!(&Home::open(home.path()).unwrap(), home);
-            let text = std::fs::read(home.certificate()).unwrap();
-            let credential: Credential = serde_json::from_slice(&text).unwrap();
-            let certificate = credential.certificate.open().unwrap();
-            let peer = identity::load(&home.identity()).unwrap().public().to_peer_id();
-            let known = Revocations::default();
-            credential.check(peer, certificate.swarm, 0, &known).unwrap();
-            roots.push(certificate.swarm);
-            keys.push(std::fs::read_to_string(home.swarm_key()).unwrap());
+            let membership = Membership::load(&home.certificate()).unwrap();
+            let root = membership.certificate().unwrap().swarm;
+            let peer = peer_id(home.path()).unwrap();
+            membership.credential.check(peer, root, 0, &Revocations::default()).unwrap();
+            swarms.push((root, fs::read_to_string(home.swarm_key()).unwrap()));
         }
-        roots.dedup();
-        keys.dedup();
-        assert_eq!((roots.len(), keys.len()), (1, 1));
+        assert_eq!(swarms.len(), 3);
+        swarms.dedup();
+        assert_eq!(swarms.len(), 1);
     }
 
     #[tokio::test]
-    async fn a_token_that_is_none_makes_no_home() {
+    async fn what_is_no_invitation_makes_no_home() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("home");
         let joined = join(&home, "not a token").await;
-        assert!(matches!(joined, Err(CliError::Token(_))));
+        assert!(matches!(joined, Err(CliError::Join(JoinError::Token(_)))));
         assert!(!home.exists());
     }
 }

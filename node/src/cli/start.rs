@@ -12,7 +12,7 @@ use super::Session;
 use super::error::CliError;
 use super::output::{Answer, Output};
 use super::process::{Life, NodeProcess, stdin_closed};
-use super::setup;
+use crate::config::{self, Config};
 use crate::home::Home;
 use crate::node;
 use crate::view::RunInfo;
@@ -63,6 +63,12 @@ impl Flags {
     }
 }
 
+impl From<Flags> for config::Flags {
+    fn from(Flags { listen, mqtt, http, bootstrap }: Flags) -> Self {
+        config::Flags { listen, bootstrap, mqtt, http }
+    }
+}
+
 impl Start {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         if self.detach {
@@ -83,7 +89,7 @@ impl Start {
 
     async fn in_foreground(self, session: &Session) -> Result<(), CliError> {
         let home = Home::open(&session.home()?)?;
-        let config = setup::config(&home, self.flags)?;
+        let config = Config::load(&home.config_file(), self.flags.into())?;
         let output = session.output;
         let node = node::run(home, config, |run_info| say_ready(output, run_info));
         if !self.while_stdin {
