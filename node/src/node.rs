@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiError};
 use crate::blocks::Blocks;
 use crate::blocks::pins::PinError;
-use crate::blocks::store::{Store, StoreError};
+use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
@@ -25,9 +25,9 @@ use crate::machine;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::{Db, StateError};
-use crate::swarm::certificate::BadCertificate;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::identity::{self, IdentityError, SwarmKey};
+use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
 use crate::view::{Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor};
@@ -66,7 +66,7 @@ pub enum NodeError {
     /// The node's certificate.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Certificate(#[from] BadCertificate),
+    Membership(#[from] MembershipError),
     /// Blocks.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -146,7 +146,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let slots = config.node.slots.unwrap_or_else(machine::cpus);
-    let policy = Policy { members: config.policy.members.clone() };
+    let policy = Policy { members: config.policy.members.iter().copied().collect() };
     let (facts, told) = watch::channel(PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: sysinfo::System::host_name().unwrap_or_default(),
@@ -158,19 +158,20 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     });
     let swarm = Swarm::start(swarm_options(home, &config, &keypair, &db, told.clone())?).await?;
     let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
-    let repo = swarm.repo().clone();
-    let blocks = Blocks::open(
-        repo,
-        Arc::clone(&streams),
-        &home.scratch(),
-        config.blocks.options(),
-        db.clone(),
-    )
-    .await?;
+    let limits = Limits {
+        cache: config.blocks.cache.bytes(),
+        low_water: config.blocks.low_water.bytes(),
+        ..Limits::default()
+    };
+    let store = Store::open(home.path(), limits).await?;
+    let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
     let runtime = Runtime::new(home.cache().join("wasm"));
     let broker = broker::start(broker::Options {
         listen: config.mqtt.listen,
-        websocket: config.mqtt.websocket(),
+        websocket: config
+            .mqtt
+            .websocket
+            .map(|listen| broker::WebSocket { listen, origins: config.mqtt.origins.clone() }),
         password: broker::Password::new(&home.mqtt_password()?),
     })
     .await?;
@@ -236,21 +237,21 @@ fn swarm_options(
     db: &Db,
     facts: watch::Receiver<PeerFacts>,
 ) -> Result<swarm::Options, NodeError> {
-    let credential = home.credential()?;
-    let certificate = credential.certificate.open().map_err(BadCertificate::from)?;
+    let membership = Membership::load(&home.certificate())?;
+    let bootstrap = membership.bootstrap.iter().chain(&config.swarm.bootstrap);
     let root_key = home.root_key();
     Ok(swarm::Options {
         keypair: keypair.clone(),
         swarm_key: SwarmKey::load(&home.swarm_key())?,
-        root: certificate.swarm,
+        root: membership.certificate()?.swarm,
         root_key: if root_key.exists() { Some(identity::load(&root_key)?) } else { None },
-        credential,
-        domain: config.node.domain.clone(),
+        bootstrap: bootstrap.cloned().collect(),
+        credential: membership.credential,
+        domain: membership.domain,
         listen: config.swarm.listen.clone(),
-        announce: config.swarm.announce.clone(),
-        bootstrap: config.swarm.bootstrap.clone(),
+        announce: Vec::new(),
         db: db.clone(),
-        blocks: Some(home.blocks()),
+        blocks: None,
         facts,
     })
 }
@@ -427,12 +428,11 @@ impl Node {
 
 /// What the engine needs to know of a peer to place work on it.
 fn placement(facts: &PeerFacts) -> engine::PeerFacts {
-    let runtimes = facts.runtimes.iter().filter_map(|name| name.parse().ok());
-    let labels = facts.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    let runtimes = facts.runtimes.iter().filter_map(|name| engine::Runtime::of_name(name));
     engine::PeerFacts {
         slots: facts.slots,
         runtimes: runtimes.collect(),
-        labels: labels.collect(),
+        labels: facts.labels.iter().cloned().collect(),
         memory: facts.memory,
         refuses: None,
     }

@@ -63,6 +63,14 @@ impl Runtime {
             Runtime::Container => "container",
         }
     }
+
+    /// The runtime of this name; none that this version knows.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Runtime> {
+        let all =
+            [Runtime::Wasm, Runtime::Wasi, Runtime::Python, Runtime::Process, Runtime::Container];
+        all.into_iter().find(|runtime| runtime.name() == name)
+    }
 }
 
 /// What a peer must have to work for a job.

@@ -18,6 +18,7 @@ use axum::{Json, middleware};
 use miette::Diagnostic;
 use tokio::net::TcpListener;
 
+pub(crate) use jobs_mqtt::publish;
 pub use jobs_mqtt::serve as serve_mqtt;
 
 use crate::node::Node;

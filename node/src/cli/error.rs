@@ -18,9 +18,9 @@ use crate::home::HomeError;
 use crate::node::NodeError;
 use crate::problem::{Detail, Reported};
 use crate::swarm::SwarmError;
-use crate::swarm::certificate::BadCertificate;
 use crate::swarm::identity::IdentityError;
-use crate::swarm::invitation::BadToken;
+use crate::swarm::join::JoinError;
+use crate::swarm::membership::MembershipError;
 use crate::view::JobState;
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
@@ -83,7 +83,7 @@ pub(super) enum CliError {
 
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Token(#[from] BadToken),
+    Join(#[from] JoinError),
 
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -91,7 +91,7 @@ pub(super) enum CliError {
 
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Certificate(#[from] BadCertificate),
+    Membership(#[from] MembershipError),
 
     /// What is wrong in a job directory, seen before anything was added.
     #[error(transparent)]
@@ -237,7 +237,7 @@ impl CliError {
             CliError::Home(HomeError::NotInitialised(_)) => Exit::NoNode,
             CliError::Usage { .. }
             | CliError::Config(_)
-            | CliError::Token(_)
+            | CliError::Join(JoinError::Token(_))
             | CliError::Submit(_)
             | CliError::Home(
                 HomeError::Initialised(_) | HomeError::Foreign(_) | HomeError::Nowhere,
@@ -258,7 +258,8 @@ impl CliError {
             | CliError::Home(_)
             | CliError::Identity(_)
             | CliError::Swarm(_)
-            | CliError::Certificate(_)
+            | CliError::Join(_)
+            | CliError::Membership(_)
             | CliError::File { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }

@@ -259,18 +259,17 @@ impl Answer for PeerList {
         for peer in &self.0 {
             let facts = peer.facts.clone().unwrap_or_default();
             let known = |text: String| if peer.facts.is_some() { text } else { "?".into() };
-            let labels = facts.labels.iter().map(|(name, value)| format!("{name}={value}"));
             rows.add_row([
                 peer.peer_id.to_string(),
                 peer.owner.escape_debug().to_string(),
                 seen(peer),
                 peer.latency_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default(),
-                known(format!("{} ({:.0} %)", facts.cpus, facts.cpu_load * 100.0)),
-                known(format!("{} of {}", size(facts.memory_free), size(facts.memory_total))),
+                known(format!("{} ({:.0} %)", facts.cpus, facts.cpu_use * 100.0)),
+                known(format!("{} of {}", size(facts.memory_free), size(facts.memory))),
                 known(size(facts.disk_free)),
                 facts.runtimes.join(","),
-                labels.collect::<Vec<_>>().join(","),
-                known(format!("{}/{}", facts.busy, facts.slots)),
+                facts.labels.join(","),
+                known(format!("{}/{}", facts.load, facts.slots)),
             ]);
         }
         put_table(to, &rows)

@@ -1,7 +1,5 @@
 //! Homes: found, made, opened. What `init`, `join` and `run --local` write into them.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use ipdc_jobs::ids::PeerId;
@@ -13,9 +11,9 @@ use super::start::Flags;
 use crate::config::{self, Config};
 use crate::home::Home;
 use crate::swarm;
-use crate::swarm::certificate::{BadCertificate, Credential, OWNER_LIMIT, certify};
+use crate::swarm::certificate::OWNER_LIMIT;
 use crate::swarm::identity::{self, SwarmKey};
-use crate::swarm::invitation::Token;
+use crate::swarm::membership::Membership;
 
 /// The swarm's name when nobody gave one.
 const DOMAIN: &str = "ipdc";
@@ -37,13 +35,13 @@ pub(super) struct Member {
 
 /// The settings of a start: the flags over `IPDC_*` over `ipdc.toml` over defaults.
 pub(super) fn config(home: &Home, flags: Flags) -> Result<Config, CliError> {
-    let overrides = config::Overrides {
+    let flags = config::Flags {
         listen: flags.listen,
         mqtt: flags.mqtt,
         http: flags.http,
         bootstrap: flags.bootstrap,
     };
-    Ok(Config::load(home, overrides)?)
+    Ok(Config::load(&home.config_file(), flags)?)
 }
 
 /// Makes a home, a swarm, and the home's node its first member.
@@ -61,12 +59,15 @@ pub(super) fn init(home: &Path, domain: Option<String>) -> Result<Member, CliErr
 
 /// Redeems an invitation and makes the home of the new member.
 pub(super) async fn join(home: &Path, token: &str) -> Result<Member, CliError> {
-    let token: Token = token.parse()?;
     let home = Home::create(home)?;
     let keypair = key_at(&home.identity())?;
-    let credential = swarm::join(&keypair, &token).await?;
-    let invitation = &token.invitation;
-    finish(&home, &invitation.swarm_key, &invitation.domain, &credential)
+    let joined = swarm::join::join(token, &keypair).await?;
+    let membership = Membership {
+        domain: joined.domain,
+        credential: joined.credential,
+        bootstrap: joined.bootstrap,
+    };
+    finish(&home, &joined.swarm_key, &membership)
 }
 
 /// The peer ID of the home's node.
@@ -96,40 +97,24 @@ fn become_member(
 ) -> Result<Member, CliError> {
     let keypair = key_at(&home.identity())?;
     let peer_id = keypair.public().to_peer_id();
-    let credential = certify(root, peer_id, &owner(), true).map_err(BadCertificate::from)?;
-    finish(home, key, domain, &credential)
+    let credential = swarm::join::certify(root, peer_id, &owner())?;
+    let membership = Membership { domain: domain.to_owned(), credential, bootstrap: Vec::new() };
+    finish(home, key, &membership)
 }
 
-/// Writes what makes the home whole: the swarm's key, its name, and last the certificate.
-fn finish(
-    home: &Home,
-    key: &SwarmKey,
-    domain: &str,
-    credential: &Credential,
-) -> Result<Member, CliError> {
+/// Writes what makes the home whole: the swarm's key, and last the certificate.
+fn finish(home: &Home, key: &SwarmKey, membership: &Membership) -> Result<Member, CliError> {
     if !home.swarm_key().exists() {
         key.save(&home.swarm_key())?;
     }
-    config::set_domain(&home.config_file(), domain)?;
-    let path = home.certificate();
-    write_new(&path, credential).map_err(CliError::file("write", &path))?;
-    let certificate = credential.certificate.open().map_err(BadCertificate::from)?;
+    membership.save(&home.certificate())?;
+    let certificate = membership.certificate()?;
     Ok(Member {
         peer_id: certificate.peer,
-        domain: domain.to_owned(),
+        domain: membership.domain.clone(),
         owner: certificate.owner,
         home: home.path().to_owned(),
     })
-}
-
-/// Writes `credential` to `path`, which must not exist, whole or not at all.
-fn write_new(path: &Path, credential: &Credential) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer_pretty(&mut file, credential)?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path)?;
-    File::open(dir)?.sync_all()
 }
 
 /// The key at `path`; a new one when a try that failed half-way left none. The issuer may have

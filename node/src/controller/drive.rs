@@ -6,28 +6,40 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipdc_jobs::engine::{Action, EndState, Engine, Event, JobPlan, Phase, Progress, Record};
+use ipdc_jobs::engine::{
+    Action, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
+};
 use ipdc_jobs::ids::{JobId, PeerId};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{ToWorker, WorkerOrder};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Context, assemble};
 use crate::problem::Problem;
 use crate::state;
-use crate::view::{JobState, JobView, StageView};
+use crate::view::{AttemptFailure, JobLogs, JobState, JobView, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
 pub(super) const EVENT_LIMIT: usize = 4_096;
 
-/// How often a job's view follows its engine's progress at most; a change of state shows at once.
-/// Ten times a second looks smooth and costs nothing.
+/// How often a job's view follows its engine at most; its end shows at once. Ten times a second
+/// looks smooth and costs nothing.
 const VIEW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The pause before a journal that failed (a full disk) is tried again.
 const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+
+/// What reaches a job's task.
+pub(super) struct Mail {
+    /// For what the task's own effects say.
+    pub(super) sender: mpsc::Sender<Event>,
+    /// What happens.
+    pub(super) events: mpsc::Receiver<Event>,
+    /// Users that want to see the job's logs.
+    pub(super) logs_asked: mpsc::Receiver<oneshot::Sender<JobLogs>>,
+}
 
 /// One job under way.
 pub(super) struct Drive {
@@ -41,6 +53,8 @@ pub(super) struct Drive {
     build: Option<JoinHandle<()>>,
     view: watch::Sender<JobView>,
     shown: Instant,
+    /// Whether the engine went on since.
+    stale: bool,
 }
 
 impl Drive {
@@ -50,8 +64,9 @@ impl Drive {
         plan: JobPlan,
         recovered: Vec<Record>,
         view: watch::Sender<JobView>,
-        (sender, mut events): (mpsc::Sender<Event>, mpsc::Receiver<Event>),
+        mail: Mail,
     ) {
+        let Mail { sender, mut events, mut logs_asked } = mail;
         let job = plan.job;
         let manifest = Arc::new(plan.manifest.clone());
         let started = Instant::now();
@@ -68,6 +83,7 @@ impl Drive {
             build: None,
             view,
             shown: started,
+            stale: true,
         };
         let mut over = drive.carry_out(actions).await;
         while !over {
@@ -76,10 +92,22 @@ impl Drive {
             let event = tokio::select! {
                 event = events.recv() => event.unwrap_or(Event::Tick),
                 () = sleep_until(wake.unwrap_or(show)), if wake.is_some() => Event::Tick,
+                Some(answer) = logs_asked.recv() => {
+                    // Who asked may have gone away.
+                    let _ = answer.send(logs_of(&drive.engine.report()));
+                    continue;
+                }
+                () = sleep_until(show), if drive.stale => {
+                    drive.show();
+                    continue;
+                }
             };
             let actions = drive.engine.apply(started.elapsed(), event);
             over = drive.carry_out(actions).await;
-            drive.show(false);
+            drive.stale = true;
+            if drive.shown.elapsed() >= VIEW_INTERVAL {
+                drive.show();
+            }
         }
     }
 
@@ -110,8 +138,9 @@ impl Drive {
                         view.error = end.error.map(Problem::from);
                         view.notes.extend(end.note);
                     });
-                    self.show(true);
-                    self.context.ended(&self.view.borrow().clone()).await;
+                    self.show();
+                    let view = self.view.borrow().clone();
+                    self.context.ended(&view, &logs_of(&self.engine.report())).await;
                 }
                 Action::Over => over = true,
             }
@@ -131,15 +160,9 @@ impl Drive {
         self.context.post.to_worker(to, message);
     }
 
-    /// Lets the view follow the engine: at once when the state changed, else a few times a second.
-    fn show(&mut self, now: bool) {
-        let progress_due = self.shown.elapsed() >= VIEW_INTERVAL;
-        if !now
-            && !progress_due
-            && !self.engine.phase_changed_since(self.view.borrow().state.into())
-        {
-            return;
-        }
+    /// Lets the view follow the engine.
+    fn show(&mut self) {
+        self.stale = false;
         self.shown = Instant::now();
         let progress = self.engine.progress();
         let seconds = self.started.elapsed().as_secs_f64();
@@ -204,4 +227,21 @@ fn follow(view: &mut JobView, progress: Progress) {
     view.bytes_total = progress.bytes_total;
     view.workers = progress.workers;
     view.waiting = progress.why;
+}
+
+fn logs_of(report: &JobReport) -> JobLogs {
+    let mut logs = JobLogs::default();
+    for task in &report.tasks {
+        for failure in &task.failures {
+            let (attempt, worker) = (failure.attempt, failure.worker);
+            logs.failures.push(AttemptFailure {
+                task: task.task,
+                attempt,
+                worker,
+                code: failure.code.clone(),
+                message: failure.message.clone(),
+            });
+        }
+    }
+    logs
 }

@@ -24,22 +24,25 @@ use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::message::ToController;
 use libp2p_identity::Keypair;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::blocks::Blocks;
 use crate::blocks::store::Tier;
-use crate::blocks::unixfs::blocking::{BlockingTree, Caller};
+use crate::blocks::unixfs::{BlockingTree, Caller};
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
 use crate::state::{Db, StateError};
-use crate::view::{JobState, JobView};
+use crate::view::{JobLogs, JobState, JobView};
 pub use submit::SubmitError;
 
 /// Views that a slow follower may lag behind before it misses some; it then reads the latest.
-const CHANGES_LIMIT: usize = 1_024;
+pub const CHANGES_LIMIT: usize = 1_024;
+
+/// Users that wait for one job's logs at once.
+const LOGS_ASKED_LIMIT: usize = 16;
 
 /// What every job under control works with.
 pub struct Context {
@@ -72,6 +75,7 @@ pub struct Controller {
 struct Live {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<JobView>,
+    logs: mpsc::Sender<oneshot::Sender<JobLogs>>,
 }
 
 /// A text that names no job, or several.
@@ -153,17 +157,17 @@ impl Controller {
     ) {
         let (view, watched) = watch::channel(first_view(job, &manifest, notes, self.context.me));
         let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
-        let live = Live { events: events.clone(), view: watched };
+        let (logs, logs_asked) = mpsc::channel(LOGS_ASKED_LIMIT);
+        let live = Live { events: events.clone(), view: watched, logs };
         self.live().insert(job, live);
-        for (peer, facts) in self.peers().iter() {
-            let _ = events.try_send(Event::PeerUp { peer: *peer, facts: facts.clone() });
-        }
         let controller = self.clone();
         tokio::spawn(async move {
             let context = Arc::clone(&controller.context);
-            match plan(&context, job, manifest_file, manifest, &records).await {
+            let peers = controller.peers().clone().into_iter().collect();
+            match plan(&context, job, manifest_file, manifest, peers, &records).await {
                 Ok(plan) => {
-                    drive::Drive::run(context, plan, records, view, (events, mail)).await;
+                    let mail = drive::Mail { sender: events, events: mail, logs_asked };
+                    drive::Drive::run(context, plan, records, view, mail).await;
                 }
                 Err(error) => {
                     view.send_modify(|view| {
@@ -172,7 +176,7 @@ impl Controller {
                         view.error = Some(error.into());
                     });
                     let last = view.borrow().clone();
-                    context.ended(&last).await;
+                    context.ended(&last, &JobLogs::default()).await;
                 }
             }
             controller.live().remove(&job);
@@ -283,6 +287,25 @@ impl Controller {
         }
     }
 
+    /// What a job's guests logged, and which attempts failed.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn logs(&self, job: JobId) -> Result<JobLogs, FindError> {
+        let asked = self.live().get(&job).map(|live| live.logs.clone());
+        if let Some(asked) = asked {
+            let (answer, logs) = oneshot::channel();
+            if asked.send(answer).await.is_ok()
+                && let Ok(logs) = logs.await
+            {
+                return Ok(logs);
+            }
+        }
+        let kept = jobs::logs(&self.context.db, job).await?;
+        let kept = kept.ok_or_else(|| FindError::None(job.to_string()))?;
+        Ok(serde_json::from_str(&kept).unwrap_or_default())
+    }
+
     /// Every change of every job from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<JobView> {
@@ -313,10 +336,11 @@ impl Controller {
 
 impl Context {
     /// Writes down that a job ended, and lets go of what it needed.
-    async fn ended(&self, view: &JobView) {
+    async fn ended(&self, view: &JobView, logs: &JobLogs) {
         let _ = self.changes.send(view.clone());
         let text = serde_json::to_string(view).expect("a view has string keys only");
-        if let Err(error) = jobs::end(&self.db, view.job, text).await {
+        let logs = serde_json::to_string(logs).expect("logs have string keys only");
+        if let Err(error) = jobs::end(&self.db, view.job, text, logs).await {
             // Its journal says so too: the next start writes it again.
             tracing::error!(job = %view.job, %error, "the end of a job could not be written down");
             return;
@@ -341,6 +365,7 @@ async fn plan(
     job: JobId,
     manifest_file: FileRef,
     manifest: Manifest,
+    peers: Vec<(PeerId, PeerFacts)>,
     records: &[Record],
 ) -> Result<JobPlan, JobError> {
     let failed = |code: &str, message: String| JobError {
@@ -375,6 +400,7 @@ async fn plan(
         tasks,
         kind,
         needs,
+        peers,
         limits: Limits::default(),
     })
 }

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use ipdc_jobs::engine::Record;
-use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
+use ipdc_jobs::ids::{Cid, Epoch, FileRef};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, SpecError};
@@ -193,13 +193,9 @@ impl Controller {
             runtime: context.runtime.clone(),
         };
         let given = submission.kind.clone();
-        let (spec, directory, kind_and_config) = tokio::task::spawn_blocking(move || {
-            let checked = check(&given, &submission.params, &directory);
-            checked.map(|(spec, frozen)| (spec, directory, (frozen, submission)))
-        })
-        .await
-        .expect("checking a job directory does not panic")?;
-        let (config, submission) = kind_and_config;
+        let params = submission.params;
+        let checked = tokio::task::spawn_blocking(move || check(&given, &params, &directory));
+        let (spec, config) = checked.await.expect("checking a job directory does not panic")?;
         let input = match (submission.input, &spec.input) {
             (Some(input), _) => input,
             (None, Some(named)) => named_input(&session, code, named).await?,

@@ -15,7 +15,8 @@ CREATE TABLE jobs (
     manifest BLOB NOT NULL,
     notes    TEXT NOT NULL,
     accepted INTEGER NOT NULL,
-    ended    TEXT
+    ended    TEXT,
+    logs     TEXT
 ) STRICT;
 CREATE TABLE journal (
     job    TEXT NOT NULL REFERENCES jobs(id) ON DELETE CASCADE,
@@ -126,19 +127,35 @@ pub async fn journal(db: &Db, job: JobId) -> Result<Vec<String>, StateError> {
     .await
 }
 
-/// Writes down that a job ended, with its final view, and frees its journal.
+/// Writes down that a job ended, with its final view and logs, and frees its journal.
 ///
 /// # Errors
 /// When the database fails.
-pub async fn end(db: &Db, job: JobId, view: String) -> Result<(), StateError> {
+pub async fn end(db: &Db, job: JobId, view: String, logs: String) -> Result<(), StateError> {
     db.call(move |c| {
-        c.execute("UPDATE jobs SET ended = ?2 WHERE id = ?1", params![job.to_string(), view])?;
+        c.execute(
+            "UPDATE jobs SET ended = ?2, logs = ?3 WHERE id = ?1",
+            params![job.to_string(), view, logs],
+        )?;
         c.execute("DELETE FROM journal WHERE job = ?1", [job.to_string()])?;
         c.execute(
             "DELETE FROM jobs WHERE ended IS NOT NULL AND accepted <= (SELECT max(accepted) FROM jobs) - ?1",
             [ENDED_LIMIT],
         )?;
         Ok(())
+    })
+    .await
+}
+
+/// An ended job's logs.
+///
+/// # Errors
+/// When the database fails.
+pub async fn logs(db: &Db, job: JobId) -> Result<Option<String>, StateError> {
+    db.call(move |c| {
+        let found =
+            c.query_row("SELECT logs FROM jobs WHERE id = ?1", [job.to_string()], |r| r.get(0));
+        Ok(found.optional()?.flatten())
     })
     .await
 }
@@ -203,8 +220,9 @@ mod tests {
         append(&db, id, vec![(1, "r1".into()), (2, "r2".into())]).await.unwrap();
         append(&db, id, vec![(2, "again".into())]).await.unwrap();
         assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
-        end(&db, id, "{}".into()).await.unwrap();
+        end(&db, id, "{}".into(), "[]".into()).await.unwrap();
         assert!(journal(&db, id).await.unwrap().is_empty());
+        assert_eq!(logs(&db, id).await.unwrap().as_deref(), Some("[]"));
         let all = all(&db).await.unwrap();
         assert_eq!(all[0].ended.as_deref(), Some("{}"));
     }

@@ -6,19 +6,21 @@
 //! Each change that others should hear of raises the book's version and marks the member with it:
 //! a peer is told what is newer than what it was told before.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use connexa::prelude::Multiaddr;
 use ipdc_jobs::ids::PeerId;
 use serde::{Deserialize, Serialize};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
-use super::certificate::{BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms};
+use super::certificate::{
+    BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms,
+};
 use super::facts::PeerFacts;
 use super::gate::{DialFailure, Link};
 use super::signed::Signed;
@@ -206,8 +208,11 @@ pub(super) struct Book {
     contacts: Vec<Contact>,
     revocations: Revocations,
     version: u64,
-    saved: u64,
+    /// Members that changed since they were last kept.
+    unsaved: BTreeSet<PeerId>,
     events: broadcast::Sender<SwarmEvent>,
+    /// Tells the tasks round the book to look again.
+    stirred: watch::Sender<()>,
 }
 
 impl Book {
@@ -215,22 +220,31 @@ impl Book {
         local: PeerId,
         root: PeerId,
         events: broadcast::Sender<SwarmEvent>,
+        revoked: Vec<Signed<Revocation>>,
     ) -> Book {
+        let mut revocations = Revocations::default();
+        for revocation in &revoked {
+            // They were checked before they were kept; a damaged one is heard again from peers.
+            if let Err(error) = revocations.learn(revocation, root) {
+                tracing::warn!(%error, "a revocation in the database is damaged");
+            }
+        }
         Book {
             local,
             root,
             members: BTreeMap::new(),
             contacts: Vec::new(),
-            revocations: Revocations::default(),
+            revocations,
             version: 0,
-            saved: 0,
+            unsaved: BTreeSet::new(),
             events,
+            stirred: watch::Sender::new(()),
         }
     }
 
-    /// Rises with everything that others should hear of, and that should be kept.
-    pub(super) fn version(&self) -> u64 {
-        self.version + self.revocations.count() as u64
+    /// Changes whenever there may be something to dial, to tell or to save.
+    pub(super) fn stirred(&self) -> watch::Receiver<()> {
+        self.stirred.subscribe()
     }
 
     pub(super) fn revocations(&self) -> &Revocations {
@@ -247,7 +261,10 @@ impl Book {
     }
 
     /// Adds addresses to dial until a connection to whoever is there lasts.
-    pub(super) fn add_contacts(&mut self, contacts: impl Iterator<Item = (Multiaddr, Option<PeerId>)>) {
+    pub(super) fn add_contacts(
+        &mut self,
+        contacts: impl Iterator<Item = (Multiaddr, Option<PeerId>)>,
+    ) {
         for (address, peer) in contacts {
             if peer != Some(self.local) {
                 self.contacts.push(Contact { address, peer, dial: Dial::now() });
@@ -259,7 +276,8 @@ impl Book {
     pub(super) fn restore(&mut self, kept: members::Member) {
         let Ok(certificate) = self.check(&kept.credential, kept.peer) else { return };
         let mut member = Member::new(kept.credential, certificate);
-        member.whereabouts = kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
+        member.whereabouts =
+            kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
         member.worked = kept.worked;
         member.seen_ms = kept.seen_ms;
         self.members.insert(kept.peer, member);
@@ -267,11 +285,12 @@ impl Book {
 
     /// The members to keep: those that changed since this was last asked.
     pub(super) fn to_save(&mut self) -> Vec<members::Member> {
-        let since = std::mem::replace(&mut self.saved, self.version);
-        let changed = self.members.iter().filter(|(_, member)| member.version > since);
-        changed
+        let unsaved = std::mem::take(&mut self.unsaved);
+        let unsaved = unsaved.into_iter();
+        unsaved
+            .filter_map(|peer| Some((peer, self.members.get(&peer)?)))
             .map(|(peer, member)| members::Member {
-                peer: *peer,
+                peer,
                 credential: member.credential.clone(),
                 whereabouts: member.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
                 worked: member.worked.clone(),
@@ -364,6 +383,7 @@ impl Book {
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
             cut.removed.push(peer);
         }
+        self.stir();
         cut
     }
 
@@ -376,9 +396,13 @@ impl Book {
         }
     }
 
-    /// A connection left quarantine. False if the peer is no member any more: close it.
+    /// A connection left quarantine. False if it is gone already, or the peer is no member any
+    /// more: close it then.
     pub(super) fn admitted(&mut self, link: &Arc<Link>) -> bool {
         let Some(member) = self.members.get_mut(&link.peer) else { return false };
+        if link.is_gone() {
+            return false;
+        }
         member.links.push((link.clone(), Instant::now()));
         member.seen_ms = now_ms();
         if let Some(address) = &link.dialled {
@@ -388,10 +412,10 @@ impl Book {
             member.worked.truncate(WORKED_LIMIT);
         }
         if member.links.len() == 1 {
-            // Kept for `seen_ms` and `worked`; told anew, which costs little.
-            self.changed(link.peer);
             self.tell_us(SwarmEvent::Up(link.peer));
         }
+        self.unsaved.insert(link.peer);
+        self.stir();
         true
     }
 
@@ -421,8 +445,10 @@ impl Book {
         if since.is_some() {
             member.seen_ms = now_ms();
             member.latency = None;
+            self.unsaved.insert(link.peer);
             self.tell_us(SwarmEvent::Down(link.peer));
         }
+        self.stir();
     }
 
     /// The dials that are due; they count as under way from now.
@@ -515,6 +541,7 @@ impl Book {
             }
             DialFailure::WrongPeer(_) | DialFailure::Unreachable(_) => dial.failed(),
         }
+        self.stir();
     }
 
     /// What is news to a peer that was told so far: tellings, without facts, and how far it is
@@ -531,13 +558,18 @@ impl Book {
             })
             .collect();
         let revocations = self.revocations.after(told.revocations).chunks(TELLING_LIMIT);
-        let revocations = revocations
-            .map(|chunk| Telling { revocations: chunk.to_vec(), ..Telling::default() });
+        let revocations =
+            revocations.map(|chunk| Telling { revocations: chunk.to_vec(), ..Telling::default() });
         let members = changed.chunks(TELLING_LIMIT);
         let members =
             members.map(|chunk| Telling { members: chunk.to_vec(), ..Telling::default() });
         let tellings = revocations.chain(members).collect();
         (tellings, Told { version: self.version, revocations: self.revocations.count() })
+    }
+
+    /// Whether there is anything that a peer was not told.
+    pub(super) fn has_news(&self, told: Told) -> bool {
+        told.version < self.version || told.revocations < self.revocations.count()
     }
 
     /// Takes in what `from` told, revocations aside.
@@ -608,6 +640,12 @@ impl Book {
         if let Some(member) = self.members.get_mut(&peer) {
             member.version = self.version;
         }
+        self.unsaved.insert(peer);
+        self.stir();
+    }
+
+    fn stir(&self) {
+        self.stirred.send_replace(());
     }
 
     fn tell_us(&self, event: SwarmEvent) {

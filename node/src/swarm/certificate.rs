@@ -237,7 +237,7 @@ pub(super) fn new_serial() -> u64 {
 
 /// The wall clock, milliseconds since 1970.
 #[must_use]
-pub(super) fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,8 +2,6 @@
 //!
 //! The swarm only carries this; nothing here decides by it.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 /// A node's facts. Fields that a newer version adds are ignored by an older one; those that an
@@ -29,8 +27,8 @@ pub struct PeerFacts {
     pub disk_free: u64,
     /// The runtimes it offers: `wasm`, `wasi`, …
     pub runtimes: Vec<String>,
-    /// What its settings say about it: `gpu = "a100"`, `site = "attic"`.
-    pub labels: BTreeMap<String, String>,
+    /// What its settings say about it: `attic`, `gpu=a100`.
+    pub labels: Vec<String>,
     /// Attempts that it can run at once.
     pub slots: u32,
     /// Attempts that it runs or has queued now.

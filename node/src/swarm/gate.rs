@@ -102,6 +102,7 @@ pub(super) struct Link {
     pub(super) dialled: Option<Multiaddr>,
     admitted: AtomicBool,
     closing: AtomicBool,
+    gone: AtomicBool,
     opens: mpsc::Sender<Open>,
     /// Where the peer's one admission stream goes.
     admission: Mutex<Option<oneshot::Sender<Stream>>>,
@@ -130,6 +131,11 @@ impl Link {
     /// Lets the peer open the swarm's protocols. Holds as soon as this returns.
     pub(super) fn admit(&self) {
         self.admitted.store(true, Ordering::Release);
+    }
+
+    /// Whether the connection is gone. Set before [`GateEvent::Closed`] is sent.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Closes the connection, soon.
@@ -201,6 +207,7 @@ impl Gate {
             dialled: dialled.cloned(),
             admitted: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             opens,
             admission: Mutex::new(Some(admission)),
             admission_stream: Mutex::new(Some(admission_stream)),
@@ -251,7 +258,7 @@ impl NetworkBehaviour for Gate {
             }
             FromSwarm::ConnectionClosed(closed) => {
                 if let Some(link) = self.links.remove(&closed.connection_id) {
-                    link.admitted.store(false, Ordering::Release);
+                    link.gone.store(true, Ordering::Release);
                     self.tell(GateEvent::Closed(link));
                 }
             }

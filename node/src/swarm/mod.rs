@@ -1,11 +1,496 @@
 //! The closed swarm: identity, admission, peers, streams.
+//!
+//! | room | what it holds |
+//! |---|---|
+//! | [`identity`] | keys and their files |
+//! | [`signed`], [`certificate`] | who is a member and who no longer is |
+//! | [`invitation`], [`join`] | how to become one |
+//! | `gate` | connections; the quarantine |
+//! | `admission` | the handshake that ends it |
+//! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
+//! | [`address`], [`facts`] | where a node is; what it tells of itself |
+//! | [`streams`], `open` | streams between members, and how they are opened here |
+//! | `network` | rust-ipfs, set up for a closed swarm |
+//!
+//! What the swarm keeps is in [`crate::state::members`]. It knows nothing of jobs, brokers or
+//! blocks; it lends the block store out because rust-ipfs holds it.
+
+mod admission;
+mod book;
+mod frame;
+mod gate;
+mod network;
+mod open;
+mod peers;
 
 pub mod address;
 pub mod certificate;
 pub mod facts;
-mod frame;
-mod gate;
 pub mod identity;
 pub mod invitation;
+pub mod join;
+pub mod membership;
 pub mod signed;
 pub mod streams;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use connexa::prelude::Multiaddr;
+use ipdc_jobs::ids::PeerId;
+use libp2p_identity::Keypair;
+use rust_ipfs::Ipfs;
+use rust_ipfs::repo::{DefaultStorage, Repo};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::address::Whereabouts;
+use self::book::Book;
+use self::certificate::{BadCertificate, Credential, Revocation, now_ms};
+use self::facts::PeerFacts;
+use self::gate::{GateEvent, GateOrder};
+use self::identity::SwarmKey;
+use self::invitation::{Invitation, InvitationId, Token};
+use self::open::Takers;
+use self::signed::Signed;
+use self::streams::Protocol;
+use crate::state::{Db, StateError, members};
+
+pub use self::admission::Refusal;
+pub use self::book::PeerView;
+
+/// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
+pub const QUARANTINE: Duration = Duration::from_secs(5);
+
+/// Events that a slow listener may be behind; then it is told that it missed some, and should look
+/// at [`Swarm::peers`].
+const EVENTS_LIMIT: usize = 1024;
+
+/// How long stopping waits for the tasks of the swarm.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a swarm is started with.
+pub struct Options {
+    /// The node's own.
+    pub keypair: Keypair,
+    /// The swarm's key.
+    pub swarm_key: SwarmKey,
+    /// The swarm's root.
+    pub root: PeerId,
+    /// The root's keypair, on the node that has it.
+    pub root_key: Option<Keypair>,
+    /// The node's certificate.
+    pub credential: Credential,
+    /// The swarm's name, for people.
+    pub domain: String,
+    /// Where to listen: `/ip4/…/tcp/…` or `/ip6/…/tcp/…`. Port 0 takes a free one.
+    pub listen: Vec<Multiaddr>,
+    /// Addresses to tell others besides those listened on: a port forward, a name.
+    pub announce: Vec<Multiaddr>,
+    /// Where to look for others first, with or without `/p2p/<peer>`.
+    pub bootstrap: Vec<Multiaddr>,
+    /// The node's database.
+    pub db: Db,
+    /// The folder of the block store; none keeps blocks in memory.
+    pub blocks: Option<PathBuf>,
+    /// What the node tells of itself; each change is told.
+    pub facts: watch::Receiver<PeerFacts>,
+}
+
+/// Whom an invitation lets in.
+#[derive(Debug, Clone)]
+pub struct InviteOptions {
+    /// How long it can be redeemed.
+    pub ttl: Duration,
+    /// How many machines may join by it.
+    pub uses: u32,
+    /// Whom they belong to; none, whom this node belongs to.
+    pub owner: Option<String>,
+    /// Whether they may invite others. Only the node with the root's key can give this.
+    pub may_invite: bool,
+}
+
+/// Something happened to a peer. Look at [`Swarm::peers`] for what is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwarmEvent {
+    /// It is connected and admitted.
+    Up(PeerId),
+    /// It is not any more.
+    Down(PeerId),
+    /// It told new facts.
+    Facts(PeerId),
+}
+
+/// The swarm could not do it.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum SwarmError {
+    /// rust-ipfs did not start.
+    #[error("the swarm's network could not be started")]
+    #[diagnostic(
+        code("IPDC-2003"),
+        help("is another ipdc running with the same home? `ipdc stop` ends it")
+    )]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {why}")]
+    #[diagnostic(
+        code("IPDC-2004"),
+        help(
+            "if the port is in use, stop what holds it (`ss -ltnp`) or set another under `listen` in ipdc.toml; port 0 takes a free one"
+        )
+    )]
+    Listen {
+        /// Which.
+        address: Multiaddr,
+        /// What the system said.
+        why: String,
+    },
+    /// An address is of a kind that ipdc does not use.
+    #[error("{0} is no address that ipdc can use")]
+    #[diagnostic(
+        code("IPDC-2005"),
+        help(
+            "write /ip4/<address>/tcp/<port>, /ip6/<address>/tcp/<port> or, to dial, /dns4/<name>/tcp/<port>"
+        )
+    )]
+    Address(Multiaddr),
+    /// The node's own certificate does not hold.
+    #[error("this node is no member of the swarm")]
+    #[diagnostic(transparent)]
+    Certificate(#[from] BadCertificate),
+    /// The name of an owner.
+    #[error("`{0}` cannot be an owner's name")]
+    #[diagnostic(code("IPDC-2006"), help("use 1 to 64 bytes without control characters"))]
+    Owner(String),
+    /// Inviting needs a right.
+    #[error("this node may not {0}")]
+    #[diagnostic(
+        code("IPDC-2207"),
+        help("do it on the node that ran `ipdc init`, or on one invited with `--may-invite`")
+    )]
+    NotAllowed(&'static str),
+    /// Not a member.
+    #[error("{0} is no member that this node knows")]
+    #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members"))]
+    NoMember(PeerId),
+    /// An invitation cannot be written down.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Token(#[from] invitation::BadToken),
+    /// The database failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    State(#[from] StateError),
+}
+
+/// A running swarm. Clones share it.
+#[derive(Clone)]
+pub struct Swarm {
+    core: Arc<Core>,
+    ipfs: Ipfs,
+}
+
+/// What the tasks of a swarm share.
+pub(crate) struct Core {
+    keypair: Keypair,
+    swarm_key: SwarmKey,
+    root: PeerId,
+    root_key: Option<Keypair>,
+    credential: Credential,
+    domain: String,
+    announce: Vec<Multiaddr>,
+    db: Db,
+    facts: watch::Receiver<PeerFacts>,
+    book: Mutex<Book>,
+    listening: Mutex<Vec<Multiaddr>>,
+    takers: Takers,
+    orders: mpsc::UnboundedSender<GateOrder>,
+    events: broadcast::Sender<SwarmEvent>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Swarm {
+    /// Starts the node's part of the swarm: listens, and looks for the others for ever.
+    ///
+    /// # Errors
+    /// When the certificate does not hold, an address cannot be listened on, or the database fails.
+    pub async fn start(options: Options) -> Result<Swarm, SwarmError> {
+        if let Some(address) = options.listen.iter().find(|a| !is_tcp(a, false)) {
+            return Err(SwarmError::Address(address.clone()));
+        }
+        let dialled = options.bootstrap.iter().chain(&options.announce);
+        if let Some(address) = dialled.clone().find(|a| !is_tcp(&address::split_peer(a).0, true)) {
+            return Err(SwarmError::Address(address.clone()));
+        }
+        let local = options.keypair.public().to_peer_id();
+        let (events, _) = broadcast::channel(EVENTS_LIMIT);
+        let book = open_book(&options, local, events.clone()).await?;
+        let repo: Repo<DefaultStorage> = match &options.blocks {
+            Some(folder) => Repo::new_fs(folder),
+            None => Repo::new_memory(),
+        };
+        let (ipfs, ends) = network::start(&options.keypair, &options.swarm_key, &repo).await?;
+        let core = Arc::new(Core {
+            keypair: options.keypair,
+            swarm_key: options.swarm_key,
+            root: options.root,
+            root_key: options.root_key,
+            credential: options.credential,
+            domain: options.domain,
+            announce: options.announce,
+            db: options.db,
+            facts: options.facts,
+            book: Mutex::new(book),
+            listening: Mutex::default(),
+            takers: Takers::default(),
+            orders: ends.orders,
+            events,
+            stopping: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let swarm = Swarm { core, ipfs };
+        if let Err(error) = swarm.listen(&options.listen).await {
+            swarm.shutdown().await;
+            return Err(error);
+        }
+        swarm.run(ends.events);
+        Ok(swarm)
+    }
+
+    async fn listen(&self, addresses: &[Multiaddr]) -> Result<(), SwarmError> {
+        for address in addresses {
+            let refused = |error: &dyn std::fmt::Display| SwarmError::Listen {
+                address: address.clone(),
+                why: error.to_string(),
+            };
+            let listener = self.ipfs.add_listening_address(address.clone()).await;
+            let listener = listener.map_err(|error| refused(&error))?;
+            let found = self.ipfs.get_listening_address(listener).await;
+            let found = found.map_err(|error| refused(&error))?;
+            self.core.listening(|listening| listening.extend(found));
+        }
+        Ok(())
+    }
+
+    fn run(&self, events: mpsc::UnboundedReceiver<GateEvent>) {
+        let core = &self.core;
+        let told = core.takers.take(Protocol::Peers);
+        core.spawn(peers::keep(core.clone(), events));
+        core.spawn(peers::hear(core.clone(), told));
+        // Not cut short by stopping: it saves once more.
+        core.tasks.spawn(peers::save(core.clone()));
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.core.local()
+    }
+
+    /// The swarm's root.
+    #[must_use]
+    pub fn root(&self) -> PeerId {
+        self.core.root
+    }
+
+    /// The swarm's name, for people.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        &self.core.domain
+    }
+
+    /// The addresses that this node listens on, wildcards expanded, without `/p2p`.
+    #[must_use]
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        lock(&self.core.listening).clone()
+    }
+
+    /// The other members, connected or not, in the order of their IDs.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerView> {
+        self.core.book().views()
+    }
+
+    /// Whom a member belongs to, as its certificate says; this node included.
+    #[must_use]
+    pub fn owner(&self, peer: PeerId) -> Option<String> {
+        self.core.book().certificate(peer).map(|certificate| certificate.owner)
+    }
+
+    /// What happens to peers from now on.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<SwarmEvent> {
+        self.core.events.subscribe()
+    }
+
+    /// Makes an invitation. This node must run while others join by it.
+    ///
+    /// # Errors
+    /// When this node may not invite, or the database fails.
+    pub async fn invite(&self, options: InviteOptions) -> Result<Token, SwarmError> {
+        let core = &self.core;
+        let own = core.book().certificate(core.local());
+        let own = own.ok_or(SwarmError::NoMember(core.local()))?;
+        if core.root_key.is_none() && !own.may_invite {
+            return Err(SwarmError::NotAllowed("invite"));
+        }
+        if core.root_key.is_none() && options.may_invite {
+            return Err(SwarmError::NotAllowed("pass on the right to invite"));
+        }
+        let owner = options.owner.unwrap_or(own.owner);
+        join::check_owner(&owner)?;
+        let id = InvitationId(rand::random());
+        let expires_ms = now_ms().saturating_add(options.ttl.as_millis() as u64);
+        let kept = members::Invitation {
+            id,
+            owner,
+            may_invite: options.may_invite,
+            expires_ms,
+            uses: options.uses,
+        };
+        core.db.call(move |c| members::save_invitation(c, &kept)).await?;
+        let invitation = Invitation {
+            swarm_key: core.swarm_key.clone(),
+            root: core.root,
+            domain: core.domain.clone(),
+            issuer: core.local(),
+            addresses: core.told_addresses(),
+            id,
+            expires_ms,
+            uses: options.uses,
+        };
+        Ok(Token::sign(invitation, &core.keypair)?)
+    }
+
+    /// Cuts `peer` off: everywhere if this node has the root's key, else if this node invited it.
+    /// Those that it invited go with it. What is connected hears at once, others when they come.
+    ///
+    /// # Errors
+    /// When this node may not, or the database fails.
+    pub async fn revoke(&self, peer: PeerId) -> Result<(), SwarmError> {
+        let core = &self.core;
+        let certificate = core.book().certificate(peer).ok_or(SwarmError::NoMember(peer))?;
+        let keypair = core.root_key.as_ref().unwrap_or(&core.keypair);
+        let issuer = keypair.public().to_peer_id();
+        if peer == core.local() {
+            return Err(SwarmError::NotAllowed("revoke itself"));
+        }
+        if core.root_key.is_none() && certificate.issuer != issuer {
+            return Err(SwarmError::NotAllowed("revoke a peer that it did not invite"));
+        }
+        let said = Revocation { swarm: core.root, peer, issuer, at_ms: now_ms() };
+        let signed = Signed::sign(&said, keypair).map_err(BadCertificate::from)?;
+        core.learn_revocations(&[signed]).await?;
+        Ok(())
+    }
+
+    /// rust-ipfs, for its block store. Its bitswap, garbage collector and DHT stay off.
+    #[must_use]
+    pub fn ipfs(&self) -> &Ipfs {
+        &self.ipfs
+    }
+
+    /// The block store.
+    #[must_use]
+    pub fn repo(&self) -> &Repo<DefaultStorage> {
+        self.ipfs.repo()
+    }
+
+    /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
+    pub async fn shutdown(&self) {
+        self.core.stopping.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("a task of the swarm did not stop in time");
+        }
+        self.ipfs.clone().exit_daemon().await;
+    }
+}
+
+/// Reads what was kept, and adds ourselves and the bootstrap addresses.
+async fn open_book(
+    options: &Options,
+    local: PeerId,
+    events: broadcast::Sender<SwarmEvent>,
+) -> Result<Book, SwarmError> {
+    let read = |c: &rusqlite::Connection| Ok((members::members(c)?, members::revocations(c)?));
+    let (known, revocations) = options.db.call(read).await?;
+    let mut book = Book::new(local, options.root, events, revocations);
+    for member in known {
+        book.restore(member);
+    }
+    let certificate = book.check(&options.credential, local)?;
+    book.learn_member(local, options.credential.clone(), certificate);
+    book.add_contacts(options.bootstrap.iter().map(address::split_peer));
+    Ok(book)
+}
+
+impl Core {
+    fn local(&self) -> PeerId {
+        self.keypair.public().to_peer_id()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+
+    /// Runs `task` until it ends or the swarm stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stopping = self.stopping.clone();
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Changes the addresses that we listen on, and what we tell of them.
+    fn listening(&self, change: impl FnOnce(&mut Vec<Multiaddr>)) {
+        let mut listening = lock(&self.listening);
+        let before = listening.clone();
+        change(&mut listening);
+        let changed = *listening != before;
+        drop(listening);
+        if changed {
+            self.tell_whereabouts();
+        }
+    }
+
+    fn told_addresses(&self) -> Vec<Multiaddr> {
+        let mut addresses = self.announce.clone();
+        addresses.extend(address::worth_telling(&lock(&self.listening)));
+        addresses.truncate(address::ADDRESSES_LIMIT);
+        addresses
+    }
+
+    fn tell_whereabouts(&self) {
+        let mut book = self.book();
+        // Rises also when the clock went back.
+        let number = now_ms().max(book.own_number() + 1);
+        let said = Whereabouts { peer: self.local(), number, addresses: self.told_addresses() };
+        match Signed::sign(&said, &self.keypair) {
+            Ok(signed) => book.set_own_whereabouts(&signed),
+            Err(error) => tracing::error!(%error, "own addresses not signed"),
+        }
+    }
+}
+
+/// Whether `address` is IP (or a name, where those are allowed) and TCP, and nothing else.
+fn is_tcp(address: &Multiaddr, names: bool) -> bool {
+    use connexa::prelude::Protocol as P;
+    let mut parts = address.iter();
+    let host = match parts.next() {
+        Some(P::Ip4(_) | P::Ip6(_)) => true,
+        Some(P::Dns(_) | P::Dns4(_) | P::Dns6(_)) => names,
+        _ => false,
+    };
+    host && matches!(parts.next(), Some(P::Tcp(_))) && parts.next().is_none()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -5,8 +5,9 @@
 
 use connexa::prelude::transport::pnet::PreSharedKey;
 use libp2p_identity::Keypair;
+use rust_ipfs::Ipfs;
+use rust_ipfs::builder::IpfsBuilder;
 use rust_ipfs::repo::{DefaultStorage, Repo};
-use rust_ipfs::{Ipfs, IpfsBuilder};
 
 use super::SwarmError;
 use super::gate::{Gate, GateEnds};

@@ -20,7 +20,7 @@ use super::{Parts, admit};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
-use crate::blocks::unixfs::blocking::{BlockingReader, BlockingWriter, Caller};
+use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::runtime::Listener;
 use crate::state::pins::Reason;
 
@@ -271,18 +271,11 @@ impl Host for AttemptHost<'_> {
 
     fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
-        let code =
-            tokio::runtime::Handle::current().block_on(self.desk.fetch(module, MODULE_LIMIT))?;
-        let desk = Arc::clone(self.desk);
-        let log = move |line: &str| {
-            let mut log = desk.log.lock().unwrap_or_else(PoisonError::into_inner);
-            if log.len() == LOG_LINES {
-                log.pop_front();
-            }
-            log.push_back(line.to_owned());
-        };
-        let stop = Arc::clone(&self.desk.stop);
-        self.desk.parts.runtime.instantiate(&code, &self.manifest.limits, stop, Box::new(log))
+        let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
+        let code = code.ok_or(TaskError::Stopped)??;
+        let listener = Box::new(Ear(Arc::clone(self.desk)));
+        let stop = self.desk.stop.clone();
+        self.desk.parts.runtime.instantiate(&code, &self.manifest.limits, stop, listener)
     }
 
     fn memory(&self) -> u64 {

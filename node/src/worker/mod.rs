@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipdc_jobs::engine::{Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord};
+use ipdc_jobs::engine::{
+    CheckedManifest, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord,
+};
 use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
 use ipdc_jobs::message::ToWorker;
 use tokio::sync::{mpsc, watch};
@@ -88,7 +90,7 @@ impl Worker {
         let drain = events_out.clone();
         let started = Instant::now();
         let (machine, actions) =
-            Machine::new(parts.me, parts.slots, WorkerLimits::default(), Duration::ZERO, recovered);
+            Machine::new(parts.slots, WorkerLimits::default(), Duration::ZERO, recovered);
         let records = keep_records(parts.db.clone(), events_out.clone());
         let desk = Desk {
             parts: Arc::new(parts),

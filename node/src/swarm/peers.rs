@@ -1,0 +1,272 @@
+//! The tasks round the peer book: dialling, telling, hearing, saving.
+//!
+//! One keeper takes the gate's events and the dials that are due. Each admitted connection has a
+//! teller of ours and one of the peer's: a stream of `/ipdc/peers/1` that carries what is news,
+//! facts whenever they change, and something at least every [`HEARTBEAT`]; each telling is
+//! acknowledged with a byte, which measures the round trip and finds dead connections. Nothing
+//! ticks faster than that on an idle node.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use connexa::prelude::swarm::derive_prelude::ConnectionId;
+use connexa::prelude::swarm::dial_opts::DialOpts;
+use ipdc_jobs::ids::PeerId;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::admission::{self, NotAdmitted};
+use super::book::{DueDial, Target, Telling, Told};
+use super::frame;
+use super::gate::{DialFailure, GateEvent, GateOrder, Link};
+use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
+use super::{Core, QUARANTINE, address, open};
+use crate::state::members;
+
+/// The longest a connection stays silent. A dead one is found within this and [`ANSWER_TIMEOUT`].
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a peer may take to acknowledge a telling: a busy small board on a bad link takes 2 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The least time between tellings to one peer: what changes often goes together.
+const TELLING_PAUSE: Duration = Duration::from_millis(500);
+/// The longest telling, in bytes.
+const FRAME_LIMIT: usize = 512 * 1024;
+/// Time for a burst of changes to gather before it is written to the disk.
+const SAVING_PAUSE: Duration = Duration::from_millis(200);
+/// The byte that acknowledges a telling.
+const ACKNOWLEDGED: u8 = 1;
+
+/// Takes the gate's events and starts the dials that are due, until the node stops.
+pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<GateEvent>) {
+    // Dials under way, by the connection they are to become.
+    let mut dials: HashMap<ConnectionId, Target> = HashMap::new();
+    let (resolved, mut to_dial) = mpsc::channel::<(DueDial, Option<DialOpts>)>(64);
+    let mut stirred = core.book().stirred();
+    loop {
+        let next = core.book().next_due();
+        let due = async {
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = core.stopping.cancelled() => return,
+            event = events.recv() => match event {
+                Some(event) => take(&core, event, &mut dials),
+                None => return,
+            },
+            Some((dial, opts)) = to_dial.recv() => match opts {
+                Some(opts) => {
+                    dials.insert(opts.connection_id(), dial.target);
+                    // When the gate is gone, the node stops.
+                    let _ = core.orders.send(GateOrder::Dial(Box::new(opts)));
+                }
+                None => {
+                    let unknown = DialFailure::Unreachable("no address".into());
+                    core.book().dial_failed(dial.target, &unknown);
+                }
+            },
+            // A sender lives in the book.
+            _ = stirred.changed() => {}
+            () = due => {
+                for dial in core.book().due(Instant::now()) {
+                    let resolved = resolved.clone();
+                    core.spawn(async move {
+                        let opts = options(&dial).await;
+                        // The keeper may have stopped.
+                        let _ = resolved.send((dial, opts)).await;
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What to dial; none if no address is known now.
+async fn options(dial: &DueDial) -> Option<DialOpts> {
+    let mut addresses = Vec::new();
+    for named in &dial.addresses {
+        for address in address::resolve(named).await {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+    }
+    addresses.truncate(address::ADDRESSES_LIMIT);
+    // A new port: with the listening one, two nodes that dial each other make one connection that
+    // both take for their own, and a quick dial after a close is refused.
+    match dial.peer {
+        _ if addresses.is_empty() => None,
+        Some(peer) => {
+            Some(DialOpts::peer_id(peer).addresses(addresses).allocate_new_port().build())
+        }
+        None => {
+            let address = addresses.swap_remove(0);
+            Some(DialOpts::unknown_peer_id().address(address).allocate_new_port().build())
+        }
+    }
+}
+
+fn take(core: &Arc<Core>, event: GateEvent, dials: &mut HashMap<ConnectionId, Target>) {
+    match event {
+        GateEvent::Opened(link) => {
+            let target = dials.remove(&link.id);
+            let mut book = core.book();
+            book.opened(&link, target);
+            if let Some(target) = target {
+                book.dial_succeeded(target);
+            }
+            drop(book);
+            core.spawn(quarantined(core.clone(), link));
+        }
+        GateEvent::Closed(link) => core.book().closed(&link),
+        GateEvent::Arrived(arrival) => core.spawn(open::greet(core.clone(), arrival)),
+        GateEvent::DialFailed(id, failure) => {
+            if let Some(target) = dials.remove(&id) {
+                tracing::debug!(?target, ?failure, "dial failed");
+                core.book().dial_failed(target, &failure);
+            }
+        }
+        GateEvent::Listening(address) => core.listening(|listening| {
+            if !listening.contains(&address) {
+                listening.push(address);
+            }
+        }),
+        GateEvent::NotListening(address) => {
+            core.listening(|listening| listening.retain(|known| *known != address));
+        }
+    }
+}
+
+/// What a connection goes through: quarantine, then tellings until it ends.
+async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
+    let peer = link.peer;
+    match timeout(QUARANTINE, admission::run(&core, &link)).await {
+        Ok(Ok((credential, certificate))) => {
+            let admitted = {
+                let mut book = core.book();
+                book.learn_member(peer, credential, certificate);
+                book.admitted(&link)
+            };
+            if admitted {
+                tracing::debug!(%peer, "admitted");
+                let ended = tell(&core, &link).await;
+                tracing::debug!(%peer, ?ended, "telling ended");
+            }
+        }
+        Ok(Err(NotAdmitted::Joined)) => {}
+        Ok(Err(NotAdmitted::RefusedUs(refusal))) => {
+            tracing::warn!(%peer, %refusal, "a peer does not let this node in");
+        }
+        Ok(Err(refused @ NotAdmitted::Refused(_))) => {
+            tracing::warn!(%peer, %refused, "not admitted");
+        }
+        Ok(Err(broke)) => tracing::debug!(%peer, %broke, "not admitted"),
+        Err(_) => tracing::warn!(%peer, "quarantine ended: no certificate in {QUARANTINE:?}"),
+    }
+    link.close();
+}
+
+/// Tells the peer behind `link` what is news, until the connection breaks, the peer stops
+/// answering, or its certificate ends.
+async fn tell(core: &Core, link: &Link) -> io::Result<()> {
+    let mut stirred = core.book().stirred();
+    let mut facts = core.facts.clone();
+    let mut told = Told::default();
+    let mut tell_facts = true;
+    let mut stream = timeout(OPEN_TIMEOUT, open::on_link(link, Protocol::Peers)).await??;
+    loop {
+        let (mut tellings, now_told) = core.book().news(told, link.peer);
+        told = now_told;
+        if tell_facts || tellings.is_empty() {
+            let facts = tell_facts.then(|| facts.borrow_and_update().clone());
+            tellings.push(Telling { facts, ..Telling::default() });
+        }
+        for telling in &tellings {
+            let latency = timeout(ANSWER_TIMEOUT, say(&mut stream, telling)).await??;
+            core.book().measured(link.peer, latency);
+        }
+        let heartbeat = Instant::now() + HEARTBEAT;
+        sleep(TELLING_PAUSE).await;
+        tell_facts = false;
+        // Until there is news, or for a heartbeat.
+        loop {
+            tokio::select! {
+                _ = stirred.changed() => {
+                    if core.book().has_news(told) { break }
+                }
+                Ok(()) = facts.changed() => {
+                    tell_facts = true;
+                    break;
+                }
+                () = sleep_until(heartbeat) => break,
+                () = core.stopping.cancelled() => return Ok(()),
+            }
+        }
+        if !core.book().still_member(link.peer) {
+            return Err(io::Error::other("its certificate ended"));
+        }
+    }
+}
+
+async fn say(stream: &mut BoxStream, telling: &Telling) -> io::Result<Duration> {
+    let start = Instant::now();
+    frame::write(stream, telling, FRAME_LIMIT).await?;
+    match stream.read_u8().await? {
+        ACKNOWLEDGED => Ok(start.elapsed()),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Takes what peers tell, until the node stops.
+pub(super) async fn hear(core: Arc<Core>, mut incoming: Incoming) {
+    while let Some((peer, stream)) = incoming.recv().await {
+        let core = core.clone();
+        core.clone().spawn(async move {
+            let ended = hear_one(&core, peer, stream).await;
+            tracing::debug!(%peer, ?ended, "hearing ended");
+        });
+    }
+}
+
+async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Result<()> {
+    loop {
+        let telling = timeout(2 * HEARTBEAT, frame::read(&mut stream, FRAME_LIMIT));
+        let telling: Telling = telling.await??;
+        stream.write_u8(ACKNOWLEDGED).await?;
+        stream.flush().await?;
+        let learned = core.learn_revocations(&telling.revocations).await;
+        learned.map_err(io::Error::other)?;
+        core.book().heard(peer, telling);
+    }
+}
+
+/// Writes members that changed to the database, until the node stops; then once more.
+pub(super) async fn save(core: Arc<Core>) {
+    let mut stirred = core.book().stirred();
+    loop {
+        let stopping = tokio::select! {
+            () = core.stopping.cancelled() => true,
+            _ = stirred.changed() => false,
+        };
+        if !stopping {
+            sleep(SAVING_PAUSE).await;
+            stirred.mark_unchanged();
+        }
+        let unsaved = core.book().to_save();
+        if !unsaved.is_empty() {
+            let saved = core.db.call(move |c| members::save_members(c, &unsaved)).await;
+            if let Err(error) = saved {
+                // What is lost here is learned again from peers.
+                tracing::warn!(%error, "members not saved");
+            }
+        }
+        if stopping {
+            return;
+        }
+    }
+}

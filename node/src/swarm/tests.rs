@@ -1,0 +1,423 @@
+//! The swarm over real sockets on the loopback, several nodes in one process.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use connexa::prelude::Multiaddr;
+use connexa::prelude::swarm::dial_opts::DialOpts;
+use ipdc_jobs::ids::PeerId;
+use libp2p_identity::Keypair;
+use rust_ipfs::repo::Repo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::certificate::Credential;
+use super::facts::PeerFacts;
+use super::gate::{GateEnds, GateEvent, GateOrder, Link, OpenError};
+use super::identity::SwarmKey;
+use super::join::{Founded, JoinError, Joined, certify, found, join};
+use super::streams::{BoxStream, Protocol, StreamError, Streams as _};
+use super::{InviteOptions, Options, Swarm, SwarmError, network};
+use crate::state::Db;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A swarm's founder and what is needed to add nodes.
+struct World {
+    founded: Founded,
+    founder: Node,
+}
+
+/// What survives a node's restart.
+struct Home {
+    keypair: Keypair,
+    swarm_key: SwarmKey,
+    credential: Credential,
+    root: PeerId,
+    db: Db,
+}
+
+struct Node {
+    home: Home,
+    swarm: Swarm,
+    facts: watch::Sender<PeerFacts>,
+}
+
+impl Home {
+    async fn start(self, bootstrap: Vec<Multiaddr>, root_key: Option<Keypair>) -> Node {
+        let (facts, facts_receiver) = watch::channel(PeerFacts::default());
+        let options = Options {
+            keypair: self.keypair.clone(),
+            swarm_key: self.swarm_key.clone(),
+            root: self.root,
+            root_key,
+            credential: self.credential.clone(),
+            domain: "test".into(),
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+            announce: Vec::new(),
+            bootstrap,
+            db: self.db.clone(),
+            blocks: None,
+            facts: facts_receiver,
+        };
+        let swarm = Swarm::start(options).await.unwrap();
+        Node { home: self, swarm, facts }
+    }
+
+    fn joined(keypair: Keypair, joined: &Joined) -> Home {
+        Home {
+            keypair,
+            swarm_key: joined.swarm_key.clone(),
+            credential: joined.credential.clone(),
+            root: joined.root,
+            db: Db::in_memory().unwrap(),
+        }
+    }
+}
+
+impl Node {
+    fn id(&self) -> PeerId {
+        self.swarm.peer_id()
+    }
+
+    fn address(&self) -> Multiaddr {
+        self.swarm.listen_addrs().remove(0)
+    }
+
+    fn bootstrap(&self) -> Multiaddr {
+        self.address().with_p2p(self.id()).unwrap()
+    }
+
+    /// Waits until `wanted` holds, looking again at every event.
+    async fn until(&self, what: &str, mut wanted: impl FnMut(&Swarm) -> bool) {
+        let mut events = self.swarm.events();
+        let waited = timeout(PATIENCE, async {
+            while !wanted(&self.swarm) {
+                // Not everything that is waited for has an event of its own.
+                let _ = timeout(Duration::from_millis(50), events.recv()).await;
+            }
+        });
+        let seen = || self.swarm.peers();
+        assert!(waited.await.is_ok(), "{} waited for {what}; it sees {:#?}", self.id(), seen());
+    }
+
+    async fn until_connected(&self, peers: &[PeerId]) {
+        let mut wanted = peers.to_vec();
+        wanted.sort_unstable();
+        self.until("its peers", |swarm| swarm.connected() == wanted).await;
+    }
+
+    async fn token(&self, uses: u32, ttl: Duration) -> String {
+        let options = InviteOptions { ttl, uses, owner: Some("bob".into()), may_invite: false };
+        self.swarm.invite(options).await.unwrap().to_string()
+    }
+
+    async fn stop(self) -> Home {
+        self.swarm.shutdown().await;
+        self.home
+    }
+}
+
+impl World {
+    async fn new() -> World {
+        let keypair = Keypair::generate_ed25519();
+        let founded = found(keypair.public().to_peer_id(), "ann").unwrap();
+        let home = Home {
+            keypair,
+            swarm_key: founded.swarm_key.clone(),
+            credential: founded.credential.clone(),
+            root: founded.root_key.public().to_peer_id(),
+            db: Db::in_memory().unwrap(),
+        };
+        let founder = home.start(Vec::new(), Some(founded.root_key.clone())).await;
+        World { founded, founder }
+    }
+
+    /// A node that joins by a token of the founder.
+    async fn joiner(&self) -> Node {
+        let token = self.founder.token(1, PATIENCE).await;
+        let keypair = Keypair::generate_ed25519();
+        let joined = join(&token, &keypair).await.unwrap();
+        Home::joined(keypair, &joined).start(joined.bootstrap, None).await
+    }
+
+    /// A stranger who somehow has the swarm's key, connected to the founder.
+    async fn intruder(&self, key: &SwarmKey) -> Intruder {
+        let keypair = Keypair::generate_ed25519();
+        let (ipfs, ends) = network::start(&keypair, key, &Repo::new_memory()).await.unwrap();
+        let dial = DialOpts::peer_id(self.founder.id()).addresses(vec![self.founder.address()]);
+        ends.orders.send(GateOrder::Dial(Box::new(dial.build()))).unwrap();
+        Intruder { _ipfs: ipfs, ends }
+    }
+}
+
+struct Intruder {
+    _ipfs: rust_ipfs::Ipfs,
+    ends: GateEnds,
+}
+
+impl Intruder {
+    async fn event(&mut self) -> GateEvent {
+        timeout(PATIENCE, self.ends.events.recv()).await.unwrap().unwrap()
+    }
+
+    async fn opened(&mut self) -> std::sync::Arc<Link> {
+        match self.event().await {
+            GateEvent::Opened(link) => link,
+            _ => panic!("no connection was made"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_join_by_token_all_meet_each_other() {
+    let world = World::new().await;
+    let (one, two) = (world.joiner().await, world.joiner().await);
+    world.founder.until_connected(&[one.id(), two.id()]).await;
+    one.until_connected(&[world.founder.id(), two.id()]).await;
+    two.until_connected(&[world.founder.id(), one.id()]).await;
+    assert_eq!(one.swarm.owner(two.id()).as_deref(), Some("bob"));
+    assert_eq!(one.swarm.owner(world.founder.id()).as_deref(), Some("ann"));
+
+    let facts = PeerFacts { cpus: 7, ..PeerFacts::default() };
+    two.facts.send(facts.clone()).unwrap();
+    let told = |swarm: &Swarm| {
+        let peers = swarm.peers();
+        peers.iter().any(|p| p.facts.as_ref() == Some(&facts) && p.latency_ms.is_some())
+    };
+    one.until("facts", told).await;
+    world.founder.until("facts", told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_without_a_certificate_gets_nothing_and_is_closed() {
+    let world = World::new().await;
+    let _taken = world.founder.swarm.incoming(Protocol::Blocks);
+    let mut intruder = world.intruder(&world.founded.swarm_key).await;
+    let link = intruder.opened().await;
+    let since = Instant::now();
+    for protocol in Protocol::ALL {
+        let refused = timeout(PATIENCE, link.open(protocol)).await.unwrap();
+        assert!(matches!(refused, Err(OpenError::Unsupported)), "{protocol:?}");
+    }
+    // The admission stream is served, but only once.
+    let _admission = link.open_admission().await.unwrap();
+    assert!(matches!(intruder.event().await, GateEvent::Closed(_)));
+    let lasted = since.elapsed();
+    assert!(lasted > Duration::from_secs(3) && lasted < Duration::from_secs(15), "{lasted:?}");
+    assert_eq!(world.founder.swarm.connected(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_certificate_is_refused() {
+    let world = World::new().await;
+    let keypair = Keypair::generate_ed25519();
+    // Well-formed, but by a root of its own.
+    let other = Keypair::generate_ed25519();
+    let credential = certify(&other, keypair.public().to_peer_id(), "eve").unwrap();
+    let home = Home {
+        keypair,
+        swarm_key: world.founded.swarm_key.clone(),
+        credential,
+        root: other.public().to_peer_id(),
+        db: Db::in_memory().unwrap(),
+    };
+    let eve = home.start(vec![world.founder.bootstrap()], None).await;
+    let mut events = world.founder.swarm.events();
+    sleep(Duration::from_secs(2)).await;
+    assert!(events.try_recv().is_err());
+    assert_eq!(world.founder.swarm.connected(), []);
+    assert_eq!(eve.swarm.connected(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_swarm_key_there_is_no_connection() {
+    let world = World::new().await;
+    let mut intruder = world.intruder(&SwarmKey::generate()).await;
+    assert!(matches!(intruder.event().await, GateEvent::DialFailed(..)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_no_good_says_why() {
+    let world = World::new().await;
+    let keypair = Keypair::generate_ed25519();
+
+    let token = world.founder.token(1, Duration::ZERO).await;
+    assert!(matches!(join(&token, &keypair).await, Err(JoinError::Expired)));
+
+    let token = world.founder.token(1, PATIENCE).await;
+    join(&token, &Keypair::generate_ed25519()).await.unwrap();
+    assert!(matches!(join(&token, &keypair).await, Err(JoinError::UsedUp)));
+
+    let mut forged = token.clone().into_bytes();
+    forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
+    let forged = String::from_utf8(forged).unwrap();
+    let refused = join(&forged, &keypair).await;
+    assert!(matches!(refused, Err(JoinError::Token(super::invitation::BadToken::Forged))));
+
+    let refused = join("ipdc1-rubbish", &keypair).await;
+    assert!(matches!(refused, Err(JoinError::Token(super::invitation::BadToken::Malformed(_)))));
+
+    let token = world.founder.token(1, PATIENCE).await;
+    world.founder.stop().await;
+    assert!(matches!(join(&token, &keypair).await, Err(JoinError::Unreachable { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_that_asks_again_gets_the_same_certificate() {
+    let world = World::new().await;
+    let token = world.founder.token(1, PATIENCE).await;
+    let keypair = Keypair::generate_ed25519();
+    let first = join(&token, &keypair).await.unwrap();
+    let second = join(&token, &keypair).await.unwrap();
+    assert_eq!(first.credential, second.credential);
+    assert_eq!(first.certificate.owner, "bob");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_may_invite_lets_others_in() {
+    let world = World::new().await;
+    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: true };
+    let token = world.founder.swarm.invite(options.clone()).await.unwrap().to_string();
+    let keypair = Keypair::generate_ed25519();
+    let joined = join(&token, &keypair).await.unwrap();
+    let deputy = Home::joined(keypair, &joined).start(joined.bootstrap, None).await;
+
+    let refused = deputy.swarm.invite(options).await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
+    let token = deputy.token(1, PATIENCE).await;
+    let keypair = Keypair::generate_ed25519();
+    let joined = join(&token, &keypair).await.unwrap();
+    let guest = Home::joined(keypair, &joined).start(joined.bootstrap, None).await;
+    guest.until_connected(&[deputy.id(), world.founder.id()]).await;
+
+    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: false };
+    assert!(matches!(guest.swarm.invite(options).await, Err(SwarmError::NotAllowed(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_moved_is_found_again() {
+    let world = World::new().await;
+    let (one, two) = (world.joiner().await, world.joiner().await);
+    one.until_connected(&[world.founder.id(), two.id()]).await;
+    let before = two.address();
+    let id = two.id();
+    let home = two.stop().await;
+    one.until_connected(&[world.founder.id()]).await;
+    // Knows nothing but what it kept, and nobody knows its new port.
+    let two = home.start(Vec::new(), None).await;
+    assert_ne!(two.address(), before);
+    one.until_connected(&[world.founder.id(), id]).await;
+    two.until_connected(&[world.founder.id(), one.id()]).await;
+    let listens = two.address();
+    let heard = |swarm: &Swarm| {
+        swarm.peers().iter().any(|peer| peer.peer == id && peer.addresses.contains(&listens))
+    };
+    one.until("the new address", heard).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_peer_is_cut_off_everywhere_and_stays_out() {
+    let world = World::new().await;
+    let (one, two) = (world.joiner().await, world.joiner().await);
+    one.until_connected(&[world.founder.id(), two.id()]).await;
+    two.until_connected(&[world.founder.id(), one.id()]).await;
+    let refused = one.swarm.revoke(two.id()).await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
+
+    world.founder.swarm.revoke(two.id()).await.unwrap();
+    world.founder.until_connected(&[one.id()]).await;
+    one.until_connected(&[world.founder.id()]).await;
+    two.until("to be alone", |swarm| swarm.connected().is_empty()).await;
+    // Also after a restart of a peer that heard of it.
+    let bootstrap = vec![two.bootstrap()];
+    let one = one.stop().await.start(bootstrap, None).await;
+    one.until_connected(&[world.founder.id()]).await;
+    assert!(!one.swarm.peers().iter().any(|peer| peer.peer == two.id()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_of_streams_arrives_whole() {
+    const BURST: u32 = 50;
+    let world = World::new().await;
+    let one = world.joiner().await;
+    one.until_connected(&[world.founder.id()]).await;
+    let mut incoming = world.founder.swarm.incoming(Protocol::Blocks);
+    let served = tokio::spawn(async move {
+        for _ in 0..BURST {
+            let (_, mut stream) = incoming.recv().await.unwrap();
+            tokio::spawn(async move {
+                let n = stream.read_u32().await.unwrap();
+                stream.write_u32(n + 1).await.unwrap();
+                stream.flush().await.unwrap();
+            });
+        }
+    });
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..BURST {
+        let (swarm, founder) = (one.swarm.clone(), world.founder.id());
+        asked.spawn(async move {
+            let mut stream: BoxStream = swarm.open(founder, Protocol::Blocks).await.unwrap();
+            stream.write_u32(n).await.unwrap();
+            stream.flush().await.unwrap();
+            assert_eq!(stream.read_u32().await.unwrap(), n + 1);
+        });
+    }
+    timeout(PATIENCE, asked.join_all()).await.unwrap();
+    served.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_to_who_is_not_there_fails_at_once() {
+    let world = World::new().await;
+    let stranger = Keypair::generate_ed25519().public().to_peer_id();
+    let refused = world.founder.swarm.open(stranger, Protocol::Mqtt).await;
+    assert!(matches!(refused, Err(StreamError::NotConnected(peer)) if peer == stranger));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_said_so() {
+    let world = World::new().await;
+    let id = Keypair::generate_ed25519();
+    let credential = certify(&world.founded.root_key, id.public().to_peer_id(), "ann").unwrap();
+    let (_facts, facts) = watch::channel(PeerFacts::default());
+    let options = Options {
+        keypair: id,
+        swarm_key: world.founded.swarm_key.clone(),
+        root: world.founded.root_key.public().to_peer_id(),
+        root_key: None,
+        credential,
+        domain: "test".into(),
+        listen: vec![world.founder.address()],
+        announce: Vec::new(),
+        bootstrap: Vec::new(),
+        db: Db::in_memory().unwrap(),
+        blocks: None,
+        facts,
+    };
+    let refused = Swarm::start(options).await.err().unwrap();
+    let SwarmError::Listen { address, why } = &refused else { panic!("{refused}") };
+    assert_eq!(*address, world.founder.address());
+    assert!(why.contains("in use"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_block_store_is_a_folder_that_opens_again_after_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let keypair = Keypair::generate_ed25519();
+    let key = SwarmKey::generate();
+    async fn put_one(keypair: &Keypair, key: &SwarmKey, folder: &Path) {
+        let repo = Repo::new_fs(folder);
+        let (ipfs, _ends) = network::start(keypair, key, &repo).await.unwrap();
+        let cid = ipdc_jobs::ids::cid_of(ipdc_jobs::ids::CODEC_RAW, b"hello");
+        let block = rust_ipfs::Block::new(cid, b"hello".to_vec()).unwrap();
+        ipfs.repo().put_block(&block).await.unwrap();
+        ipfs.exit_daemon().await;
+    }
+    put_one(&keypair, &key, folder.path()).await;
+    put_one(&keypair, &key, folder.path()).await;
+}
