@@ -68,15 +68,12 @@ impl Node {
         self.folder.path()
     }
 
-    /// Adds lines to its `ipdc.toml`, for the next start.
+    /// Makes this its `ipdc.toml`, for the next start.
     ///
     /// # Panics
-    /// When they cannot be written.
+    /// When it cannot be written.
     pub fn configure(&self, toml: &str) {
-        let path = self.home().join("ipdc.toml");
-        let before = fs::read_to_string(&path).unwrap_or_default();
-        // Tables follow keys; the default file has every key commented out.
-        fs::write(path, format!("{before}\n{toml}\n")).expect("a writable home");
+        fs::write(self.home().join("ipdc.toml"), toml).expect("a writable home");
     }
 
     /// The options of `ipdc start`, from the next start on.

@@ -10,7 +10,7 @@ use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually};
 const NOBODYS: &str = "bafkreih7qf2ttx2aqv2pf2nylyj6d6aqtqjwcqbdzfq7sx2wuysv4wnrhy";
 
 /// Sees to it that a block which nobody has is given up within seconds.
-const IMPATIENT: &str = "[blocks]\nstall_ms = 2000";
+const IMPATIENT: &str = "[blocks]\nstall = \"2s\"";
 
 #[test]
 fn a_file_comes_back_as_it_was_on_another_node() {

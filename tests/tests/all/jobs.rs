@@ -239,13 +239,39 @@ fn a_directory_without_job_toml_is_refused() {
 }
 
 #[test]
-fn a_wrong_command_line_has_an_exit_code_of_its_own() {
+fn the_exit_code_says_what_kind_of_failure_it_was() {
+    let mut node = Node::first();
+    let code = |program: Program| program.run().status.code();
+    assert_eq!(code(node.cli(["jobs"])), Some(3), "no node runs");
+    node.start();
+    assert_eq!(code(node.cli(["frobnicate"])), Some(2), "no such command");
+    assert_eq!(code(node.cli(["run", "mr"])), Some(2), "an argument is missing");
+    assert_eq!(code(node.cli(["job", "show", "zzzz"])), Some(4), "no such job");
+    let job = JobDir::new("kind = \"mr\"\n");
+    assert_eq!(code(node.cli(["run", "mr"]).arg(job.path())), Some(2), "a wrong job");
+    let (input, _) = many_splits(node.folder(), 1);
+    let job = JobDir::words(0, 1).file("words.wat", guest("trap.wat"));
+    let failing = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&input);
+    assert_eq!(code(failing.within(JOB)), Some(1), "a failed job");
+}
+
+#[test]
+fn help_and_version_need_no_home() {
     let node = Node::new();
-    assert_eq!(node.cli(["frobnicate"]).run().status.code(), Some(2));
-    assert_eq!(node.cli(["run", "mr"]).run().status.code(), Some(2));
     assert!(node.cli(["--help"]).run().ok().text().contains("invite"));
     let version = node.cli(["--version"]).run().ok();
     assert!(version.text().starts_with("ipdc "), "{version}");
+}
+
+#[test]
+fn an_error_is_json_for_those_who_ask_for_it() {
+    let node = Node::first();
+    let ran = node.cli(["jobs", "--json"]).run();
+    let error: serde_json::Value =
+        serde_json::from_str(&ran.stderr).unwrap_or_else(|e| panic!("{ran}{e}"));
+    assert!(error["error"]["code"].as_str().unwrap().starts_with("IPDC-"), "{ran}");
+    assert!(error["error"]["help"].as_str().unwrap().contains("ipdc start"), "{ran}");
+    assert_eq!(ran.text(), "");
 }
 
 #[test]

@@ -85,15 +85,20 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn an_unknown_setting_is_refused_with_the_nearest_known_one() {
-    let mut node = Node::first();
-    node.configure("[node]\nlistenn = \"/ip4/127.0.0.1/tcp/0\"");
-    node.start_only();
-    let _ = node.take_process().wait(SOON).refused(&["ipdc.toml"]);
-
-    let mut node = Node::first();
-    node.configure("liste = \"/ip4/127.0.0.1/tcp/0\"");
-    node.start_only();
-    let _ = node.take_process().wait(SOON).refused(&["ipdc.toml", "liste", "listen"]);
+    for (toml, place, nearest) in [
+        ("[mqtt]\nlistn = \"127.0.0.1:0\"\n", "ipdc.toml:2", "listen"),
+        ("\n[mqqt]\nlisten = \"127.0.0.1:0\"\n", "ipdc.toml:2", "mqtt"),
+        ("[blocks]\n\nstal = \"2s\"\n", "ipdc.toml:3", "stall"),
+    ] {
+        let node = Node::first();
+        node.configure(toml);
+        let _ = node.cli(["start"]).run().refused(&[place, nearest]);
+    }
+    let node = Node::first();
+    node.configure("[mqtt]\nlisten = 1883\n");
+    let _ = node.cli(["start"]).run().refused(&["ipdc.toml:2", "listen"]);
+    node.configure("[mqtt\n");
+    let _ = node.cli(["start"]).run().refused(&["ipdc.toml:1"]);
 }
 
 #[test]
@@ -106,16 +111,17 @@ fn a_flag_outranks_the_environment_and_that_the_file() {
     };
     let node = Node::first();
     node.configure(&format!(
-        "listen = [\"/ip4/127.0.0.1/tcp/0\"]\nmqtt = \"{in_file}\"\nhttp = \"127.0.0.1:0\""
+        "[swarm]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n[mqtt]\nlisten = \"{in_file}\"\n[http]\nlisten = \"127.0.0.1:0\"\n"
     ));
 
     let running = node.cli(["start"]).start();
     assert_eq!(served(&node), in_file);
     drop(running);
-    let running = node.cli(["start"]).env("IPDC_MQTT", &in_environment).start();
+    let running = node.cli(["start"]).env("IPDC_MQTT_LISTEN", &in_environment).start();
     assert_eq!(served(&node), in_environment);
     drop(running);
-    let running = node.cli(["start", "--mqtt", &by_flag]).env("IPDC_MQTT", &in_environment).start();
+    let running =
+        node.cli(["start", "--mqtt", &by_flag]).env("IPDC_MQTT_LISTEN", &in_environment).start();
     assert_eq!(served(&node), by_flag);
     drop(running);
 }
