@@ -57,7 +57,7 @@ pub(super) enum GateEvent {
     /// It is gone.
     Closed(Arc<Link>),
     /// An admitted peer opened a stream.
-    Arrived(Arrival),
+    Arrived(Box<Arrival>),
     /// A dial came to nothing.
     DialFailed(ConnectionId, DialFailure),
     /// We can be reached here.
@@ -322,7 +322,7 @@ impl Handler {
         let place = self.places.clone().try_acquire_owned();
         if let (Some(protocol), Ok(place)) = (protocol, place) {
             let arrival = Arrival { peer: self.link.peer, protocol, stream, place };
-            let _ = self.events.send(GateEvent::Arrived(arrival));
+            let _ = self.events.send(GateEvent::Arrived(Box::new(arrival)));
         }
     }
 }

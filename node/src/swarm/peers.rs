@@ -124,7 +124,7 @@ fn take(core: &Arc<Core>, event: GateEvent, dials: &mut HashMap<ConnectionId, Ta
             core.spawn(quarantined(core.clone(), link));
         }
         GateEvent::Closed(link) => core.book().closed(&link),
-        GateEvent::Arrived(arrival) => core.spawn(open::greet(core.clone(), arrival)),
+        GateEvent::Arrived(arrival) => core.spawn(open::greet(core.clone(), *arrival)),
         GateEvent::DialFailed(id, failure) => {
             if let Some(target) = dials.remove(&id) {
                 tracing::debug!(?target, ?failure, "dial failed");
@@ -257,7 +257,7 @@ pub(super) async fn save(core: Arc<Core>) {
             sleep(SAVING_PAUSE).await;
             stirred.mark_unchanged();
         }
-        let unsaved = core.book().to_save();
+        let unsaved = core.book().take_unsaved();
         if !unsaved.is_empty() {
             let saved = core.db.call(move |c| members::save_members(c, &unsaved)).await;
             if let Err(error) = saved {
