@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn the_nodes_status_becomes_the_exit_code() {
         let problem = Problem {
-            code: "IPDC-0000".into(),
+            code: "IPDC-1610".into(),
             message: String::new(),
             causes: Vec::new(),
             help: None,

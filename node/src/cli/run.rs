@@ -395,7 +395,7 @@ mod tests {
         let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
         assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));
         let problem = Problem {
-            code: "IPDC-0000".into(),
+            code: "IPDC-1610".into(),
             message: "the guest trapped".into(),
             causes: Vec::new(),
             help: None,
