@@ -219,8 +219,15 @@ impl Place {
         match view {
             // The end came first: it counts.
             Ok(Ok(view)) if view.state == JobState::Done => Ok(view),
+            Ok(Ok(view)) => {
+                output.note(format!("job {job} is {}", view.state));
+                Err(CliError::Interrupted)
+            }
             Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => Err(CliError::Interrupted),
+            Err(_) => {
+                output.note(format!("the node has not confirmed it; see `ipdc job show {job}`"));
+                Err(CliError::Interrupted)
+            }
         }
     }
 
