@@ -96,7 +96,7 @@ pub(super) enum CliError {
     /// What is wrong in a job directory, seen before anything was added.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Submit(#[from] SubmitError),
+    Submit(#[from] Box<SubmitError>),
 
     #[error("cannot {did} {}", path.display())]
     #[diagnostic(code("IPDC-1611"), help("check that it exists and that this user may {did} it"))]

@@ -167,7 +167,7 @@ fn check_job_dir(dir: &Path) -> Result<(), CliError> {
         return Err(wrong("it holds no job.toml"));
     }
     let text = fs::read_to_string(&path).map_err(CliError::file("read", &path))?;
-    spec::parse(&text, JOB_FILE).map_err(SubmitError::from)?;
+    spec::parse(&text, JOB_FILE).map_err(|wrong| Box::new(SubmitError::from(wrong)))?;
     Ok(())
 }
 
