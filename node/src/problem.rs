@@ -145,7 +145,7 @@ mod tests {
 
     #[derive(Debug, thiserror::Error, Diagnostic)]
     #[error("outer")]
-    #[diagnostic(code("IPDC-0000"), help("do this"))]
+    #[diagnostic(code("IPDC-1610"), help("do this"))]
     struct Outer {
         source: std::io::Error,
         #[related]
@@ -159,7 +159,7 @@ mod tests {
             wrong: vec![Detail("job.toml:3: no such key".into())],
         };
         let problem = Problem::of(&outer);
-        assert_eq!(problem.code, "IPDC-0000");
+        assert_eq!(problem.code, "IPDC-1610");
         assert_eq!(problem.causes, ["inner"]);
         assert_eq!(problem.help.as_deref(), Some("do this"));
         assert_eq!(problem.details, ["job.toml:3: no such key"]);

@@ -584,7 +584,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_keeps_code_causes_help_and_details() {
         let problem = Problem {
-            code: "IPDC-0000".into(),
+            code: "IPDC-1610".into(),
             message: "the job directory is wrong".into(),
             causes: vec!["near".into(), "far".into()],
             help: Some("mend it".into()),

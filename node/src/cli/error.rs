@@ -96,7 +96,7 @@ pub(super) enum CliError {
     /// What is wrong in a job directory, seen before anything was added.
     #[error(transparent)]
     #[diagnostic(transparent)]
-    Submit(#[from] SubmitError),
+    Submit(#[from] Box<SubmitError>),
 
     #[error("cannot {did} {}", path.display())]
     #[diagnostic(code("IPDC-1611"), help("check that it exists and that this user may {did} it"))]
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn the_nodes_status_becomes_the_exit_code() {
         let problem = Problem {
-            code: "IPDC-0000".into(),
+            code: "IPDC-1610".into(),
             message: String::new(),
             causes: Vec::new(),
             help: None,

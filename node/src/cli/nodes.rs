@@ -115,8 +115,9 @@ impl Invite {
         };
         let invite = session.client()?.invite(&request).await?;
         let ttl = humantime::format_duration(Duration::from_secs(invite.expires_s));
+        let nodes = if invite.uses == 1 { "node" } else { "nodes" };
         session.output.note(format!(
-            "a secret for {} nodes, good for {ttl}: `ipdc join TOKEN` on the other machine",
+            "a secret that lets {} {nodes} join within {ttl}, by `ipdc join TOKEN`",
             invite.uses
         ));
         session.output.put(&invite)

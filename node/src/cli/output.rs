@@ -3,6 +3,7 @@
 //! Answers go to stdout, everything else to stderr. A command makes an [`Answer`] and puts it
 //! here; it never asks which form was chosen.
 
+use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
@@ -103,9 +104,36 @@ fn report(error: &dyn Diagnostic, terminal: bool) -> String {
         GraphicalReportHandler::new_themed(GraphicalTheme::none()).with_width(PLAIN_WIDTH)
     };
     let mut text = String::new();
-    match handler.render_report(&mut text, error) {
+    match handler.render_report(&mut text, &WithDetails(error)) {
         Ok(()) => text,
         Err(_) => error.to_string(),
+    }
+}
+
+/// An error whose details are lines of its message: `miette` would draw each as an error of its own.
+#[derive(Debug)]
+struct WithDetails<'a>(&'a dyn Diagnostic);
+
+impl fmt::Display for WithDetails<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        self.0.related().into_iter().flatten().try_for_each(|detail| write!(f, "\n- {detail}"))
+    }
+}
+
+impl std::error::Error for WithDetails<'_> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Diagnostic for WithDetails<'_> {
+    fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.0.code()
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.0.help()
     }
 }
 
@@ -209,7 +237,7 @@ mod tests {
     fn an_error_off_a_terminal_is_plain_and_says_code_cause_help_and_details() {
         let jobs = vec![Detail("job abc has 2 attempts here".into())];
         let text = report(&CliError::WorksForOthers { jobs }, false);
-        for part in ["IPDC-1621", "works for others", "--yes", "job abc has 2 attempts here"] {
+        for part in ["IPDC-1621", "works for others", "--yes", "- job abc has 2 attempts here"] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "{text:?}");

@@ -1,5 +1,6 @@
 //! Progress on stderr, when a person watches it. Off a terminal nothing is drawn.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,9 +14,17 @@ use crate::view::{JobState, JobView};
 /// How often the bar of a transfer looks at its meter: as often as an eye can follow.
 const GLANCE: Duration = Duration::from_millis(100);
 
+const WAITING: &str = "{spinner} {msg}";
+const UNMEASURED: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
+const TRANSFER: &str =
+    "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const JOB: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}";
+
 /// One line that changes in place. It goes when dropped.
 pub(super) struct Progress {
     bar: ProgressBar,
+    /// The template in use: a new style draws at once, so it is not set again.
+    template: Cell<&'static str>,
 }
 
 impl Progress {
@@ -28,12 +37,14 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.enable_steady_tick(GLANCE);
-        Progress { bar }
+        let progress = Progress { bar, template: Cell::new("") };
+        progress.use_template(WAITING);
+        progress
     }
 
     /// Says what is waited for, with no measure of it.
     pub(super) fn say(&self, what: impl Into<String>) {
-        self.bar.set_style(style("{spinner} {msg}"));
+        self.use_template(WAITING);
         self.bar.set_message(what.into());
     }
 
@@ -50,13 +61,9 @@ impl Progress {
         match total {
             Some(total) => {
                 self.bar.set_length(total);
-                self.bar.set_style(style(
-                    "{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-                ));
+                self.use_template(TRANSFER);
             }
-            None => {
-                self.bar.set_style(style("{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}"));
-            }
+            None => self.use_template(UNMEASURED),
         }
         let mut work = pin!(work);
         let mut glance = interval(GLANCE);
@@ -78,14 +85,21 @@ impl Progress {
         if self.bar.length() != Some(view.bytes_total) {
             self.bar.set_length(view.bytes_total);
         }
-        self.bar.set_style(style("{msg} {bar:30} {binary_bytes}/{binary_total_bytes} {prefix}"));
+        self.use_template(JOB);
         self.bar.set_message(stages(view));
         self.bar.set_prefix(format!(
-            "{}/s on {} nodes",
+            "{}/s, {} at work",
             indicatif::BinaryBytes(speed(view)),
             view.workers
         ));
         self.bar.set_position(view.bytes_done);
+    }
+
+    fn use_template(&self, template: &'static str) {
+        if self.template.replace(template) != template {
+            let style = ProgressStyle::with_template(template);
+            self.bar.set_style(style.expect("the templates are those above"));
+        }
     }
 }
 
@@ -104,8 +118,4 @@ fn speed(view: &JobView) -> u64 {
 pub(super) fn stages(view: &JobView) -> String {
     let stages = view.stages.iter().map(|s| format!("{} {}/{}", s.name, s.done, s.total));
     stages.collect::<Vec<_>>().join(" · ")
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("the templates are those above")
 }

@@ -167,7 +167,7 @@ fn check_job_dir(dir: &Path) -> Result<(), CliError> {
         return Err(wrong("it holds no job.toml"));
     }
     let text = fs::read_to_string(&path).map_err(CliError::file("read", &path))?;
-    spec::parse(&text, JOB_FILE).map_err(SubmitError::from)?;
+    spec::parse(&text, JOB_FILE).map_err(|wrong| Box::new(SubmitError::from(wrong)))?;
     Ok(())
 }
 
@@ -219,8 +219,15 @@ impl Place {
         match view {
             // The end came first: it counts.
             Ok(Ok(view)) if view.state == JobState::Done => Ok(view),
+            Ok(Ok(view)) => {
+                output.note(format!("job {job} is {}", view.state));
+                Err(CliError::Interrupted)
+            }
             Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => Err(CliError::Interrupted),
+            Err(_) => {
+                output.note(format!("the node has not confirmed it; see `ipdc job show {job}`"));
+                Err(CliError::Interrupted)
+            }
         }
     }
 
@@ -395,7 +402,7 @@ mod tests {
         let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
         assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));
         let problem = Problem {
-            code: "IPDC-0000".into(),
+            code: "IPDC-1610".into(),
             message: "the guest trapped".into(),
             causes: Vec::new(),
             help: None,
