@@ -100,11 +100,8 @@ fn a_node_that_joins_later_takes_a_share() {
 fn a_job_that_asks_for_more_workers_than_there_are_runs_on_those_and_says_so() {
     let swarm = Swarm::of(2);
     let (input, expected) = many_splits(swarm[0].folder(), 4);
-    let run = swarm[0].cli(["run", "mr"]).arg(JobDir::words(0, 2).path()).args([
-        "--workers",
-        "7",
-        "--json",
-    ]);
+    let job_dir = JobDir::words(0, 2);
+    let run = swarm[0].cli(["run", "mr"]).arg(job_dir.path()).args(["--workers", "7", "--json"]);
     let ran = run.arg("--input").arg(input).within(JOB).run().ok();
     let view = ran.json();
     swarm[0].assert_counts(view["job"].as_str().unwrap(), &expected);
@@ -123,11 +120,8 @@ fn a_job_that_asks_for_more_workers_than_there_are_runs_on_those_and_says_so() {
 fn a_job_that_asks_for_one_worker_runs_on_one() {
     let swarm = Swarm::of(3);
     let (input, _) = many_splits(swarm[0].folder(), 6);
-    let run = swarm[0].cli(["run", "mr"]).arg(JobDir::words(0, 2).path()).args([
-        "--workers",
-        "1",
-        "--json",
-    ]);
+    let job_dir = JobDir::words(0, 2);
+    let run = swarm[0].cli(["run", "mr"]).arg(job_dir.path()).args(["--workers", "1", "--json"]);
     let ran = run.arg("--input").arg(input).within(JOB).run().ok().json();
     let view = swarm[0].api().get(&format!("/jobs/{}", ran["job"].as_str().unwrap())).ok();
     assert_eq!(view["workers"].as_array().unwrap().len(), 1, "{view:#}");
