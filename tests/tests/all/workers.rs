@@ -11,8 +11,9 @@ const BURN: u32 = 100_000_000;
 const BURN_KEY: u32 = 8_000_000;
 const SPLITS: usize = 12;
 
+/// How many tasks of a stage are `what`; none before the job is planned.
 fn count(view: &Value, stage: usize, what: &str) -> u64 {
-    view["stages"][stage][what].as_u64().unwrap_or_else(|| panic!("no count of {what} in {view:#}"))
+    view["stages"][stage][what].as_u64().unwrap_or(0)
 }
 
 #[test]
@@ -124,5 +125,5 @@ fn a_job_that_asks_for_one_worker_runs_on_one() {
     let run = swarm[0].cli(["run", "mr"]).arg(job_dir.path()).args(["--workers", "1", "--json"]);
     let ran = run.arg("--input").arg(input).within(JOB).run().ok().json();
     let view = swarm[0].api().get(&format!("/jobs/{}", ran["job"].as_str().unwrap())).ok();
-    assert_eq!(view["workers"].as_array().unwrap().len(), 1, "{view:#}");
+    assert_eq!(view["workers"], 1, "{view:#}");
 }
