@@ -267,8 +267,8 @@ fn twenty() -> Figure {
     let room = Node::new();
     let input = room.folder().join("small");
     fs::write(&input, "a small text\n").expect("a writable folder");
-    let run =
-        Program::new(ipdc()).dir(room.folder()).args(["run", "mr"]).arg(JobDir::words(0, 1).path());
+    let job = JobDir::words(0, 1);
+    let run = Program::new(ipdc()).dir(room.folder()).args(["run", "mr"]).arg(job.path());
     let run = run.arg("--input").arg(&input).args(["--local", "20", "--json"]);
     let took = run.within(JOB).run().ok().took;
     Figure::at_most("`--local 20` ready", "s", 10.0, took.as_secs_f64())

@@ -27,11 +27,8 @@ fn a_job_runs_on_three_local_nodes_and_leaves_nothing_behind() {
     let room = Node::new();
     let (input, expected) = many_splits(room.folder(), 6);
     let out = room.folder().join("out");
-    let run = bare(room.folder())
-        .args(["run", "mr"])
-        .arg(JobDir::words(0, 2).path())
-        .arg("--input")
-        .arg(input);
+    let job_dir = JobDir::words(0, 2);
+    let run = bare(room.folder()).args(["run", "mr"]).arg(job_dir.path()).arg("--input").arg(input);
     let ran = run.args(["--local", "3", "--json", "--out"]).arg(&out).within(JOB).run().ok();
     assert_eq!(ran.json()["state"], "done");
     assert_eq!(sorted_lines(&parts(&out)), expected);
@@ -42,11 +39,8 @@ fn a_job_runs_on_three_local_nodes_and_leaves_nothing_behind() {
 fn an_interrupted_local_run_leaves_nothing_behind() {
     let room = Node::new();
     let (input, _) = many_splits(room.folder(), 6);
-    let run = bare(room.folder())
-        .args(["run", "mr"])
-        .arg(JobDir::words(400_000_000, 2).path())
-        .arg("--input")
-        .arg(input);
+    let job_dir = JobDir::words(400_000_000, 2);
+    let run = bare(room.folder()).args(["run", "mr"]).arg(job_dir.path()).arg("--input").arg(input);
     let running = run.args(["--local", "2"]).start();
     eventually(SOON, "its nodes have homes", || {
         (!left_behind(room.folder()).is_empty()).then_some(())
@@ -78,11 +72,8 @@ fn twenty_local_nodes_are_one_swarm() {
     let room = Node::new();
     let (input, expected) = many_splits(room.folder(), 20);
     let out = room.folder().join("out");
-    let run = bare(room.folder())
-        .args(["run", "mr"])
-        .arg(JobDir::words(0, 2).path())
-        .arg("--input")
-        .arg(input);
+    let job_dir = JobDir::words(0, 2);
+    let run = bare(room.folder()).args(["run", "mr"]).arg(job_dir.path()).arg("--input").arg(input);
     let _ = run.args(["--local", "20", "--out"]).arg(&out).within(JOB).run().ok();
     assert_eq!(sorted_lines(&parts(&out)), expected);
 }
