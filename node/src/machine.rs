@@ -1,6 +1,6 @@
 //! What this node says of the machine it runs on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
@@ -11,38 +11,60 @@ use crate::swarm::facts::PeerFacts;
 /// How often processor, memory and disk are looked at: as often as peers are told.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 
+fn what() -> RefreshKind {
+    RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing().with_cpu_usage())
+        .with_memory(MemoryRefreshKind::nothing().with_ram())
+}
+
 /// The logical processors.
 #[must_use]
 pub fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// Keeps `facts` true until nobody reads them any more. `home` tells which disk counts.
-pub async fn watch(facts: watch::Sender<PeerFacts>, home: &Path) {
-    let what = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing().with_cpu_usage())
-        .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let mut system = System::new_with_specifics(what);
-    loop {
-        system.refresh_specifics(what);
-        let (disk, disk_free) = disk_of(home);
-        facts.send_modify(|facts| {
-            facts.cpu_use = system.global_cpu_usage() / 100.0;
-            facts.memory = system.total_memory();
-            facts.memory_free = system.available_memory();
-            facts.disk = disk;
-            facts.disk_free = disk_free;
-        });
-        tokio::select! {
-            () = tokio::time::sleep(SAMPLE_INTERVAL) => {}
-            () = facts.closed() => return,
+/// Looks at the machine.
+pub struct Sampler {
+    system: System,
+    home: PathBuf,
+}
+
+impl Sampler {
+    /// One for the machine, and the disk that holds `home`.
+    #[must_use]
+    pub fn new(home: &Path) -> Self {
+        let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+        Sampler { system: System::new_with_specifics(what()), home }
+    }
+
+    /// Writes what is now into `facts`.
+    pub fn sample(&mut self, facts: &mut PeerFacts) {
+        self.system.refresh_specifics(what());
+        let (disk, disk_free) = disk_of(&self.home);
+        facts.cpu_use = self.system.global_cpu_usage() / 100.0;
+        facts.memory = self.system.total_memory();
+        facts.memory_free = self.system.available_memory();
+        facts.disk = disk;
+        facts.disk_free = disk_free;
+    }
+
+    /// Keeps `facts` true until nobody reads them any more. `load` says how many attempts run.
+    pub async fn watch(mut self, facts: watch::Sender<PeerFacts>, load: impl Fn() -> u32) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(SAMPLE_INTERVAL) => {}
+                () = facts.closed() => return,
+            }
+            facts.send_modify(|facts| {
+                self.sample(facts);
+                facts.load = load();
+            });
         }
     }
 }
 
 /// Total and free bytes of the disk that holds `path`: of the mounts above it, the deepest.
 fn disk_of(path: &Path) -> (u64, u64) {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let disks = Disks::new_with_refreshed_list();
     let above = disks.iter().filter(|disk| path.starts_with(disk.mount_point()));
     let deepest = above.max_by_key(|disk| disk.mount_point().as_os_str().len());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipdc_jobs::engine;
 use ipdc_jobs::ids::PeerId;
+use ipdc_jobs::manifest;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,7 +22,7 @@ use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
 use crate::home::{Home, HomeError};
-use crate::machine;
+use crate::machine::{self, Sampler};
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::{Db, StateError};
@@ -146,8 +147,16 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let slots = config.node.slots.unwrap_or_else(machine::cpus);
-    let policy = Policy { members: config.policy.members.iter().copied().collect() };
-    let (facts, told) = watch::channel(PeerFacts {
+    let policy = Policy {
+        members: config.policy.members.iter().copied().collect(),
+        limits: manifest::Limits {
+            memory: config.limits.memory.bytes(),
+            time_ms: u64::try_from(config.limits.time.as_millis()).unwrap_or(u64::MAX),
+            output: config.limits.output.bytes(),
+        },
+    };
+    let mut sampler = Sampler::new(home.path());
+    let mut first_facts = PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
@@ -155,7 +164,9 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         labels: config.node.labels.clone(),
         slots,
         ..PeerFacts::default()
-    });
+    };
+    sampler.sample(&mut first_facts);
+    let (facts, told) = watch::channel(first_facts);
     let swarm = Swarm::start(swarm_options(home, &config, &keypair, &db, told.clone())?).await?;
     let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
     let limits = Limits {
@@ -224,7 +235,9 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
     });
-    node.set_going(facts, told, mail.controllers, to_worker);
+    let worker = node.worker.clone();
+    tokio::spawn(sampler.watch(facts, move || worker.load().running));
+    node.set_going(told, mail.controllers, to_worker);
     tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
     tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
     Ok(node)
@@ -249,7 +262,7 @@ fn swarm_options(
         credential: membership.credential,
         domain: membership.domain,
         listen: config.swarm.listen.clone(),
-        announce: Vec::new(),
+        announce: config.swarm.announce.clone(),
         db: db.clone(),
         blocks: None,
         facts,
@@ -260,7 +273,6 @@ impl Node {
     /// The tasks that carry news between the rooms.
     fn set_going(
         self: &Arc<Self>,
-        facts: watch::Sender<PeerFacts>,
         mut told: watch::Receiver<PeerFacts>,
         mut letters: mpsc::Receiver<(PeerId, ipdc_jobs::message::ToController)>,
         to_worker: mpsc::Sender<SwarmEvent>,
@@ -297,8 +309,6 @@ impl Node {
                 }
             }
         });
-        let node = Arc::clone(self);
-        tokio::spawn(async move { machine::watch(facts, &node.home).await });
     }
 
     fn follow(&self, event: SwarmEvent) {
@@ -359,7 +369,8 @@ impl Node {
     /// The nodes of the swarm, this one first.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
-        let facts = self.facts.borrow().clone();
+        let mut facts = self.facts.borrow().clone();
+        facts.load = self.worker.load().running;
         let me = Peer {
             peer_id: self.me,
             owner: self.swarm.owner(self.me).unwrap_or_default(),

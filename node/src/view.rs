@@ -432,7 +432,7 @@ pub struct JobView {
     pub bytes_done: u64,
     /// Input bytes in all.
     pub bytes_total: u64,
-    /// How many nodes hold attempts of it now.
+    /// How many nodes have worked for it at once.
     pub workers: u32,
     /// How many workers were asked for.
     pub workers_asked: Option<u32>,

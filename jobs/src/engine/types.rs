@@ -295,10 +295,9 @@ pub struct Progress {
     pub phase: Phase,
     /// Each stage of the kind, in order.
     pub stages: Vec<StageProgress>,
-    /// Input bytes done, of the tasks' weights in [`Progress::bytes_total`]; a guess while
-    /// attempts run.
+    /// Input bytes done, by the tasks that read the job's input; a guess while attempts run.
     pub bytes_done: u64,
-    /// The sum of the tasks' weights.
+    /// Input bytes in all: the weights of those tasks.
     pub bytes_total: u64,
     /// Peers that hold attempts now.
     pub workers: u32,

@@ -169,25 +169,11 @@ impl Default for Limits {
 pub struct Policy {
     /// What any member of the swarm may run, without network.
     pub members: Vec<Runtime>,
-    /// Who may fetch from the network.
-    pub fetch: Vec<String>,
-    /// Who may run native processes.
-    pub process: Vec<String>,
-    /// Who may run containers.
-    pub container: Vec<String>,
-    /// Who may have container images built.
-    pub build: Vec<String>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy {
-            members: vec![Runtime::Wasm, Runtime::Wasi, Runtime::Python],
-            fetch: Vec::new(),
-            process: Vec::new(),
-            container: Vec::new(),
-            build: Vec::new(),
-        }
+        Policy { members: vec![Runtime::Wasm, Runtime::Wasi, Runtime::Python] }
     }
 }
 

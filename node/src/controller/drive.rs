@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipdc_jobs::engine::{
-    Action, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
+    Action, End, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
 };
 use ipdc_jobs::ids::{JobId, PeerId};
 use ipdc_jobs::manifest::Manifest;
@@ -132,12 +132,7 @@ impl Drive {
                     }));
                 }
                 Action::Ended(end) => {
-                    self.view.send_modify(|view| {
-                        view.result = end.result;
-                        view.report = end.report;
-                        view.error = end.error.map(Problem::from);
-                        view.notes.extend(end.note);
-                    });
+                    self.view.send_modify(|view| show_end(view, end));
                     self.show();
                     let view = self.view.borrow().clone();
                     self.context.ended(&view, &logs_of(&self.engine.report())).await;
@@ -206,13 +201,28 @@ pub(super) fn to_json(record: &Record) -> String {
     serde_json::to_string(record).expect("a record has string keys only")
 }
 
+/// Takes a job's end over into its view.
+pub(super) fn show_end(view: &mut JobView, end: End) {
+    view.state = ended_as(end.state);
+    view.result = end.result;
+    view.report = end.report;
+    view.error = end.error.map(Problem::from);
+    view.notes.extend(end.note.filter(|note| !view.notes.contains(note)));
+}
+
+fn ended_as(end: EndState) -> JobState {
+    match end {
+        EndState::Done => JobState::Done,
+        EndState::Failed => JobState::Failed,
+        EndState::Cancelled => JobState::Cancelled,
+    }
+}
+
 fn follow(view: &mut JobView, progress: Progress) {
     view.state = match progress.phase {
         Phase::Queued => JobState::Queued,
         Phase::Running | Phase::Storing => JobState::Running,
-        Phase::Ended(EndState::Done) => JobState::Done,
-        Phase::Ended(EndState::Failed) => JobState::Failed,
-        Phase::Ended(EndState::Cancelled) => JobState::Cancelled,
+        Phase::Ended(end) => ended_as(end),
     };
     view.tasks = progress.stages.iter().map(|stage| u64::from(stage.total)).sum();
     let stages = progress.stages.into_iter().map(|stage| StageView {
@@ -225,7 +235,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     view.memoized = progress.memoized.into();
     view.bytes_done = progress.bytes_done;
     view.bytes_total = progress.bytes_total;
-    view.workers = progress.workers;
+    view.workers = view.workers.max(progress.workers);
     view.waiting = progress.why;
 }
 

@@ -155,7 +155,17 @@ impl Controller {
         notes: Vec<String>,
         records: Vec<Record>,
     ) {
-        let (view, watched) = watch::channel(first_view(job, &manifest, notes, self.context.me));
+        let mut first = first_view(job, &manifest, notes, self.context.me);
+        // Its journal says that it ended; only the telling was cut short.
+        let end = records.iter().find_map(|record| match record {
+            Record::Ended(end) => Some(end),
+            _ => None,
+        });
+        let had_ended = end.is_some();
+        if let Some(end) = end {
+            drive::show_end(&mut first, end.clone());
+        }
+        let (view, watched) = watch::channel(first);
         let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
         let (logs, logs_asked) = mpsc::channel(LOGS_ASKED_LIMIT);
         let live = Live { events: events.clone(), view: watched, logs };
@@ -168,6 +178,10 @@ impl Controller {
                 Ok(plan) => {
                     let mail = drive::Mail { sender: events, events: mail, logs_asked };
                     drive::Drive::run(context, plan, records, view, mail).await;
+                }
+                Err(_) if had_ended => {
+                    let last = view.borrow().clone();
+                    context.ended(&last, &JobLogs::default()).await;
                 }
                 Err(error) => {
                     view.send_modify(|view| {
@@ -377,12 +391,7 @@ async fn plan(
     let kind = kind::find(&manifest.kind)
         .ok_or_else(|| failed("IPDC-4001", format!("no job kind `{}`", manifest.kind)))?;
     let needs = Needs { runtimes: kind.runtimes(&manifest.config), ..Needs::default() };
-    let tasks = if records.iter().any(|record| matches!(record, Record::Ended(_))) {
-        // Only the end is left to tell.
-        Ok(vec![])
-    } else {
-        plan_tasks(context, kind, &manifest).await
-    };
+    let tasks = plan_tasks(context, kind, &manifest).await;
     let tasks = tasks.map_err(|error| failed("IPDC-5010", error.to_string()))?;
     let before = records.iter().filter_map(|record| match record {
         Record::Epoch { epoch } => Some(epoch.0),

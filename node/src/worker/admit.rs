@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use ipdc_jobs::engine::{CheckedManifest, Runtime};
 use ipdc_jobs::ids::{FileRef, JobId, PeerId};
 use ipdc_jobs::kind;
-use ipdc_jobs::manifest::{BadManifest, MANIFEST_LIMIT, Manifest, SignedManifest};
+use ipdc_jobs::manifest::{BadManifest, Limits, MANIFEST_LIMIT, Manifest, SignedManifest};
 
 use super::Parts;
 use crate::blocks::store::Tier;
@@ -16,6 +16,8 @@ use crate::blocks::store::Tier;
 pub struct Policy {
     /// Runtimes that any member of the swarm may use.
     pub members: BTreeSet<Runtime>,
+    /// The most that one attempt may ask for.
+    pub limits: Limits,
 }
 
 impl Policy {
@@ -46,6 +48,20 @@ pub enum Refusal {
     #[error("this node knows no job kind `{0}`")]
     #[diagnostic(code("IPDC-5414"), help("compare `ipdc --version` on both nodes"))]
     UnknownKind(String),
+    /// It asks for more than this node gives.
+    #[error("an attempt of the job may take {wanted}, and this node gives {given} at most")]
+    #[diagnostic(
+        code("IPDC-5416"),
+        help(
+            "ask for less under [limits] in job.toml, or let the node's owner raise [limits] in its ipdc.toml"
+        )
+    )]
+    Limit {
+        /// What it wants.
+        wanted: String,
+        /// What there is.
+        given: String,
+    },
     /// The policy says no.
     #[error("this node's policy does not let {submitter} run {runtime:?} code")]
     #[diagnostic(
@@ -70,6 +86,7 @@ impl Refusal {
             Refusal::Stranger(_) => "IPDC-5413",
             Refusal::UnknownKind(_) => "IPDC-5414",
             Refusal::Policy { .. } => "IPDC-5415",
+            Refusal::Limit { .. } => "IPDC-5416",
         }
     }
 }
@@ -113,5 +130,35 @@ pub(super) async fn check(
             return Err(Refusal::Policy { submitter, runtime });
         }
     }
+    within(&manifest.limits, &parts.policy.limits)?;
     Ok(CheckedManifest { roster: manifest.roster })
+}
+
+fn within(wanted: &Limits, given: &Limits) -> Result<(), Refusal> {
+    let pairs = [
+        ("bytes of memory", wanted.memory, given.memory),
+        ("ms", wanted.time_ms, given.time_ms),
+        ("bytes of output", wanted.output, given.output),
+    ];
+    match pairs.into_iter().find(|(_, wanted, given)| wanted > given) {
+        None => Ok(()),
+        Some((unit, wanted, given)) => Err(Refusal::Limit {
+            wanted: format!("{wanted} {unit}"),
+            given: format!("{given} {unit}"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_asks_for_more_than_the_node_gives_is_refused_by_name() {
+        let given = Limits::default();
+        assert!(within(&given, &given).is_ok());
+        let wanted = Limits { memory: given.memory + 1, ..given };
+        let refused = within(&wanted, &given).map_err(|refusal| refusal.to_string());
+        assert!(refused.is_err_and(|text| text.contains("bytes of memory")));
+    }
 }
