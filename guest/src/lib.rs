@@ -86,7 +86,7 @@ pub fn emit(key: &[u8], value: &[u8]) {
     });
 }
 
-/// Logs a line; `ipdc job logs` shows it.
+/// Logs a line; of an attempt that fails, `ipdc job logs` shows the last ones.
 pub fn log(line: &str) {
     host::log(line);
 }

@@ -466,7 +466,7 @@ pub struct StageView {
 /// Answer to `GET /jobs/{id}/logs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobLogs {
-    /// What the user's code logged, oldest first.
+    /// What the user's code logged last in attempts that failed, oldest first.
     pub lines: Vec<LogLine>,
     /// The attempts that failed, oldest first.
     pub failures: Vec<AttemptFailure>,

@@ -273,7 +273,7 @@ impl Engine {
         if self.task(task).state != TaskState::Open {
             return;
         }
-        self.note_failure(task, attempt, worker, None, WORKER_LOST, "its worker was lost");
+        self.note_failure(task, attempt, worker, None, WORKER_LOST, "its worker was lost", &[]);
         let limits = &self.plan.limits;
         let (retry, retry_max, most) = (limits.retry, limits.retry_max, limits.deaths);
         let now = self.now;

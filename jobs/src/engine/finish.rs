@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::faults::Fault;
 use super::limits::{FAILURE_TEXT_LIMIT, back_off};
-use super::reports::clip;
+use super::reports::{clip, last_lines};
 use super::state::TaskState;
 use super::types::{Action, End, EndState, JobError, Output, Record};
 use super::{Engine, Timer};
@@ -17,9 +17,6 @@ use crate::message::{ControllerNote, ToController, WorkerOrder};
 const STALLED: &str = "IPDC-5106";
 /// The code of a job whose result could not be put together.
 const NOT_BUILT: &str = "IPDC-5107";
-
-/// Lines of a guest's log kept with a failure.
-const LOG_LINES: usize = 50;
 
 /// How far the end is.
 #[derive(Debug)]
@@ -308,10 +305,9 @@ impl Engine {
         code: &str,
         message: String,
         task: Option<TaskId>,
-        mut log: Vec<String>,
+        log: Vec<String>,
     ) {
-        log.drain(..log.len().saturating_sub(LOG_LINES));
-        let log = log.iter().map(|line| clip(line, FAILURE_TEXT_LIMIT / LOG_LINES)).collect();
+        let log = last_lines(&log);
         let message = clip(&message, FAILURE_TEXT_LIMIT);
         let error = JobError { code: code.to_owned(), message, task, log };
         self.end_with(End {

@@ -4,7 +4,7 @@ use super::Engine;
 use super::attempts::WORKER_LOST;
 use super::faults::Fault;
 use super::finish::Finish;
-use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, back_off};
+use super::limits::{FAILURE_TEXT_LIMIT, LOG_LINES, FAILURES_KEPT, back_off};
 use super::state::{Fate, Made, TaskState};
 use super::types::{FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
@@ -149,7 +149,7 @@ impl Engine {
         match outcome {
             Outcome::Done { .. } => {}
             Outcome::Failed { class, code, message, log } => {
-                self.note_failure(task, attempt, worker, Some(class), &code, &message);
+                self.note_failure(task, attempt, worker, Some(class), &code, &message, &log);
                 self.on_failure(task, worker, class, code, message, log);
             }
             Outcome::InputLost { tasks, message } => {
@@ -160,7 +160,7 @@ impl Engine {
                     .collect();
                 if lost.is_empty() && !self.is_missing_input(task) {
                     let class = FailureClass::Missing;
-                    self.note_failure(task, attempt, worker, Some(class), INPUT_MISSING, &message);
+                    self.note_failure(task, attempt, worker, Some(class), INPUT_MISSING, &message, &[]);
                     let code = INPUT_MISSING.to_owned();
                     self.on_failure(task, worker, class, code, message, Vec::new());
                 }
@@ -243,6 +243,7 @@ impl Engine {
     }
 
     /// Keeps a failure for the report.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn note_failure(
         &mut self,
         task: TaskId,
@@ -251,15 +252,23 @@ impl Engine {
         class: Option<FailureClass>,
         code: &str,
         message: &str,
+        log: &[String],
     ) {
         let failures = &mut self.task_mut(task).failures;
         if failures.len() < FAILURES_KEPT {
             let message = clip(message, FAILURE_TEXT_LIMIT);
             let code = code.to_owned();
-            failures.push(FailureReport { attempt, worker, class, code, message });
+            let log = last_lines(log);
+            failures.push(FailureReport { attempt, worker, class, code, message, log });
         }
         debug_assert!(class.is_some() || code == WORKER_LOST, "only a lost worker has no class");
     }
+}
+
+/// The last lines of a guest's log, as many as are kept with a failure.
+pub(super) fn last_lines(log: &[String]) -> Vec<String> {
+    let kept = &log[log.len().saturating_sub(LOG_LINES)..];
+    kept.iter().map(|line| clip(line, FAILURE_TEXT_LIMIT / LOG_LINES)).collect()
 }
 
 /// At most `limit` bytes of `text`, whole characters.

@@ -381,6 +381,8 @@ pub struct FailureReport {
     pub code: String,
     /// What happened.
     pub message: String,
+    /// The last lines its guest logged, oldest first.
+    pub log: Vec<String>,
 }
 
 /// What an engine did so far: for metrics and the simulator.

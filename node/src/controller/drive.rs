@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{Context, assemble};
 use crate::problem::Problem;
 use crate::state;
-use crate::view::{AttemptFailure, JobLogs, JobState, JobView, StageView};
+use crate::view::{AttemptFailure, JobLogs, JobState, JobView, LogLine, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
 pub(super) const EVENT_LIMIT: usize = 4_096;
@@ -251,6 +251,12 @@ fn logs_of(report: &JobReport) -> JobLogs {
                 code: failure.code.clone(),
                 message: failure.message.clone(),
             });
+            logs.lines.extend(failure.log.iter().map(|line| LogLine {
+                task: task.task,
+                attempt,
+                worker,
+                line: line.clone(),
+            }));
         }
     }
     logs
