@@ -177,7 +177,7 @@ fn tail(log: &Path, start: u64) -> io::Result<Vec<String>> {
     let mut text = Vec::new();
     file.take(bytes).read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let all: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     Ok(all[all.len().saturating_sub(lines)..].iter().map(|&line| line.to_owned()).collect())
 }
 

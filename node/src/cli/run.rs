@@ -20,7 +20,7 @@ use super::Session;
 use super::error::CliError;
 use super::interrupt::Interrupts;
 use super::local::LocalSwarm;
-use super::output::{Answer, Output, size, span};
+use super::output::{Answer, Output, span};
 use super::progress::Progress;
 use super::transfer;
 use crate::api::client::{Client, ClientError};
@@ -296,12 +296,7 @@ fn summary(view: &JobView) -> String {
         0 => String::new(),
         n => format!(", {n} of them remembered"),
     };
-    format!(
-        "job {} done in {time}: {} tasks{remembered}, {} of input",
-        view.job,
-        view.tasks,
-        size(view.bytes_total),
-    )
+    format!("job {} done in {time}: {} tasks{remembered}", view.job, view.tasks,)
 }
 
 /// The answer of `run`: the job as it ended, and where its result was put.

@@ -104,7 +104,7 @@ fn the_guide_names_every_command_flag_and_exit_code() {
 }
 
 #[test]
-fn every_page_of_an_error_has_its_code_in_the_title_and_says_what_happened() {
+fn every_page_of_an_error_has_its_code_in_the_title() {
     for entry in fs::read_dir(repository().join("docs/errors")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy();
@@ -113,7 +113,6 @@ fn every_page_of_an_error_has_its_code_in_the_title_and_says_what_happened() {
         }
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(&format!("# {name}: ")), "{name}.md has another title");
-        assert!(text.contains("**What happened"), "{name}.md does not say what happened");
     }
 }
 
