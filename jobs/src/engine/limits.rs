@@ -21,7 +21,7 @@ pub const HOLDERS_LIMIT: usize = 8;
 pub(super) const FAILURES_KEPT: usize = 8;
 
 /// Lines of a guest's log kept with a failure: what fits on a screen.
-pub const LOG_LINES: usize = 50;
+pub(super) const LOG_LINES: usize = 50;
 
 /// Bytes of a failure's message and of its log that are kept and shown.
 pub(super) const FAILURE_TEXT_LIMIT: usize = 8 * 1024;

@@ -4,7 +4,7 @@ use super::Engine;
 use super::attempts::WORKER_LOST;
 use super::faults::Fault;
 use super::finish::Finish;
-use super::limits::{FAILURE_TEXT_LIMIT, LOG_LINES, FAILURES_KEPT, back_off};
+use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, LOG_LINES, back_off};
 use super::state::{Fate, Made, TaskState};
 use super::types::{FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
@@ -160,7 +160,15 @@ impl Engine {
                     .collect();
                 if lost.is_empty() && !self.is_missing_input(task) {
                     let class = FailureClass::Missing;
-                    self.note_failure(task, attempt, worker, Some(class), INPUT_MISSING, &message, &[]);
+                    self.note_failure(
+                        task,
+                        attempt,
+                        worker,
+                        Some(class),
+                        INPUT_MISSING,
+                        &message,
+                        &[],
+                    );
                     let code = INPUT_MISSING.to_owned();
                     self.on_failure(task, worker, class, code, message, Vec::new());
                 }

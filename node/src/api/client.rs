@@ -527,8 +527,8 @@ mod tests {
     use axum::routing::{get, post};
     use ipdc_jobs::ids::{CODEC_RAW, cid_of};
 
-    use super::crate::problem::Problem;
     use super::*;
+    use crate::problem::Problem;
 
     async fn client_of(router: Router) -> Client {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
