@@ -211,6 +211,12 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         db,
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
+    for (job, bytes) in blocks.store().scratch_jobs() {
+        if !controller.controls(job) && !worker.remembered().contains(&job) {
+            tracing::info!(%job, bytes, "dropping the scratch files of a job that is over");
+            blocks.store().drop_job(job).await?;
+        }
+    }
     let run_info = RunInfo {
         pid: std::process::id(),
         peer_id: me,

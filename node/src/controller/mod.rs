@@ -197,6 +197,12 @@ impl Controller {
         });
     }
 
+    /// Whether the job's engine runs here.
+    #[must_use]
+    pub fn controls(&self, job: JobId) -> bool {
+        self.live().contains_key(&job)
+    }
+
     /// A worker said something about a job.
     pub fn deliver(&self, from: PeerId, message: ToController) {
         let (job, epoch) = (message.job, message.epoch);

@@ -61,6 +61,7 @@ pub struct Parts {
 pub struct Worker {
     drain: mpsc::Sender<WorkerEvent>,
     load: watch::Receiver<Load>,
+    remembered: Arc<[JobId]>,
 }
 
 /// What the worker holds now.
@@ -91,6 +92,7 @@ impl Worker {
         let started = Instant::now();
         let (machine, actions) =
             Machine::new(parts.slots, WorkerLimits::default(), Duration::ZERO, recovered);
+        let remembered = machine.jobs().collect();
         let records = keep_records(parts.db.clone(), events_out.clone());
         let desk = Desk {
             parts: Arc::new(parts),
@@ -103,7 +105,13 @@ impl Worker {
             load: load_out,
         };
         tokio::spawn(desk.run(actions, events, mail, swarm));
-        Ok(Worker { drain, load })
+        Ok(Worker { drain, load, remembered })
+    }
+
+    /// The jobs that it remembered when it started: what they left on the disk is still needed.
+    #[must_use]
+    pub fn remembered(&self) -> &[JobId] {
+        &self.remembered
     }
 
     /// What it holds now.
