@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 pub use connexa::prelude::swarm::derive_prelude::ConnectionId;
 pub use connexa::prelude::swarm::dial_opts::DialOpts;
 
-pub use self::network::{StartError, start};
+pub use self::network::{StartError, Starting, start};
 
 /// The protocol of admission, the only one in quarantine.
 pub const ADMIT: &str = "/ipdc/admit/1";

@@ -26,6 +26,9 @@ const PENDING_LIMIT: u32 = 64;
 /// Why rust-ipfs did not start.
 pub type StartError = Box<dyn Error + Send + Sync>;
 
+/// rust-ipfs, starting. Not `Send`: its builder is not.
+pub type Starting = Pin<Box<dyn Future<Output = Result<(Ipfs, Ends), StartError>>>>;
+
 /// Starts rust-ipfs with `repo` as its block store and `key` as the swarm's key. Admitted peers are
 /// offered `protocols`. Boxed, so that only this crate compiles what is inside.
 #[must_use]
@@ -34,7 +37,7 @@ pub fn start(
     key: [u8; 32],
     repo: Repo<DefaultStorage>,
     protocols: Protocols,
-) -> Pin<Box<dyn Future<Output = Result<(Ipfs, Ends), StartError>>>> {
+) -> Starting {
     Box::pin(async move {
         let (gate, ends) = Gate::new(protocols);
         let ipfs = IpfsBuilder::with_keypair(keypair)?
