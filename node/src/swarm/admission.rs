@@ -24,12 +24,12 @@ use super::certificate::{
     BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, Revocation, new_serial, now_ms,
 };
 use super::frame;
-use super::gate::{Link, OpenError};
 use super::invitation::Token;
 use super::signed::Signed;
 use super::{Core, SwarmError};
 use crate::state::StateError;
 use crate::state::members::{self, Grant, Redemption};
+use ipdc_gate::{ADMIT, Link, OpenError};
 
 /// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
 const FRAME_LIMIT: usize = 64 * 1024;
@@ -125,7 +125,7 @@ pub(super) async fn run(
 }
 
 async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
-    let mut stream = link.open_admission().await.map_err(NotAdmitted::Open)?.compat();
+    let mut stream = link.open(ADMIT).await.map_err(NotAdmitted::Open)?.compat();
     frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
     let answer = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match answer {
@@ -178,7 +178,7 @@ async fn listen(core: &Core, link: &Link) -> Result<(Credential, Certificate), N
 
 /// The joiner's side: redeems `token` over `link`, which we dialled.
 pub(super) async fn ask_to_join(link: &Link, token: &Token) -> Result<Credential, NotAdmitted> {
-    let mut stream = link.open_admission().await.map_err(NotAdmitted::Open)?.compat();
+    let mut stream = link.open(ADMIT).await.map_err(NotAdmitted::Open)?.compat();
     let ask = Message::Redeem { token: token.to_string() };
     frame::write(&mut stream, &ask, FRAME_LIMIT).await?;
     match frame::read(&mut stream, FRAME_LIMIT).await? {

@@ -22,9 +22,9 @@ use super::certificate::{
     BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms,
 };
 use super::facts::PeerFacts;
-use super::gate::{DialFailure, Link};
 use super::signed::Signed;
 use crate::state::members;
+use ipdc_gate::{DialFailure, Link};
 
 /// Members at most: as many as connections, each with each. Beyond, a root has lost its key.
 const MEMBERS_LIMIT: usize = 4096;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use connexa::prelude::Multiaddr;
-use connexa::prelude::swarm::dial_opts::DialOpts;
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use rust_ipfs::repo::Repo;
@@ -13,10 +12,10 @@ use super::admission::{self, NotAdmitted, Refusal};
 use super::certificate::{
     self, BadCertificate, Certificate, Credential, OWNER_LIMIT, Revocations, now_ms,
 };
-use super::gate::{DialFailure, GateEnds, GateEvent, GateOrder};
 use super::identity::SwarmKey;
 use super::invitation::{BadToken, Token};
 use super::{SwarmError, address, network};
+use ipdc_gate::{self as gate, DialFailure, DialOpts};
 
 /// How long one try to reach the issuer may take: a dial of 10 s and the handshake.
 const TRY_TIMEOUT: Duration = Duration::from_secs(15);
@@ -155,8 +154,7 @@ pub async fn join(token: &str, keypair: &Keypair) -> Result<Joined, JoinError> {
     if invitation.expires_ms <= now_ms() {
         return Err(JoinError::Expired);
     }
-    let (ipfs, mut ends) =
-        network::start(keypair, &invitation.swarm_key, &Repo::new_memory()).await?;
+    let (ipfs, mut ends) = network(keypair, &invitation.swarm_key, Repo::new_memory()).await?;
     let mut asked = Err(NotAdmitted::Io(std::io::ErrorKind::TimedOut.into()));
     for _ in 0..TRIES {
         let answer = timeout(TRY_TIMEOUT, ask(&token, &mut ends)).await;
@@ -181,7 +179,7 @@ pub async fn join(token: &str, keypair: &Keypair) -> Result<Joined, JoinError> {
 }
 
 /// Dials the issuer once and asks.
-async fn ask(token: &Token, ends: &mut GateEnds) -> Result<Credential, NotAdmitted> {
+async fn ask(token: &Token, ends: &mut gate::Ends) -> Result<Credential, NotAdmitted> {
     let mut addresses = Vec::new();
     for named in &token.invitation.addresses {
         addresses.extend(address::resolve(named).await);
@@ -190,15 +188,15 @@ async fn ask(token: &Token, ends: &mut GateEnds) -> Result<Credential, NotAdmitt
     let dial = dial.allocate_new_port().build();
     let id = dial.connection_id();
     let gone = || NotAdmitted::Io(std::io::ErrorKind::BrokenPipe.into());
-    ends.orders.send(GateOrder::Dial(Box::new(dial))).map_err(|_| gone())?;
+    ends.orders.send(gate::Order::Dial(Box::new(dial))).map_err(|_| gone())?;
     loop {
         match ends.events.recv().await.ok_or_else(gone)? {
-            GateEvent::Opened(link) if link.id == id => {
+            gate::Event::Opened(link) if link.id == id => {
                 let answer = admission::ask_to_join(&link, token).await;
                 link.close();
                 return answer;
             }
-            GateEvent::DialFailed(failed, why) if failed == id => {
+            gate::Event::DialFailed(failed, why) if failed == id => {
                 let why = match why {
                     DialFailure::Unreachable(why) => why,
                     DialFailure::WrongPeer(_) => "another node answers at its address".into(),

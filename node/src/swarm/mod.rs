@@ -5,12 +5,11 @@
 //! | [`identity`] | keys and their files |
 //! | [`signed`], [`certificate`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
-//! | `gate` | connections; the quarantine |
+//! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
 //! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
-//! | `network` | rust-ipfs, set up for a closed swarm |
 //!
 //! What the swarm keeps is in [`crate::state::members`]. It knows nothing of jobs, brokers or
 //! blocks; it lends the block store out because rust-ipfs holds it.
@@ -18,8 +17,6 @@
 mod admission;
 mod book;
 mod frame;
-mod gate;
-mod network;
 mod open;
 mod peers;
 
@@ -53,13 +50,13 @@ use self::address::Whereabouts;
 use self::book::Book;
 use self::certificate::{BadCertificate, Credential, Revocation, now_ms};
 use self::facts::PeerFacts;
-use self::gate::{GateEvent, GateOrder};
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::state::{Db, StateError, members};
+use ipdc_gate as gate;
 
 pub use self::admission::Refusal;
 pub use self::book::PeerView;
@@ -210,7 +207,7 @@ struct Core {
     book: Mutex<Book>,
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
-    orders: mpsc::UnboundedSender<GateOrder>,
+    orders: mpsc::UnboundedSender<gate::Order>,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -236,7 +233,7 @@ impl Swarm {
             Some(folder) => Repo::new_fs(folder),
             None => Repo::new_memory(),
         };
-        let (ipfs, ends) = network::start(&options.keypair, &options.swarm_key, &repo).await?;
+        let (ipfs, ends) = network(&options.keypair, &options.swarm_key, repo).await?;
         let core = Arc::new(Core {
             keypair: options.keypair,
             swarm_key: options.swarm_key,
@@ -283,7 +280,7 @@ impl Swarm {
         Ok(())
     }
 
-    fn run(&self, events: mpsc::UnboundedReceiver<GateEvent>) {
+    fn run(&self, events: mpsc::UnboundedReceiver<gate::Event>) {
         let core = &self.core;
         let told = core.takers.take(Protocol::Peers);
         core.spawn(peers::keep(core.clone(), events));
@@ -417,6 +414,19 @@ impl Swarm {
         }
         self.ipfs.clone().exit_daemon().await;
     }
+}
+
+/// The protocols that members are offered.
+const OFFERED: [&str; 3] = [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
+
+/// Starts rust-ipfs behind our gate, with nothing listening yet.
+async fn network(
+    keypair: &Keypair,
+    key: &SwarmKey,
+    repo: Repo<DefaultStorage>,
+) -> Result<(Ipfs, gate::Ends), SwarmError> {
+    let started = gate::start(keypair.clone(), *key.as_bytes(), repo, &OFFERED).await;
+    started.map_err(SwarmError::Start)
 }
 
 /// Reads what was kept, and adds ourselves and the bootstrap addresses.

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
-use super::gate::{Arrival, Link, OpenError};
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol, StreamError, Streams};
 use super::{Core, Swarm};
+use ipdc_gate::{Arrival, Link, OpenError};
 
 /// What both sides of a new stream say. Also the version of this greeting.
 const GREETING: u8 = 1;
@@ -49,6 +49,9 @@ impl Takers {
 /// Hands a stream that arrived to its taker. Without one, or without room, it is dropped.
 pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
     let Arrival { peer, protocol, stream, place } = arrival;
+    let Some(protocol) = Protocol::ALL.into_iter().find(|known| known.name() == protocol) else {
+        return;
+    };
     let mut stream = stream.compat();
     let greeted = timeout(GREETING_TIMEOUT, async {
         let taker = core.takers.of(protocol).ok_or(io::ErrorKind::NotConnected)?;
@@ -71,7 +74,7 @@ pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
 
 /// Opens a stream on `link`, once. Unbounded: callers put their own time-out round it.
 pub(super) async fn on_link(link: &Link, protocol: Protocol) -> io::Result<BoxStream> {
-    let opened = link.open(protocol).await;
+    let opened = link.open(protocol.name()).await;
     let mut stream = opened.map_err(|error| match error {
         OpenError::Closed => io::ErrorKind::NotConnected.into(),
         OpenError::Unsupported => io::ErrorKind::Unsupported.into(),

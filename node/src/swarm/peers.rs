@@ -11,8 +11,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use connexa::prelude::swarm::derive_prelude::ConnectionId;
-use connexa::prelude::swarm::dial_opts::DialOpts;
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -21,10 +19,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::admission::{self, NotAdmitted};
 use super::book::{DueDial, Target, Telling, Told};
 use super::frame;
-use super::gate::{DialFailure, GateEvent, GateOrder, Link};
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
 use super::{Core, QUARANTINE, address, open};
 use crate::state::members;
+use ipdc_gate::{self as gate, ConnectionId, DialFailure, DialOpts, Link};
 
 /// The longest a connection stays silent. A dead one is found within this and [`ANSWER_TIMEOUT`].
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -40,7 +38,7 @@ const SAVING_PAUSE: Duration = Duration::from_millis(200);
 const ACKNOWLEDGED: u8 = 1;
 
 /// Takes the gate's events and starts the dials that are due, until the node stops.
-pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<GateEvent>) {
+pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<gate::Event>) {
     // Dials under way, by the connection they are to become.
     let mut dials: HashMap<ConnectionId, Target> = HashMap::new();
     let (resolved, mut to_dial) = mpsc::channel::<(DueDial, Option<DialOpts>)>(64);
@@ -63,7 +61,7 @@ pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<Ga
                 Some(opts) => {
                     dials.insert(opts.connection_id(), dial.target);
                     // When the gate is gone, the node stops.
-                    let _ = core.orders.send(GateOrder::Dial(Box::new(opts)));
+                    let _ = core.orders.send(gate::Order::Dial(Box::new(opts)));
                 }
                 None => {
                     let unknown = DialFailure::Unreachable("no address".into());
@@ -111,9 +109,9 @@ async fn options(dial: &DueDial) -> Option<DialOpts> {
     }
 }
 
-fn take(core: &Arc<Core>, event: GateEvent, dials: &mut HashMap<ConnectionId, Target>) {
+fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, Target>) {
     match event {
-        GateEvent::Opened(link) => {
+        gate::Event::Opened(link) => {
             let target = dials.remove(&link.id);
             let mut book = core.book();
             book.opened(&link, target);
@@ -123,20 +121,20 @@ fn take(core: &Arc<Core>, event: GateEvent, dials: &mut HashMap<ConnectionId, Ta
             drop(book);
             core.spawn(quarantined(core.clone(), link));
         }
-        GateEvent::Closed(link) => core.book().closed(&link),
-        GateEvent::Arrived(arrival) => core.spawn(open::greet(core.clone(), *arrival)),
-        GateEvent::DialFailed(id, failure) => {
+        gate::Event::Closed(link) => core.book().closed(&link),
+        gate::Event::Arrived(arrival) => core.spawn(open::greet(core.clone(), *arrival)),
+        gate::Event::DialFailed(id, failure) => {
             if let Some(target) = dials.remove(&id) {
                 tracing::debug!(?target, ?failure, "dial failed");
                 core.book().dial_failed(target, &failure);
             }
         }
-        GateEvent::Listening(address) => core.listening(|listening| {
+        gate::Event::Listening(address) => core.listening(|listening| {
             if !listening.contains(&address) {
                 listening.push(address);
             }
         }),
-        GateEvent::NotListening(address) => {
+        gate::Event::NotListening(address) => {
             core.listening(|listening| listening.retain(|known| *known != address));
         }
     }

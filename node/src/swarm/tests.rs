@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use connexa::prelude::Multiaddr;
-use connexa::prelude::swarm::dial_opts::DialOpts;
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use rust_ipfs::repo::Repo;
@@ -17,12 +16,12 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use super::admission::{Message, Refusal};
 use super::certificate::Credential;
 use super::facts::PeerFacts;
-use super::gate::{GateEnds, GateEvent, GateOrder, Link, OpenError};
 use super::identity::SwarmKey;
 use super::join::{Founded, JoinError, Joined, certify, found, join};
 use super::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use super::{InviteOptions, Options, Swarm, SwarmError, frame, network};
 use crate::state::Db;
+use ipdc_gate::{self as gate, ADMIT, DialOpts, Link, OpenError};
 
 const MESSAGE_LIMIT: usize = 64 * 1024;
 
@@ -151,9 +150,9 @@ impl World {
     /// A stranger who somehow has the swarm's key, connected to the founder.
     async fn intruder(&self, key: &SwarmKey) -> Intruder {
         let keypair = Keypair::generate_ed25519();
-        let (ipfs, ends) = network::start(&keypair, key, &Repo::new_memory()).await.unwrap();
+        let (ipfs, ends) = network(&keypair, key, Repo::new_memory()).await.unwrap();
         let dial = DialOpts::peer_id(self.founder.id()).addresses(vec![self.founder.address()]);
-        ends.orders.send(GateOrder::Dial(Box::new(dial.build()))).unwrap();
+        ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
         Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
     }
 }
@@ -161,17 +160,17 @@ impl World {
 struct Intruder {
     id: PeerId,
     _ipfs: rust_ipfs::Ipfs,
-    ends: GateEnds,
+    ends: gate::Ends,
 }
 
 impl Intruder {
-    async fn event(&mut self) -> GateEvent {
+    async fn event(&mut self) -> gate::Event {
         timeout(PATIENCE, self.ends.events.recv()).await.unwrap().unwrap()
     }
 
     async fn opened(&mut self) -> std::sync::Arc<Link> {
         match self.event().await {
-            GateEvent::Opened(link) => link,
+            gate::Event::Opened(link) => link,
             _ => panic!("no connection was made"),
         }
     }
@@ -205,12 +204,12 @@ async fn a_connection_without_a_certificate_gets_nothing_and_is_closed() {
     let link = intruder.opened().await;
     let since = Instant::now();
     for protocol in Protocol::ALL {
-        let refused = timeout(PATIENCE, link.open(protocol)).await.unwrap();
+        let refused = timeout(PATIENCE, link.open(protocol.name())).await.unwrap();
         assert!(matches!(refused, Err(OpenError::Unsupported)), "{protocol:?}");
     }
     // The admission stream is served, but only once.
-    let _admission = link.open_admission().await.unwrap();
-    assert!(matches!(intruder.event().await, GateEvent::Closed(_)));
+    let _admission = link.open(ADMIT).await.unwrap();
+    assert!(matches!(intruder.event().await, gate::Event::Closed(_)));
     let lasted = since.elapsed();
     assert!(lasted > Duration::from_secs(3) && lasted < Duration::from_secs(15), "{lasted:?}");
     assert_eq!(world.founder.swarm.connected(), []);
@@ -222,15 +221,15 @@ async fn a_certificate_of_another_root_is_refused() {
     let mut intruder = world.intruder(&world.founded.swarm_key).await;
     let link = intruder.opened().await;
     let credential = certify(&Keypair::generate_ed25519(), intruder.id, "eve").unwrap();
-    let mut stream = link.open_admission().await.unwrap().compat();
+    let mut stream = link.open(ADMIT).await.unwrap().compat();
     let hello = Message::Member { credential, revocations: Vec::new() };
     frame::write(&mut stream, &hello, MESSAGE_LIMIT).await.unwrap();
     let answer = frame::read(&mut stream, MESSAGE_LIMIT).await.unwrap();
     assert!(matches!(answer, Message::Refused(Refusal::Certificate(_))), "{answer:?}");
-    let refused = link.open(Protocol::Peers).await;
+    let refused = link.open(Protocol::Peers.name()).await;
     assert!(matches!(refused, Err(OpenError::Unsupported)));
     drop(stream);
-    assert!(matches!(intruder.event().await, GateEvent::Closed(_)));
+    assert!(matches!(intruder.event().await, gate::Event::Closed(_)));
     assert_eq!(world.founder.swarm.connected(), []);
 }
 
@@ -238,7 +237,7 @@ async fn a_certificate_of_another_root_is_refused() {
 async fn without_the_swarm_key_there_is_no_connection() {
     let world = World::new().await;
     let mut intruder = world.intruder(&SwarmKey::generate()).await;
-    assert!(matches!(intruder.event().await, GateEvent::DialFailed(..)));
+    assert!(matches!(intruder.event().await, gate::Event::DialFailed(..)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -413,7 +412,7 @@ async fn the_block_store_is_a_folder_that_opens_again_after_a_stop() {
     let cid = ipdc_jobs::ids::cid_of(ipdc_jobs::ids::CODEC_RAW, b"hello");
 
     let repo = Repo::new_fs(folder.path());
-    let (ipfs, _ends) = network::start(&keypair, &key, &repo).await.unwrap();
+    let (ipfs, _ends) = network(&keypair, &key, repo.clone()).await.unwrap();
     let block = rust_ipfs::Block::new(cid, b"hello".to_vec()).unwrap();
     repo.put_block(&block).await.unwrap();
     ipfs.exit_daemon().await;
@@ -422,7 +421,7 @@ async fn the_block_store_is_a_folder_that_opens_again_after_a_stop() {
     let again = async {
         loop {
             let repo = Repo::new_fs(folder.path());
-            if network::start(&keypair, &key, &repo).await.is_ok() {
+            if network(&keypair, &key, repo.clone()).await.is_ok() {
                 return repo;
             }
             sleep(Duration::from_millis(20)).await;

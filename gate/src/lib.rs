@@ -1,14 +1,19 @@
-//! Connections and the quarantine: the one libp2p behaviour of ours.
+//! Connections and the quarantine: the one libp2p behaviour of ours, and rust-ipfs started with it.
 //!
 //! Every connection has a handler here and a [`Link`], its handle for everyone else. A link starts
-//! in quarantine: the handler offers `/ipdc/admit/1` and nothing else, once. When
-//! [`Link::admit`] was called it offers the swarm's protocols on the same connection. Who is
-//! admitted, and when an unadmitted connection is closed, is decided elsewhere
-//! (`admission`, `peers`); this only enforces it, and carries dials and closings out.
+//! in quarantine: the handler offers [`ADMIT`] and nothing else, once. When [`Link::admit`] was
+//! called it offers the swarm's protocols on the same connection. Who is admitted, and when an
+//! unadmitted connection is closed, is decided by the node; this only enforces it, and carries
+//! dials and closings out.
 //!
 //! Why not `libp2p_stream`: it holds one accepted stream and drops a burst in silence, opens one
 //! stream at a time, leaves an opener hanging when the connection is not admitted, and cannot
 //! change what it offers, so that admission would cost a second connection.
+//!
+//! Why a crate of its own: rust-ipfs is generic over the behaviour, and its instance takes minutes
+//! to compile. Here that is done once; nothing generic over the behaviour may leave this crate.
+
+mod network;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,8 +24,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use connexa::prelude::swarm::behaviour::FromSwarm;
-use connexa::prelude::swarm::derive_prelude::ConnectionId;
-use connexa::prelude::swarm::dial_opts::DialOpts;
 use connexa::prelude::swarm::handler::{ConnectionEvent, FullyNegotiatedInbound};
 use connexa::prelude::swarm::{
     CloseConnection, ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, DialError,
@@ -30,17 +33,19 @@ use connexa::prelude::transport::Endpoint;
 use connexa::prelude::transport::transport::PortUse;
 use connexa::prelude::transport::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use connexa::prelude::{Multiaddr, Stream};
-use ipdc_jobs::ids::PeerId;
+use libp2p_identity::PeerId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::streams::Protocol;
+pub use connexa::prelude::swarm::derive_prelude::ConnectionId;
+pub use connexa::prelude::swarm::dial_opts::DialOpts;
+
+pub use self::network::{StartError, Starting, start};
 
 /// The protocol of admission, the only one in quarantine.
-const ADMIT: &str = "/ipdc/admit/1";
+pub const ADMIT: &str = "/ipdc/admit/1";
 
-/// What an admitted peer is offered.
-const ADMITTED: [&str; 3] =
-    [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
+/// The names of the protocols that an admitted peer is offered.
+pub type Protocols = &'static [&'static str];
 
 /// Streams of one link that may wait to be opened: a burst of a busy worker, with room.
 const OPENING_LIMIT: usize = 256;
@@ -51,7 +56,7 @@ const ARRIVING_LIMIT: usize = 128;
 
 /// What the gate reports. The queue has no limit of its own: connections are limited, and so are
 /// the streams that arrive on each.
-pub(super) enum GateEvent {
+pub enum Event {
     /// A connection is there, in quarantine.
     Opened(Arc<Link>),
     /// It is gone.
@@ -68,7 +73,7 @@ pub(super) enum GateEvent {
 
 /// Why a dial came to nothing.
 #[derive(Debug)]
-pub(super) enum DialFailure {
+pub enum DialFailure {
     /// Somebody else answered at this address.
     WrongPeer(Multiaddr),
     /// A connection is there already, or another dial is under way.
@@ -78,28 +83,34 @@ pub(super) enum DialFailure {
 }
 
 /// A stream that an admitted peer opened.
-pub(super) struct Arrival {
-    pub(super) peer: PeerId,
-    pub(super) protocol: Protocol,
-    pub(super) stream: Stream,
+pub struct Arrival {
+    /// Who.
+    pub peer: PeerId,
+    /// One of the protocols it is offered.
+    pub protocol: &'static str,
+    /// The stream.
+    pub stream: Stream,
     /// Held until someone took the stream.
-    pub(super) place: OwnedSemaphorePermit,
+    pub place: OwnedSemaphorePermit,
 }
 
 /// What the gate is told to do. The queue has no limit of its own: a link is closed once, a peer
 /// has one dial at a time.
-pub(super) enum GateOrder {
+pub enum Order {
+    /// Dial a peer.
     Dial(Box<DialOpts>),
+    /// Close a connection: what [`Link::close`] asks for.
     Close(PeerId, ConnectionId),
 }
 
 /// One connection to a peer.
-pub(super) struct Link {
+pub struct Link {
     /// The other side, as its Noise handshake proved it.
-    pub(super) peer: PeerId,
-    pub(super) id: ConnectionId,
+    pub peer: PeerId,
+    /// Its name, in this process.
+    pub id: ConnectionId,
     /// The address we dialled; none if the peer dialled us.
-    pub(super) dialled: Option<Multiaddr>,
+    pub dialled: Option<Multiaddr>,
     admitted: AtomicBool,
     closing: AtomicBool,
     gone: AtomicBool,
@@ -107,7 +118,7 @@ pub(super) struct Link {
     /// Where the peer's one admission stream goes.
     admission: Mutex<Option<oneshot::Sender<Stream>>>,
     admission_stream: Mutex<Option<oneshot::Receiver<Stream>>>,
-    orders: mpsc::UnboundedSender<GateOrder>,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 /// A stream to be opened.
@@ -118,7 +129,7 @@ struct Open {
 
 /// A stream could not be opened on a link.
 #[derive(Debug)]
-pub(super) enum OpenError {
+pub enum OpenError {
     /// The link is gone.
     Closed,
     /// The peer does not offer the protocol.
@@ -129,45 +140,42 @@ pub(super) enum OpenError {
 
 impl Link {
     /// Lets the peer open the swarm's protocols. Holds as soon as this returns.
-    pub(super) fn admit(&self) {
+    pub fn admit(&self) {
         self.admitted.store(true, Ordering::Release);
     }
 
-    /// Whether the connection is gone. Set before [`GateEvent::Closed`] is sent.
-    pub(super) fn is_gone(&self) -> bool {
+    /// Whether the connection is gone. Set before [`Event::Closed`] is sent.
+    pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
     }
 
     /// Closes the connection, soon.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.admitted.store(false, Ordering::Release);
         if !self.closing.swap(true, Ordering::AcqRel) {
             // When the gate is gone, so is the connection.
-            let _ = self.orders.send(GateOrder::Close(self.peer, self.id));
+            let _ = self.orders.send(Order::Close(self.peer, self.id));
         }
     }
 
     /// Opens a stream on this connection. Unbounded: callers put their own time-out round it.
-    pub(super) async fn open(&self, protocol: Protocol) -> Result<Stream, OpenError> {
-        self.open_named(protocol.name()).await
-    }
-
-    /// Opens the admission stream: what the side that dialled does.
-    pub(super) async fn open_admission(&self) -> Result<Stream, OpenError> {
-        self.open_named(ADMIT).await
-    }
-
-    /// Waits for the peer's admission stream: what the side that was dialled does, once.
-    pub(super) async fn accept_admission(&self) -> Result<Stream, OpenError> {
-        let stream = lock(&self.admission_stream).take();
-        stream.ok_or(OpenError::Closed)?.await.map_err(|_| OpenError::Closed)
-    }
-
-    async fn open_named(&self, protocol: &'static str) -> Result<Stream, OpenError> {
+    ///
+    /// # Errors
+    /// When the connection is gone or the peer does not offer `protocol` to us.
+    pub async fn open(&self, protocol: &'static str) -> Result<Stream, OpenError> {
         let (answer, opened) = oneshot::channel();
         let asked = self.opens.send(Open { protocol, answer }).await;
         asked.map_err(|_| OpenError::Closed)?;
         opened.await.map_err(|_| OpenError::Closed)?
+    }
+
+    /// Waits for the peer's admission stream: what the side that was dialled does, once.
+    ///
+    /// # Errors
+    /// When the connection is gone, or this was called before.
+    pub async fn accept_admission(&self) -> Result<Stream, OpenError> {
+        let stream = lock(&self.admission_stream).take();
+        stream.ok_or(OpenError::Closed)?.await.map_err(|_| OpenError::Closed)
     }
 }
 
@@ -176,26 +184,29 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The behaviour.
-pub(super) struct Gate {
-    orders: mpsc::UnboundedReceiver<GateOrder>,
-    orders_sender: mpsc::UnboundedSender<GateOrder>,
-    events: mpsc::UnboundedSender<GateEvent>,
+struct Gate {
+    orders: mpsc::UnboundedReceiver<Order>,
+    orders_sender: mpsc::UnboundedSender<Order>,
+    events: mpsc::UnboundedSender<Event>,
     links: HashMap<ConnectionId, Arc<Link>>,
+    protocols: Protocols,
 }
 
 /// Where the gate's orders go in and its events come out.
-pub(super) struct GateEnds {
-    pub(super) orders: mpsc::UnboundedSender<GateOrder>,
-    pub(super) events: mpsc::UnboundedReceiver<GateEvent>,
+pub struct Ends {
+    /// In.
+    pub orders: mpsc::UnboundedSender<Order>,
+    /// Out.
+    pub events: mpsc::UnboundedReceiver<Event>,
 }
 
 impl Gate {
     /// A gate without connections, and its ends.
-    pub(super) fn new() -> (Gate, GateEnds) {
+    fn new(protocols: Protocols) -> (Gate, Ends) {
         let (orders_sender, orders) = mpsc::unbounded_channel();
         let (events, events_receiver) = mpsc::unbounded_channel();
-        let ends = GateEnds { orders: orders_sender.clone(), events: events_receiver };
-        (Gate { orders, orders_sender, events, links: HashMap::new() }, ends)
+        let ends = Ends { orders: orders_sender.clone(), events: events_receiver };
+        (Gate { orders, orders_sender, events, links: HashMap::new(), protocols }, ends)
     }
 
     fn link(&mut self, id: ConnectionId, peer: PeerId, dialled: Option<&Multiaddr>) -> Handler {
@@ -215,10 +226,10 @@ impl Gate {
         });
         self.links.insert(id, link.clone());
         let places = Arc::new(Semaphore::new(ARRIVING_LIMIT));
-        Handler { link, to_open, events: self.events.clone(), places }
+        Handler { link, to_open, events: self.events.clone(), places, protocols: self.protocols }
     }
 
-    fn tell(&self, event: GateEvent) {
+    fn tell(&self, event: Event) {
         // Nobody listens only while the node stops.
         let _ = self.events.send(event);
     }
@@ -253,13 +264,13 @@ impl NetworkBehaviour for Gate {
         match event {
             FromSwarm::ConnectionEstablished(established) => {
                 if let Some(link) = self.links.get(&established.connection_id) {
-                    self.tell(GateEvent::Opened(link.clone()));
+                    self.tell(Event::Opened(link.clone()));
                 }
             }
             FromSwarm::ConnectionClosed(closed) => {
                 if let Some(link) = self.links.remove(&closed.connection_id) {
                     link.gone.store(true, Ordering::Release);
-                    self.tell(GateEvent::Closed(link));
+                    self.tell(Event::Closed(link));
                 }
             }
             FromSwarm::DialFailure(failed) => {
@@ -271,14 +282,14 @@ impl NetworkBehaviour for Gate {
                     DialError::DialPeerConditionFalse(_) => DialFailure::NotNeeded,
                     other => DialFailure::Unreachable(other.to_string()),
                 };
-                self.tell(GateEvent::DialFailed(failed.connection_id, failure));
+                self.tell(Event::DialFailed(failed.connection_id, failure));
             }
             FromSwarm::ListenFailure(failed) => {
                 self.links.remove(&failed.connection_id);
             }
-            FromSwarm::NewListenAddr(new) => self.tell(GateEvent::Listening(new.addr.clone())),
+            FromSwarm::NewListenAddr(new) => self.tell(Event::Listening(new.addr.clone())),
             FromSwarm::ExpiredListenAddr(old) => {
-                self.tell(GateEvent::NotListening(old.addr.clone()));
+                self.tell(Event::NotListening(old.addr.clone()));
             }
             _ => {}
         }
@@ -290,8 +301,8 @@ impl NetworkBehaviour for Gate {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, Infallible>> {
         match self.orders.poll_recv(cx) {
-            Poll::Ready(Some(GateOrder::Dial(opts))) => Poll::Ready(ToSwarm::Dial { opts: *opts }),
-            Poll::Ready(Some(GateOrder::Close(peer_id, id))) => {
+            Poll::Ready(Some(Order::Dial(opts))) => Poll::Ready(ToSwarm::Dial { opts: *opts }),
+            Poll::Ready(Some(Order::Close(peer_id, id))) => {
                 let connection = CloseConnection::One(id);
                 Poll::Ready(ToSwarm::CloseConnection { peer_id, connection })
             }
@@ -302,11 +313,12 @@ impl NetworkBehaviour for Gate {
 }
 
 /// What libp2p runs for one connection.
-pub(super) struct Handler {
+struct Handler {
     link: Arc<Link>,
     to_open: mpsc::Receiver<Open>,
-    events: mpsc::UnboundedSender<GateEvent>,
+    events: mpsc::UnboundedSender<Event>,
     places: Arc<Semaphore>,
+    protocols: Protocols,
 }
 
 impl Handler {
@@ -318,11 +330,9 @@ impl Handler {
             }
             return;
         }
-        let protocol = Protocol::ALL.into_iter().find(|known| known.name() == protocol);
-        let place = self.places.clone().try_acquire_owned();
-        if let (Some(protocol), Ok(place)) = (protocol, place) {
+        if let Ok(place) = self.places.clone().try_acquire_owned() {
             let arrival = Arrival { peer: self.link.peer, protocol, stream, place };
-            let _ = self.events.send(GateEvent::Arrived(Box::new(arrival)));
+            let _ = self.events.send(Event::Arrived(Box::new(arrival)));
         }
     }
 }
@@ -337,7 +347,7 @@ impl ConnectionHandler for Handler {
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offer, ()> {
         let admitted = self.link.admitted.load(Ordering::Acquire);
-        let offer = if admitted { Offer::Admitted } else { Offer::One(ADMIT) };
+        let offer = if admitted { Offer::All(self.protocols) } else { Offer::One(ADMIT) };
         SubstreamProtocol::new(offer, ())
     }
 
@@ -394,9 +404,9 @@ impl ConnectionHandler for Handler {
 
 /// The protocols of a stream that is being negotiated.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Offer {
+enum Offer {
     One(&'static str),
-    Admitted,
+    All(Protocols),
 }
 
 impl UpgradeInfo for Offer {
@@ -407,9 +417,9 @@ impl UpgradeInfo for Offer {
     >;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        let (one, more): (_, &'static [&'static str]) = match self {
+        let (one, more): (_, Protocols) = match self {
             Offer::One(name) => (Some(*name), &[]),
-            Offer::Admitted => (None, &ADMITTED),
+            Offer::All(names) => (None, *names),
         };
         one.into_iter().chain(more.iter().copied())
     }
