@@ -91,7 +91,7 @@ pub enum FindError {
     )]
     None(String),
     /// Several.
-    #[error("`{prefix}` begins the ID of more than one job: {count} of them")]
+    #[error("`{prefix}` begins the IDs of {count} jobs")]
     #[diagnostic(code("IPDC-5002"), help("give more characters"))]
     Several {
         /// What was given.
