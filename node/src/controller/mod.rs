@@ -298,6 +298,12 @@ impl Controller {
     /// # Errors
     /// When there is none, or several.
     pub async fn find(&self, prefix: &str) -> Result<JobId, FindError> {
+        // Followers ask by the whole ID many times a second: no need to read every job for that.
+        if let Ok(job) = prefix.parse()
+            && self.controls(job)
+        {
+            return Ok(job);
+        }
         let mut found: Vec<_> = self.views().await?.into_iter().map(|view| view.job).collect();
         found.retain(|job| !prefix.is_empty() && job.to_string().starts_with(prefix));
         match found[..] {
