@@ -270,7 +270,6 @@ fn swarm_options(
         listen: config.swarm.listen.clone(),
         announce: config.swarm.announce.clone(),
         db: db.clone(),
-        blocks: None,
         facts,
     })
 }

@@ -198,13 +198,15 @@ impl Store {
 struct Numbers {
     builtin: Builtin,
     hash: FixedState,
-    table: HashTable<Slot>,
+    /// Where each key's slot lies in `slots`.
+    index: HashTable<u32>,
+    /// In the order in which the keys came.
+    slots: Vec<Slot>,
     /// The keys, one after the other.
     keys: Vec<u8>,
 }
 
 /// A key and its number. Keys of up to eight bytes compare without a look into [`Numbers::keys`].
-#[derive(Clone, Copy)]
 struct Slot {
     number: i128,
     prefix: u64,
@@ -218,52 +220,69 @@ impl Slot {
     }
 }
 
+/// What a key costs besides its bytes: its slot, its place in the index (four bytes and one, with
+/// at least 7/16 of the places taken), its place in the order.
+const SLOT_MEMORY: usize = size_of::<Slot>() + 12 + size_of::<u128>();
+
+/// The keys that the index has room for at first. Half a megabyte; a split of text has about as many,
+/// and each time the index grows all of them are hashed again.
+const FIRST_KEYS: usize = 100_000;
+
 impl Numbers {
     fn new(builtin: Builtin) -> Self {
-        Numbers { builtin, hash: FixedState::default(), table: HashTable::new(), keys: Vec::new() }
+        Numbers {
+            builtin,
+            hash: FixedState::default(),
+            index: HashTable::with_capacity(FIRST_KEYS),
+            slots: Vec::new(),
+            keys: Vec::new(),
+        }
     }
 
     /// Joins `value` to what `key` has; the bytes held.
     #[inline]
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<usize, TaskError> {
         let number = self.builtin.lift(key, value)?;
-        let (hash, prefix, keys) = (hash_of(&self.hash, key), prefix(key), &self.keys);
-        let same = |slot: &Slot| {
+        let Numbers { builtin, hash: state, index, slots, keys } = self;
+        let (hash, prefix) = (hash_of(state, key), prefix(key));
+        let same = |&at: &u32| {
+            let slot = &slots[at as usize];
             slot.prefix == prefix
                 && slot.len as usize == key.len()
                 && (key.len() <= 8 || slot.key(keys) == key)
         };
-        match self.table.entry(hash, same, |slot| hash_of(&self.hash, slot.key(keys))) {
-            Entry::Occupied(mut entry) => {
-                let slot = entry.get_mut();
-                slot.number = self.builtin.join(key, slot.number, number)?;
+        match index.entry(hash, same, |&at| hash_of(state, slots[at as usize].key(keys))) {
+            Entry::Occupied(entry) => {
+                let slot = &mut slots[*entry.get() as usize];
+                slot.number = builtin.join(key, slot.number, number)?;
             }
             Entry::Vacant(entry) => {
-                let start = u32::try_from(self.keys.len()).expect("a budget is far below 4 GiB");
-                let len = u32::try_from(key.len()).expect("a record is far below 4 GiB");
-                entry.insert(Slot { number, prefix, start, len });
-                self.keys.extend_from_slice(key);
+                entry.insert(below_4_gib(slots.len()));
+                let (start, len) = (below_4_gib(keys.len()), below_4_gib(key.len()));
+                slots.push(Slot { number, prefix, start, len });
+                keys.extend_from_slice(key);
             }
         }
-        // Twice a slot: the table is at least 7/16 full after it grew, and has sorting to do.
-        Ok(self.table.len() * 2 * size_of::<Slot>() + self.keys.len())
+        Ok(slots.len() * SLOT_MEMORY + keys.len())
     }
 
     fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
-        let keys = std::mem::take(&mut self.keys);
-        let mut slots: Vec<(u32, Slot)> =
-            self.table.drain().map(|slot| (partition(slot.key(&keys), partitions), slot)).collect();
-        slots.sort_unstable_by(|(p, a), (q, b)| {
-            (p, a.prefix).cmp(&(q, b.prefix)).then_with(|| a.key(&keys).cmp(b.key(&keys)))
-        });
+        self.index.clear();
+        let (slots, keys) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.keys));
         let mut text = Vec::new();
-        for (partition, slot) in &slots {
+        for (partition, slot) in in_order(&slots, partitions, |slot| slot.key(&keys)) {
             text.clear();
             builtin::write_number(&mut text, slot.number);
-            take(*partition, slot.key(&keys), &text)?;
+            take(partition, slot.key(&keys), &text)?;
         }
         Ok(())
     }
+}
+
+/// A length within what is held, as it is kept.
+#[inline]
+fn below_4_gib(len: usize) -> u32 {
+    u32::try_from(len).expect("a budget and a record are far below 4 GiB")
 }
 
 #[inline]
@@ -282,57 +301,69 @@ struct Kept {
 }
 
 struct Record {
-    prefix: u64,
-    start: usize,
+    start: u32,
     key_len: u32,
     value_len: u32,
 }
 
 impl Record {
     fn key<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        &bytes[self.start..][..self.key_len as usize]
+        &bytes[self.start as usize..][..self.key_len as usize]
     }
 
     fn value<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        &bytes[self.start + self.key_len as usize..][..self.value_len as usize]
+        &bytes[self.start as usize + self.key_len as usize..][..self.value_len as usize]
     }
 }
+
+/// What a record costs besides its bytes: itself and its place in the order.
+const RECORD_MEMORY: usize = size_of::<Record>() + size_of::<u128>();
 
 impl Kept {
     /// Keeps a record; the bytes held.
     #[inline]
     fn add(&mut self, key: &[u8], value: &[u8]) -> usize {
-        let [key_len, value_len] = [key, value]
-            .map(|part| u32::try_from(part.len()).expect("a record is far below 4 GiB"));
         self.records.push(Record {
-            prefix: prefix(key),
-            start: self.bytes.len(),
-            key_len,
-            value_len,
+            start: below_4_gib(self.bytes.len()),
+            key_len: below_4_gib(key.len()),
+            value_len: below_4_gib(value.len()),
         });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        // Twice a record: sorting writes each down again.
-        self.records.len() * 2 * size_of::<Record>() + self.bytes.len()
+        self.records.len() * RECORD_MEMORY + self.bytes.len()
     }
 
     fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
-        let bytes = std::mem::take(&mut self.bytes);
-        let mut records: Vec<(u32, Record)> = std::mem::take(&mut self.records)
-            .into_iter()
-            .map(|record| (partition(record.key(&bytes), partitions), record))
-            .collect();
-        // Records lie in the order in which they came, so `start` keeps it; of two that start at
-        // the same place the first is empty.
-        records.sort_unstable_by(|(p, a), (q, b)| {
-            (p, a.prefix)
-                .cmp(&(q, b.prefix))
-                .then_with(|| a.key(&bytes).cmp(b.key(&bytes)))
-                .then_with(|| (a.start, a.value_len).cmp(&(b.start, b.value_len)))
-        });
-        for (partition, record) in &records {
-            take(*partition, record.key(&bytes), record.value(&bytes))?;
+        let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
+        for (partition, record) in in_order(&records, partitions, |record| record.key(&bytes)) {
+            take(partition, record.key(&bytes), record.value(&bytes))?;
         }
         Ok(())
     }
+}
+
+/// `items` with their partitions, sorted by partition, then key, then place in `items`.
+///
+/// What is sorted are numbers, `[partition u32][prefix of the key u64][place u32]`: they compare
+/// without a look at the key. Where several share partition and prefix, their keys decide.
+fn in_order<'i, 'k, T>(
+    items: &'i [T],
+    partitions: u32,
+    key_of: impl Fn(&'i T) -> &'k [u8],
+) -> impl Iterator<Item = (u32, &'i T)> {
+    let place = |&entry: &u128| entry as u32 as usize;
+    let mut order: Vec<u128> = (0_u32..)
+        .zip(items)
+        .map(|(place, item)| {
+            let key = key_of(item);
+            u128::from(partition(key, partitions)) << 96
+                | u128::from(prefix(key)) << 32
+                | u128::from(place)
+        })
+        .collect();
+    order.sort_unstable();
+    for alike in order.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|alike| alike.len() > 1) {
+        alike.sort_by(|a, b| key_of(&items[place(a)]).cmp(key_of(&items[place(b)])));
+    }
+    order.into_iter().map(move |entry| ((entry >> 96) as u32, &items[place(&entry)]))
 }

@@ -244,12 +244,21 @@ impl Reader {
 /// The first eight bytes of a key as a number, so that keys that differ there compare at once.
 #[inline]
 pub(super) fn prefix(key: &[u8]) -> u64 {
-    if let Some(first) = key.first_chunk::<8>() {
-        return u64::from_be_bytes(*first);
+    // A shorter key is read in pieces that overlap: its length is not known when this is compiled,
+    // and a copy of such a length costs more than all the rest.
+    match key.len() {
+        0 => 0,
+        1..4 => [0, key.len() / 2, key.len() - 1]
+            .into_iter()
+            .fold(0, |prefix, at| prefix | u64::from(key[at]) << (56 - 8 * at)),
+        4..8 => {
+            let (first, last) = (key.first_chunk::<4>(), key.last_chunk::<4>());
+            let [first, last] =
+                [first, last].map(|four| u32::from_be_bytes(*four.expect("there are four bytes")));
+            u64::from(first) << 32 | u64::from(last) << (8 * (8 - key.len()))
+        }
+        _ => u64::from_be_bytes(*key.first_chunk().expect("there are eight bytes")),
     }
-    let mut first = [0; 8];
-    first[..key.len()].copy_from_slice(key);
-    u64::from_be_bytes(first)
 }
 
 /// Appends `number` as LEB128.
@@ -352,6 +361,17 @@ mod tests {
             let mut damaged = run.clone();
             damaged[at] ^= 0x80;
             assert!(unpack(damaged).is_err(), "flipped at {at}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_the_first_eight_bytes_and_zeros_where_there_are_none() {
+        let key = b"\x01\x82\x03\x84\x05\x86\x07\x88\x09";
+        for len in 0..=key.len() {
+            let mut padded = [0; 8];
+            let there = len.min(8);
+            padded[..there].copy_from_slice(&key[..there]);
+            assert_eq!(prefix(&key[..len]), u64::from_be_bytes(padded), "{len} bytes");
         }
     }
 

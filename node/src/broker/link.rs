@@ -27,13 +27,13 @@ use mqtt5::protocol::v5::reason_codes::ReasonCode;
 use mqtt5::transport::packet_io::{encode_packet_to_buffer, read_packet_from_stream};
 use mqtt5::{ConnectOptions, QoS};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::mqtt::PACKET_LIMIT;
-use super::{Broker, SUBSCRIPTION_LIMIT, Sender, Subscription, topics};
+use super::{Broker, Sender, Subscription, topics};
 use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams};
 
 /// Messages that may wait for one peer: some seconds of the fastest sender, at a few hundred bytes
@@ -80,8 +80,6 @@ const GIVE_UP: Duration = Duration::from_secs(30);
 /// The links of a node. Dropping it closes them.
 pub struct Links {
     shared: Arc<Shared>,
-    /// Messages to ourselves take no stream.
-    own: mpsc::Sender<(PeerId, Bytes)>,
 }
 
 struct Shared {
@@ -92,21 +90,15 @@ struct Shared {
     tasks: TaskTracker,
 }
 
-/// What other nodes, and this one, said about jobs.
-pub struct Incoming {
-    from_peers: Subscription,
-    own: mpsc::Receiver<(PeerId, Bytes)>,
-}
+/// What other nodes said about jobs.
+pub struct Incoming(Subscription);
 
 impl Incoming {
     /// The next message and its sender; none when the broker is gone. Messages of one sender come
     /// in its order. Nothing is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<(PeerId, Bytes)> {
         loop {
-            let message = tokio::select! {
-                Some(own) = self.own.recv() => return Some(own),
-                message = self.from_peers.recv() => message?,
-            };
+            let message = self.0.recv().await?;
             // The broker confines peers to their topics; this makes it two locks.
             match message.sender {
                 Sender::Peer(peer) if topics::peer_about_jobs(&message.topic) == Some(peer) => {
@@ -121,7 +113,6 @@ impl Incoming {
 impl Links {
     /// Starts to serve `broker` to the peers of `streams`, and to reach theirs.
     pub async fn start(broker: Arc<dyn Broker>, streams: Arc<dyn Streams>) -> (Links, Incoming) {
-        let (own, own_receiver) = mpsc::channel(SUBSCRIPTION_LIMIT);
         let from_peers = broker.subscribe(topics::FROM_PEERS_ABOUT_JOBS).await;
         let shared = Arc::new(Shared {
             streams,
@@ -143,21 +134,15 @@ impl Links {
                 }
             }
         });
-        (Links { shared, own }, Incoming { from_peers, own: own_receiver })
+        (Links { shared }, Incoming(from_peers))
     }
 
-    /// Sends `message`, of at most [`MESSAGE_LIMIT`] bytes, to `peer`'s node. It waits if the peer
+    /// Sends `message`, of at most [`MESSAGE_LIMIT`] bytes, to the node `peer`, another than this. It waits if the peer
     /// cannot be reached at once. The caller never waits, and learns of no failure: the peer's
     /// own answer says that it came.
     pub fn send(&self, peer: PeerId, message: Bytes) {
         if message.len() > MESSAGE_LIMIT {
             self.shared.count_dropped(1, peer, "too long");
-            return;
-        }
-        if peer == self.shared.streams.local() {
-            if self.own.try_send((peer, message)).is_err() {
-                self.shared.count_dropped(1, peer, "the node does not read its own messages");
-            }
             return;
         }
         let mut outboxes = self.shared.outboxes();

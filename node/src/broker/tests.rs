@@ -443,16 +443,6 @@ async fn a_message_does_not_wait_for_another() {
 }
 
 #[tokio::test]
-async fn a_node_hears_itself_without_a_stream() {
-    let a = PeerId::random();
-    let mut at_a = Node::start(memory::Network::new().peer(a)).await;
-    for i in 0..10 {
-        at_a.links.send(a, numbered(i));
-    }
-    at_a.expect(a, 10).await;
-}
-
-#[tokio::test]
 async fn a_message_to_a_peer_that_is_away_waits_for_it() {
     let network = memory::Network::new();
     let (a, b) = (PeerId::random(), PeerId::random());

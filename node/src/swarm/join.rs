@@ -5,7 +5,6 @@ use std::time::Duration;
 use connexa::prelude::Multiaddr;
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
-use rust_ipfs::repo::Repo;
 use tokio::time::timeout;
 
 use super::admission::{self, NotAdmitted, Refusal};
@@ -154,7 +153,7 @@ pub async fn join(token: &str, keypair: &Keypair) -> Result<Joined, JoinError> {
     if invitation.expires_ms <= now_ms() {
         return Err(JoinError::Expired);
     }
-    let (ipfs, mut ends) = network(keypair, &invitation.swarm_key, Repo::new_memory()).await?;
+    let (ipfs, mut ends) = network(keypair, &invitation.swarm_key).await?;
     let mut asked = Err(NotAdmitted::Io(std::io::ErrorKind::TimedOut.into()));
     for _ in 0..TRIES {
         let answer = timeout(TRY_TIMEOUT, ask(&token, &mut ends)).await;

@@ -12,7 +12,7 @@
 //! | [`streams`], `open` | streams between members, and how they are opened here |
 //!
 //! What the swarm keeps is in [`crate::state::members`]. It knows nothing of jobs, brokers or
-//! blocks; it lends the block store out because rust-ipfs holds it.
+//! blocks: the repository that rust-ipfs insists on is an empty one in memory.
 
 mod admission;
 mod book;
@@ -33,7 +33,6 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +40,7 @@ use connexa::prelude::Multiaddr;
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use rust_ipfs::Ipfs;
-use rust_ipfs::repo::{DefaultStorage, Repo};
+use rust_ipfs::repo::Repo;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -94,8 +93,6 @@ pub struct Options {
     pub bootstrap: Vec<Multiaddr>,
     /// The node's database.
     pub db: Db,
-    /// The folder of the block store; none keeps blocks in memory.
-    pub blocks: Option<PathBuf>,
     /// What the node tells of itself; each change is told.
     pub facts: watch::Receiver<PeerFacts>,
 }
@@ -229,11 +226,7 @@ impl Swarm {
         let local = options.keypair.public().to_peer_id();
         let (events, _) = broadcast::channel(EVENTS_LIMIT);
         let book = open_book(&options, local, events.clone()).await?;
-        let repo: Repo<DefaultStorage> = match &options.blocks {
-            Some(folder) => Repo::new_fs(folder),
-            None => Repo::new_memory(),
-        };
-        let (ipfs, ends) = network(&options.keypair, &options.swarm_key, repo).await?;
+        let (ipfs, ends) = network(&options.keypair, &options.swarm_key).await?;
         let core = Arc::new(Core {
             keypair: options.keypair,
             swarm_key: options.swarm_key,
@@ -392,20 +385,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// rust-ipfs, for its block store. Its bitswap, garbage collector and DHT stay off.
-    #[must_use]
-    pub fn ipfs(&self) -> &Ipfs {
-        &self.ipfs
-    }
-
-    /// The block store.
-    #[must_use]
-    pub fn repo(&self) -> &Repo<DefaultStorage> {
-        self.ipfs.repo()
-    }
-
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
-    /// The block store's lock is let go soon after, when its last user drops it.
     pub async fn shutdown(&self) {
         self.core.stopping.cancel();
         self.core.tasks.close();
@@ -420,11 +400,8 @@ impl Swarm {
 const OFFERED: [&str; 3] = [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
 
 /// Starts rust-ipfs behind our gate, with nothing listening yet.
-async fn network(
-    keypair: &Keypair,
-    key: &SwarmKey,
-    repo: Repo<DefaultStorage>,
-) -> Result<(Ipfs, gate::Ends), SwarmError> {
+async fn network(keypair: &Keypair, key: &SwarmKey) -> Result<(Ipfs, gate::Ends), SwarmError> {
+    let repo = Repo::new_memory();
     let started = gate::start(keypair.clone(), *key.as_bytes(), repo, &OFFERED).await;
     started.map_err(SwarmError::Start)
 }

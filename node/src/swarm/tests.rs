@@ -7,10 +7,9 @@ use std::time::Duration;
 use connexa::prelude::Multiaddr;
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
-use rust_ipfs::repo::Repo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::admission::{Message, Refusal};
@@ -63,7 +62,6 @@ impl Home {
             announce: Vec::new(),
             bootstrap,
             db: self.db.clone(),
-            blocks: None,
             facts: facts_receiver,
         };
         let swarm = Swarm::start(options).await.unwrap();
@@ -150,7 +148,7 @@ impl World {
     /// A stranger who somehow has the swarm's key, connected to the founder.
     async fn intruder(&self, key: &SwarmKey) -> Intruder {
         let keypair = Keypair::generate_ed25519();
-        let (ipfs, ends) = network(&keypair, key, Repo::new_memory()).await.unwrap();
+        let (ipfs, ends) = network(&keypair, key).await.unwrap();
         let dial = DialOpts::peer_id(self.founder.id()).addresses(vec![self.founder.address()]);
         ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
         Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
@@ -395,38 +393,10 @@ async fn a_port_in_use_is_said_so() {
         announce: Vec::new(),
         bootstrap: Vec::new(),
         db: Db::in_memory().unwrap(),
-        blocks: None,
         facts,
     };
     let refused = Swarm::start(options).await.err().unwrap();
     let SwarmError::Listen { address, why } = &refused else { panic!("{refused}") };
     assert_eq!(*address, world.founder.address());
     assert!(why.contains("in use"), "{why}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_block_store_is_a_folder_that_opens_again_after_a_stop() {
-    let folder = tempfile::tempdir().unwrap();
-    let keypair = Keypair::generate_ed25519();
-    let key = SwarmKey::generate();
-    let cid = ipdc_jobs::ids::cid_of(ipdc_jobs::ids::CODEC_RAW, b"hello");
-
-    let repo = Repo::new_fs(folder.path());
-    let (ipfs, _ends) = network(&keypair, &key, repo.clone()).await.unwrap();
-    let block = rust_ipfs::Block::new(cid, b"hello".to_vec()).unwrap();
-    repo.put_block(&block).await.unwrap();
-    ipfs.exit_daemon().await;
-    drop(repo);
-
-    let again = async {
-        loop {
-            let repo = Repo::new_fs(folder.path());
-            if network(&keypair, &key, repo.clone()).await.is_ok() {
-                return repo;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let repo = timeout(PATIENCE, again).await.unwrap();
-    assert_eq!(repo.get_block(cid).local().await.unwrap().data(), b"hello");
 }

@@ -157,12 +157,6 @@ impl Store {
         Ok(Store { inner: Arc::new(inner) })
     }
 
-    /// The repository, for the swarm's library, which insists on having one.
-    #[must_use]
-    pub fn repo(&self) -> &Repo<DefaultStorage> {
-        &self.inner.repo
-    }
-
     /// Begins an addition of blocks to `tier`.
     #[must_use]
     pub fn add(&self, tier: Tier) -> Add {
