@@ -207,6 +207,7 @@ struct Numbers {
 }
 
 /// A key and its number. Keys of up to eight bytes compare without a look into [`Numbers::keys`].
+#[derive(Clone, Copy)]
 struct Slot {
     number: i128,
     prefix: u64,
@@ -224,9 +225,9 @@ impl Slot {
 /// at least 7/16 of the places taken), its place in the order.
 const SLOT_MEMORY: usize = size_of::<Slot>() + 12 + size_of::<u128>();
 
-/// The keys that the index has room for at first. Half a megabyte; a split of text has about as many,
+/// The keys that the index has room for at first. A megabyte; a split of text has some 150,000 words,
 /// and each time the index grows all of them are hashed again.
-const FIRST_KEYS: usize = 100_000;
+const FIRST_KEYS: usize = 200_000;
 
 impl Numbers {
     fn new(builtin: Builtin) -> Self {
@@ -270,12 +271,16 @@ impl Numbers {
         self.index.clear();
         let (slots, keys) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.keys));
         let mut text = Vec::new();
-        for (partition, slot) in in_order(&slots, partitions, |slot| slot.key(&keys)) {
-            text.clear();
-            builtin::write_number(&mut text, slot.number);
-            take(partition, slot.key(&keys), &text)?;
-        }
-        Ok(())
+        in_order(
+            &slots,
+            partitions,
+            |slot| slot.key(&keys),
+            |partition, slot| {
+                text.clear();
+                builtin::write_number(&mut text, slot.number);
+                take(partition, slot.key(&keys), &text)
+            },
+        )
     }
 }
 
@@ -300,6 +305,7 @@ struct Kept {
     bytes: Vec<u8>,
 }
 
+#[derive(Clone, Copy)]
 struct Record {
     start: u32,
     key_len: u32,
@@ -335,23 +341,30 @@ impl Kept {
 
     fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
         let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
-        for (partition, record) in in_order(&records, partitions, |record| record.key(&bytes)) {
-            take(partition, record.key(&bytes), record.value(&bytes))?;
-        }
-        Ok(())
+        in_order(
+            &records,
+            partitions,
+            |record| record.key(&bytes),
+            |partition, record| take(partition, record.key(&bytes), record.value(&bytes)),
+        )
     }
 }
 
-/// `items` with their partitions, sorted by partition, then key, then place in `items`.
+/// Items that are looked up at once: their places are all over memory, and looks that do not wait for
+/// each other take hardly longer than one.
+const LOOKS: usize = 32;
+
+/// Hands over `items` with their partitions, sorted by partition, then key, then place in `items`.
 ///
 /// What is sorted are numbers, `[partition u32][prefix of the key u64][place u32]`: they compare
 /// without a look at the key. Where several share partition and prefix, their keys decide.
-fn in_order<'i, 'k, T>(
-    items: &'i [T],
+fn in_order<'k, T: Copy>(
+    items: &[T],
     partitions: u32,
-    key_of: impl Fn(&'i T) -> &'k [u8],
-) -> impl Iterator<Item = (u32, &'i T)> {
-    let place = |&entry: &u128| entry as u32 as usize;
+    key_of: impl Fn(&T) -> &'k [u8],
+    mut take: impl FnMut(u32, T) -> Result<(), TaskError>,
+) -> Result<(), TaskError> {
+    let item = |&entry: &u128| items[entry as u32 as usize];
     let mut order: Vec<u128> = (0_u32..)
         .zip(items)
         .map(|(place, item)| {
@@ -363,7 +376,14 @@ fn in_order<'i, 'k, T>(
         .collect();
     order.sort_unstable();
     for alike in order.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|alike| alike.len() > 1) {
-        alike.sort_by(|a, b| key_of(&items[place(a)]).cmp(key_of(&items[place(b)])));
+        alike.sort_by(|a, b| key_of(&item(a)).cmp(key_of(&item(b))));
     }
-    order.into_iter().map(move |entry| ((entry >> 96) as u32, &items[place(&entry)]))
+    let mut looked_up = Vec::with_capacity(LOOKS);
+    for entries in order.chunks(LOOKS) {
+        looked_up.extend(entries.iter().map(item));
+        for (entry, item) in entries.iter().zip(looked_up.drain(..)) {
+            take((entry >> 96) as u32, item)?;
+        }
+    }
+    Ok(())
 }

@@ -266,10 +266,14 @@ fn blocks_in(directory: &Path) -> io::Result<Vec<(Cid, u64)>> {
 }
 
 fn write_and_rename(unfinished: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
+    match std::fs::write(unfinished, bytes) {
+        // The first block of its job.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            std::fs::write(unfinished, bytes)?;
+        }
+        written => written?,
     }
-    std::fs::write(unfinished, bytes)?;
     std::fs::rename(unfinished, path)
 }
 
