@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chunk::{RecordKind, Table};
 use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::message::{FailureClass, Input, Payload};
@@ -124,6 +125,12 @@ pub trait Tree {
     /// # Errors
     /// When its root block cannot be had.
     fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>>;
+    /// The chunks of whole `records` that one of its files is cut into. Remembered; only a file that
+    /// another IPFS program added is read for it, once.
+    ///
+    /// # Errors
+    /// When the file must be read and a block of it cannot be had.
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table>;
 }
 
 /// Reads of a file anywhere in it.

@@ -6,6 +6,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
+//! | [`chunk`] | where files are cut, by their content, and where records end |
 //! | [`ids`] | the names: peers, jobs, tasks, attempts, epochs, content |
 //! | [`spec`] | `job.toml`: parsing and checking |
 //! | [`manifest`] | the signed, frozen description of a submitted job |
@@ -15,6 +16,7 @@
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
+pub mod chunk;
 pub mod engine;
 pub mod ids;
 pub mod kind;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chunk::RecordKind;
 use crate::ids::FileRef;
 use crate::kind::JobFiles;
 use crate::spec::{JobSpec, Located, Section, SpecError};
@@ -30,10 +31,18 @@ pub struct Config {
     pub reduce: Step,
     /// Into how many files the result is divided, by key.
     pub partitions: u32,
+    /// What a record of the input is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub record: RecordKind,
     /// `[params]`, as written.
     pub params: serde_json::Map<String, Value>,
     /// `[files]`, by the guest's names.
     pub files: BTreeMap<String, FileRef>,
+}
+
+/// What is not said is not written: a result's name must not change with what came to be said.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is done with the values of a key.
@@ -106,6 +115,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
             combine: combine_step,
             reduce,
             partitions: partitions.map_or(PARTITIONS, |partitions| partitions as u32),
+            record: RecordKind::Lines,
             params: spec.params.clone(),
             files: side_files,
         }),

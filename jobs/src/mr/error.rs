@@ -61,12 +61,12 @@ pub(super) fn group_too_large(key: &[u8], limit: usize) -> TaskError {
     )
 }
 
-/// A line of the input is longer than a task may hold.
-pub(super) fn line_too_long(limit: usize) -> TaskError {
+/// A record of the input is longer than a task may hold.
+pub(super) fn record_too_long(limit: usize) -> TaskError {
     guest(
         "IPDC-5356",
         format!(
-            "a line of the input has more than {limit} bytes, which do not fit the task's memory"
+            "a record of the input has more than {limit} bytes, a quarter of the task's memory"
         ),
     )
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::chunk::{Chunk, Chunker, RecordKind, Table};
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
 use crate::kind::{FileWriter, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
 
@@ -104,6 +105,18 @@ impl Tree for Files<'_> {
     fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>> {
         let reader = self.world.reader(file).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(reader))
+    }
+
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table> {
+        let bytes = self.world.read(file).ok_or(io::ErrorKind::NotFound)?;
+        let (mut rest, mut chunks) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let end = Chunker::new(records).cut(rest).unwrap_or(rest.len());
+            let (chunk, later) = rest.split_at(end);
+            chunks.push(Chunk { len: end as u64, name: cid_of(CODEC_RAW, chunk) });
+            rest = later;
+        }
+        Ok(Table { chunks, subtrees: false })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The map-reduce kind.
 //!
-//! The input is cut into splits of whole lines ([`split`]). A map task ([`map`]) runs the user's
-//! `map` over one; what that emits goes through a combiner ([`combine`]) into a sorted run for each
+//! The input is cut into splits of whole records ([`split`]). A map task ([`map`]) reads some
+//! ([`input`]) and runs the user's `map` over them; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
 //! [`builtin`]) and writes lines.
@@ -30,6 +30,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod group;
+mod input;
 mod map;
 mod merge;
 mod plan;
@@ -44,7 +45,7 @@ mod tests;
 pub use builtin::Builtin;
 pub use config::{Config, PARTITIONS_LIMIT, Step};
 pub use record::RECORD_LIMIT;
-pub use split::{SPLIT, SPLITS_LIMIT, Split};
+pub use split::{MAPS_LIMIT, Split};
 
 use plan::Body;
 
@@ -90,7 +91,7 @@ impl Kind for MapReduce {
         let config =
             Config::read(work.config).map_err(|_| error::corrupt("the job's configuration"))?;
         match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
-            Body::Map(split) => map::run(&config, &split, host),
+            Body::Map(splits) => map::run(&config, &splits, host),
             Body::Reduce(partition) => reduce::run(&config, partition, work, host),
         }
     }

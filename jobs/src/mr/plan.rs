@@ -1,6 +1,6 @@
 //! The tasks of a map-reduce job and the names of its outputs.
 //!
-//! Tasks 0 to M-1 are the maps, one a split, in the order of the input; the next P are the
+//! Tasks 0 to M-1 are the maps, each of a few splits, in the order of the input; the next P are the
 //! reducers, one a partition, each of which needs all the maps.
 
 use std::ops::Range;
@@ -27,8 +27,8 @@ pub(super) const STAGES: &[&str] = &["map", "reduce"];
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Body {
-    /// Map this split.
-    Map(Split),
+    /// Map these splits.
+    Map(Vec<Split>),
     /// Reduce this partition.
     Reduce(u32),
 }
@@ -46,15 +46,17 @@ impl Body {
 
 /// The job's tasks.
 pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
-    let splits = split::of_input(input)?;
-    let maps: Range<u32> = 0..u32::try_from(splits.len()).expect("splits are limited");
+    let splits = split::of_input(config.record, input)?;
+    let groups = split::grouped(&splits)?;
+    let maps: Range<u32> = 0..u32::try_from(groups.len()).expect("map tasks are limited");
     let input_len: u64 = splits.iter().map(|split| split.len).sum();
-    let map = splits.iter().map(|split| TaskSpec {
+    let map = groups.iter().map(|group| TaskSpec {
         stage: MAP,
-        body: Body::Map(*split).encode(),
+        body: Body::Map(group.to_vec()).encode(),
         needs: 0..0,
-        affinity: Some(split.affinity()),
-        weight: split.len,
+        // What follows the first may change without it.
+        affinity: group.first().map(Split::affinity),
+        weight: group.iter().map(|split| split.len).sum(),
     });
     let reduce = (0..config.partitions).map(|partition| TaskSpec {
         stage: REDUCE,

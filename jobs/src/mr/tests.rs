@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::fake::{Native, World};
 use super::*;
+use crate::chunk::RecordKind;
 use crate::ids::PeerId;
 use crate::kind::KINDS;
 use crate::message::Input;
@@ -123,6 +124,7 @@ impl Job {
             combine: (!self.combine.is_empty()).then(|| step(self.combine)),
             reduce: step(self.reduce),
             partitions: self.partitions,
+            record: RecordKind::Lines,
             params: serde_json::Map::new(),
             files: BTreeMap::new(),
         };

@@ -84,13 +84,14 @@ async fn stop(State(node): Shared, Json(request): Json<Stop>) -> Answer<Empty> {
 async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body) -> Answer<Added> {
     node.blocks.store().room()?;
     let add = node.blocks.store().add(Tier::Durable);
-    let mut file = FileBuilder::new(add.clone());
+    let mut file = FileBuilder::chunked(add.clone());
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| ApiError::Malformed(error.to_string()))?;
         file.write(&part).await?;
     }
-    let added = file.finish().await?;
+    let (added, chunks) = file.finish_chunks().await?;
+    node.blocks.tables().remember(&added, chunks).await?;
     if query.pin {
         node.blocks.pins().pin(added.cid, Reason::User).await?;
     }

@@ -433,7 +433,8 @@ async fn plan_tasks(
 ) -> io::Result<Vec<TaskSpec>> {
     let caller = Caller::new(tokio::runtime::Handle::current(), CancellationToken::new());
     let session = context.blocks.session(&[], Tier::Cache);
-    let tree = BlockingTree::new(session, manifest.input, caller);
+    let tables = context.blocks.tables().clone();
+    let tree = BlockingTree::new(session, manifest.input, tables, caller);
     let config = manifest.config.clone();
     tokio::task::spawn_blocking(move || kind.plan(&config, &tree).map_err(io::Error::other))
         .await

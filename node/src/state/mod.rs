@@ -8,6 +8,7 @@
 //! writes SQL.
 
 pub mod attempts;
+pub mod chunks;
 pub mod jobs;
 pub mod members;
 pub mod pins;
@@ -21,7 +22,8 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA];
+const MIGRATIONS: &[&str] =
+    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
 pub const BATCH_LIMIT: usize = 256;
