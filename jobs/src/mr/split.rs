@@ -37,8 +37,9 @@ pub struct Split {
 }
 
 impl Split {
-    /// Names the split's bytes, to draw tasks on them to the same peer.
-    pub(super) fn affinity(&self) -> [u8; 32] {
+    /// Names the split's bytes: what its map task's output depends on, and what draws tasks on
+    /// them to the same peer.
+    pub(super) fn name(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(self.file.cid.to_bytes());
         hash.update(self.offset.to_be_bytes());
