@@ -44,6 +44,20 @@ pub trait Kind: Send + Sync {
     /// When the input cannot be read or fits no task.
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError>;
 
+    /// What determines the output of the task with this body and these inputs, beside the code that
+    /// runs it and the job's limits: the same bytes, the same output. None when it is not worth
+    /// remembering. See [`crate::memo`].
+    fn memo_input(&self, _config: &Value, _body: &[u8], _inputs: &[Input]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The files that an output of the task with this body names, and what each was made for.
+    /// `output` is the payload's bytes, from its file if they lie in one. None when they are not
+    /// of the kind's form.
+    fn output_files(&self, _body: &[u8], _output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
+        None
+    }
+
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 

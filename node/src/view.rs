@@ -106,6 +106,9 @@ pub struct Usage {
     pub scratch: u64,
     /// Compiled modules and other things that can be made again.
     pub cache: u64,
+    /// Outputs of earlier tasks, kept in case they are asked for again.
+    #[serde(default)]
+    pub memo: u64,
     /// The part of `durable` that is pinned.
     pub pinned: u64,
     /// Free on the file system.
@@ -114,8 +117,8 @@ pub struct Usage {
 
 impl From<pins::Usage> for Usage {
     fn from(usage: pins::Usage) -> Self {
-        let pins::Usage { durable, pinned, scratch, cache, free } = usage;
-        Usage { durable, scratch, cache, pinned, free }
+        let pins::Usage { durable, pinned, scratch, cache, memo, free } = usage;
+        Usage { durable, scratch, cache, memo, pinned, free }
     }
 }
 

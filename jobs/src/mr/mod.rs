@@ -15,12 +15,15 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::engine::Runtime;
-use crate::ids::TaskId;
-use crate::kind::{Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work};
-use crate::message::Payload;
+use crate::ids::{FileRef, TaskId};
+use crate::kind::{
+    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work,
+};
+use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
 mod builtin;
@@ -32,6 +35,7 @@ mod fake;
 mod group;
 mod input;
 mod map;
+mod memo;
 mod merge;
 mod plan;
 mod record;
@@ -74,6 +78,14 @@ impl Kind for MapReduce {
         let config = Config::read(config)
             .map_err(|error| PlanError::Unfit(format!("the job's configuration: {error}")))?;
         plan::tasks(&config, input)
+    }
+
+    fn memo_input(&self, config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec<u8>> {
+        memo::input(config, body, inputs)
+    }
+
+    fn output_files(&self, body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
+        memo::files(body, output)
     }
 
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload {

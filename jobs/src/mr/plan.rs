@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::ids::TaskId;
 use crate::kind::{PlanError, ResultFile, TaskSpec, Tree};
@@ -62,10 +63,20 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
         stage: REDUCE,
         body: Body::Reduce(partition).encode(),
         needs: maps.clone(),
-        affinity: None,
+        affinity: Some(reduce_affinity(config, partition)),
         weight: input_len / u64::from(config.partitions),
     });
     Ok(map.chain(reduce).collect())
+}
+
+/// Draws a job's reduce task to the peer that ran it before, whose memo may know its output.
+fn reduce_affinity(config: &Config, partition: u32) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(
+        serde_json::to_vec(config).expect("a configuration of strings and numbers encodes"),
+    );
+    hash.update(partition.to_be_bytes());
+    hash.finalize().into()
 }
 
 /// The names of the reducers' files in the result.

@@ -37,10 +37,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ipdc_jobs::ids::{FileRef, PeerId};
+use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, PeerId};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::fetch::{Fetcher, Session};
+use self::fetch::{FetchError, Fetcher, Session};
 use self::pins::Pins;
 use self::store::{Add, Store, StoreError, Tier};
 use self::tables::Tables;
@@ -112,6 +112,23 @@ impl Blocks {
         let mut file = FileBuilder::new(add.clone());
         file.write(bytes).await?;
         file.finish().await
+    }
+
+    /// The blocks of the tree at `root`, which must be here.
+    ///
+    /// # Errors
+    /// When a node of the tree is not, or is not of a known form.
+    pub async fn tree(&self, root: Cid) -> Result<Vec<Cid>, unixfs::Error> {
+        let mut blocks = vec![root];
+        let mut looked_at = 0;
+        while let Some(cid) = blocks.get(looked_at).copied() {
+            looked_at += 1;
+            if cid.codec() != CODEC_RAW {
+                let block = self.store.get(&cid).await?;
+                blocks.extend(unixfs::links(&block.ok_or_else(|| FetchError::not_here(cid))?)?);
+            }
+        }
+        Ok(blocks)
     }
 
     /// All bytes of a small file.

@@ -210,6 +210,7 @@ impl Controller {
             input,
             config,
             limits: spec.limits,
+            memo: true,
             workers: submission.workers.or(spec.workers),
             submitter: context.me,
             roster: vec![context.me],

@@ -11,12 +11,13 @@ use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Lasting, ReadAt, TaskError, Work};
 use ipdc_jobs::manifest::Manifest;
+use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, admit};
+use super::{Parts, admit, memo};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
@@ -28,7 +29,7 @@ use crate::state::pins::Reason;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The longest list of inputs or body that a worker reads: a million inputs.
-const PAYLOAD_LIMIT: usize = 128 << 20;
+pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
 
 /// The longest code module. The largest known useful one, CPython, has 26 MB.
 const MODULE_LIMIT: usize = 64 << 20;
@@ -90,8 +91,11 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             format!("this node knows no job kind `{}`", manifest.kind),
         )
     })?;
-    let desk = Arc::clone(desk);
+    let (at, on) = (Arc::clone(desk), body.clone());
     let ran = tokio::task::spawn_blocking(move || {
+        let (desk, body) = (at, on);
+        let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
+        let key = manifest.memo.then(key).flatten();
         let host = AttemptHost { desk: &desk, manifest: &manifest };
         let work = Work {
             config: &manifest.config,
@@ -100,16 +104,20 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             inputs: &inputs,
         };
         let output = kind.run(&work, &host)?;
-        host.shorten(output)
+        Ok((host.shorten(output)?, key))
     })
     .await;
-    ran.unwrap_or_else(|error| {
+    let (output, key) = ran.unwrap_or_else(|error| {
         Err(failed(
             FailureClass::Worker,
             "IPDC-5403",
             format!("the attempt's thread broke: {error}"),
         ))
-    })
+    })?;
+    if let Some(key) = key {
+        memo::remember(&desk.parts, desk.job, key, kind, &body, &output).await;
+    }
+    Ok(output)
 }
 
 fn failed(class: FailureClass, code: &'static str, message: String) -> TaskError {

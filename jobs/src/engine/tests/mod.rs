@@ -56,6 +56,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         input: root("input"),
         config: serde_json::Value::Null,
         limits: manifest::Limits::default(),
+        memo: true,
         workers: None,
         submitter: controller(),
         roster: vec![controller()],
