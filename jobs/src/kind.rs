@@ -68,6 +68,12 @@ pub trait Kind: Send + Sync {
     /// When an output is not of the kind's form.
     fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError>;
 
+    /// What the job's report says beside who ran what: keys and values, from the outputs that
+    /// [`Kind::finish`] gets.
+    fn remarks(&self, _outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
+        serde_json::Map::new()
+    }
+
     /// Runs one attempt to its end, on a thread of its own.
     ///
     /// # Errors
@@ -282,6 +288,14 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// Whether the guest's code broke off: it trapped, asked for too much memory, or passed a wrong
+    /// pointer. That may lie in the records it was given; that its time was up does not.
+    #[must_use]
+    pub fn is_trap(&self) -> bool {
+        const TRAPS: [&str; 3] = ["IPDC-5301", "IPDC-5303", "IPDC-5304"];
+        matches!(self, TaskError::Failed { code, .. } if TRAPS.contains(code))
+    }
+
     /// What a failed read of `file` means for the attempt: nobody has it, when the error's kind is
     /// `NotFound`; the attempt was stopped, when it is `Interrupted`; else the worker's fault.
     #[must_use]

@@ -227,6 +227,11 @@ impl Section {
         self.errors.push(SpecError { file, line: Some(line), message });
     }
 
+    /// A value of any type, if the key is there.
+    pub fn value(&mut self, key: &'static str) -> Option<Located<Value>> {
+        self.take(key)
+    }
+
     /// A text, if the key is there.
     pub fn text(&mut self, key: &'static str) -> Option<Located<String>> {
         let Located { value, line } = self.take(key)?;

@@ -16,6 +16,7 @@ use hashbrown::hash_table::Entry;
 use crate::kind::{Host, Lasting, TaskError};
 use crate::message::Payload;
 
+use super::bad::Skipped;
 use super::builtin::{self, Builtin, Fold};
 use super::error;
 use super::group::{Grouper, GuestGroup, How};
@@ -77,8 +78,8 @@ impl<'a> Combiner<'a> {
         Ok(())
     }
 
-    /// Writes the runs; the map task's output.
-    pub(super) fn finish(mut self) -> Result<Payload, TaskError> {
+    /// Writes the runs; the map task's output, of which records were `skipped`.
+    pub(super) fn finish(mut self, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
         if self.spills.is_empty() {
             // A table has joined its numbers already.
             let joined = matches!(self.store, Store::Numbers(_));
@@ -87,7 +88,7 @@ impl<'a> Combiner<'a> {
             self.store.drain(self.partitions, &mut |partition, key, value| {
                 output.add(partition, key, value)
             })?;
-            return output.finish(self.partitions);
+            return output.finish(self.partitions, skipped);
         }
         self.spill()?;
         let width = merge::width(self.budget as u64);
@@ -100,7 +101,7 @@ impl<'a> Combiner<'a> {
             output.add(u32::from_be_bytes(*partition), key, value)?;
             merge.advance()?;
         }
-        output.finish(self.partitions)
+        output.finish(self.partitions, skipped)
     }
 
     /// Writes all that is held as a sorted run whose keys begin with their partition, big-endian:
@@ -169,9 +170,9 @@ impl<'a> OutputWriter<'a> {
         Ok(())
     }
 
-    fn finish(mut self, partitions: u32) -> Result<Payload, TaskError> {
+    fn finish(mut self, partitions: u32, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
         self.go_to(partitions)?;
-        self.runs.finish()
+        self.runs.finish(skipped)
     }
 }
 

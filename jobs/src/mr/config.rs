@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::chunk::RecordKind;
+use crate::chunk::{FIXED_LIMIT, RecordKind};
 use crate::ids::FileRef;
 use crate::kind::JobFiles;
 use crate::spec::{JobSpec, Located, Section, SpecError};
 
 use super::builtin::Builtin;
 use super::group::Function;
+use super::input::{self, Compression, Form};
 
 /// The most partitions of a job: each costs a map task a run and the swarm a task.
 pub const PARTITIONS_LIMIT: u32 = 1024;
@@ -34,6 +35,12 @@ pub struct Config {
     /// What a record of the input is.
     #[serde(default, skip_serializing_if = "is_default")]
     pub record: RecordKind,
+    /// How the input is compressed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compression: Compression,
+    /// Records that may make `map` trap, and are left out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_bad_records: u32,
     /// `[params]`, as written.
     pub params: serde_json::Map<String, Value>,
     /// `[files]`, by the guest's names.
@@ -64,6 +71,9 @@ pub enum BadConfig {
     /// The number of partitions is out of range.
     #[error("there are {0} partitions; expected 1 to {PARTITIONS_LIMIT}")]
     Partitions(u32),
+    /// The length of a record is out of range.
+    #[error("a record has {0} bytes; expected 1 to {FIXED_LIMIT}")]
+    Record(u32),
 }
 
 impl Config {
@@ -73,9 +83,14 @@ impl Config {
     /// When it is not of the form, or out of range.
     pub fn read(value: &Value) -> Result<Self, BadConfig> {
         let config = Config::deserialize(value)?;
-        match config.partitions {
-            1..=PARTITIONS_LIMIT => Ok(config),
-            partitions => Err(BadConfig::Partitions(partitions)),
+        if !(1..=PARTITIONS_LIMIT).contains(&config.partitions) {
+            return Err(BadConfig::Partitions(config.partitions));
+        }
+        match config.record {
+            RecordKind::Fixed(len) if !(1..=FIXED_LIMIT).contains(&len) => {
+                Err(BadConfig::Record(len))
+            }
+            _ => Ok(config),
         }
     }
 }
@@ -87,6 +102,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let combine = section.text("combine");
     let reduce = section.required_text("reduce");
     let partitions = section.integer("partitions", 1..=u64::from(PARTITIONS_LIMIT));
+    let form: Form = input::of_section(&mut section);
 
     let map = map.and_then(|path| module(&mut section, files, "map", &path));
     let combine_step =
@@ -115,7 +131,9 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
             combine: combine_step,
             reduce,
             partitions: partitions.map_or(PARTITIONS, |partitions| partitions as u32),
-            record: RecordKind::Lines,
+            record: form.record,
+            compression: form.compression,
+            max_bad_records: form.max_bad_records,
             params: spec.params.clone(),
             files: side_files,
         }),

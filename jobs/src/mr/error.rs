@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use crate::ids::FileRef;
 use crate::kind::TaskError;
 use crate::message::FailureClass;
 
@@ -67,6 +68,36 @@ pub(super) fn record_too_long(limit: usize) -> TaskError {
         "IPDC-5356",
         format!(
             "a record of the input has more than {limit} bytes, a quarter of the task's memory"
+        ),
+    )
+}
+
+/// A compressed file of the input is none, or not whole.
+pub(super) fn broken_file(path: &str, file: &FileRef, codec: &str, why: &io::Error) -> TaskError {
+    let cid = file.cid;
+    let name = if path.is_empty() { format!("{cid}") } else { format!("`{path}` ({cid})") };
+    guest("IPDC-5370", format!("file {name} of the input cannot be unpacked as {codec}: {why}"))
+}
+
+/// A split ends inside a record, which its tree said it does not.
+pub(super) fn open_split(file: &FileRef) -> TaskError {
+    guest("IPDC-5373", format!("chunk {} of the input ends inside a record", file.cid))
+}
+
+/// More records are bad than the job allows.
+pub(super) fn too_many_bad(found: usize, most: u32) -> TaskError {
+    guest("IPDC-5371", format!("`map` trapped on {found} records; `max_bad_records` allows {most}"))
+}
+
+/// The code of [`held_too_long`].
+pub(super) const HELD_TOO_LONG: &str = "IPDC-5372";
+
+/// What `map` emits for one record does not fit the memory that holds it until the call has ended.
+pub(super) fn held_too_long(limit: usize) -> TaskError {
+    guest(
+        HELD_TOO_LONG,
+        format!(
+            "`map` emitted more than {limit} bytes for one record, a quarter of the task's memory, in a job with `max_bad_records`"
         ),
     )
 }

@@ -3,6 +3,7 @@
 use crate::kind::{Host, TaskError};
 use crate::message::Payload;
 
+use super::bad::Mapper;
 use super::combine::{Combine, Combiner};
 use super::config::{Config, Step};
 use super::group::{Function, GuestGroup};
@@ -36,7 +37,6 @@ pub(super) fn run(
     splits: &[Split],
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
-    let mut guest = host.guest(&config.map)?;
     let combine = match &config.combine {
         None => Combine::None,
         Some(Step::Builtin(builtin)) => Combine::Builtin(*builtin),
@@ -49,14 +49,15 @@ pub(super) fn run(
     let mut combiner = Combiner::new(host, config.partitions, combine, budget);
     let limit = share_in_one_piece(host).max(RECORD_MIN);
     let total: u64 = splits.iter().map(|split| split.len).sum();
+    let mut mapper = Mapper::new(config, host, share_in_one_piece(host))?;
     let mut done = 0;
     for split in splits {
-        input::read(split, config.record, limit, host, &mut |records, read| {
-            guest.call("map", records, &mut |frame| combiner.add(frame))?;
-            host.progress(done + read, total);
+        input::read(split, config.record, limit, host, &mut |batch| {
+            mapper.map(split, batch, &mut |frame| combiner.add(frame))?;
+            host.progress(done + batch.read, total);
             Ok(())
         })?;
         done += split.len;
     }
-    combiner.finish()
+    combiner.finish(mapper.into_skipped())
 }

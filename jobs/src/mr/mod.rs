@@ -26,6 +26,7 @@ use crate::kind::{
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
+mod bad;
 mod builtin;
 mod combine;
 mod config;
@@ -46,8 +47,10 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+pub use bad::Skipped;
 pub use builtin::Builtin;
 pub use config::{Config, PARTITIONS_LIMIT, Step};
+pub use input::{BAD_RECORDS_LIMIT, Codec, Compression, Packed};
 pub use record::RECORD_LIMIT;
 pub use split::{MAPS_LIMIT, Split};
 
@@ -97,6 +100,10 @@ impl Kind for MapReduce {
 
     fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
         plan::outputs(outputs)
+    }
+
+    fn remarks(&self, outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
+        bad::remarks(outputs.iter().map(|(_, output)| output))
     }
 
     fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {

@@ -47,7 +47,7 @@ impl Body {
 
 /// The job's tasks.
 pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
-    let splits = split::of_input(config.record, input)?;
+    let splits = split::of_input(config, input)?;
     let groups = split::grouped(&splits)?;
     let maps: Range<u32> = 0..u32::try_from(groups.len()).expect("map tasks are limited");
     let input_len: u64 = splits.iter().map(|split| split.len).sum();

@@ -7,6 +7,7 @@ use crate::ids::{FileRef, TaskId};
 use crate::kind::{FileWriter, Host, Lasting, TaskError, Work};
 use crate::message::{Input, Payload};
 
+use super::bad::{self, Skipped};
 use super::builtin::Fold;
 use super::config::{Config, Step};
 use super::error;
@@ -68,15 +69,22 @@ fn merge_and_reduce(
         }
     };
     let mut sources = Vec::with_capacity(work.inputs.len());
+    let mut skipped = Vec::new();
     for input in work.inputs {
         if let Payload::File(index) = &input.payload {
             makers.push((input.task, *index));
         }
-        let source = source(input, partition, host)?;
+        let (source, bad) = source(input, partition, host)?;
+        if partition == 0 {
+            skipped.extend(bad);
+        }
         if let Some(Source::File(run, _)) = &source {
             makers.push((input.task, *run));
         }
         sources.extend(source);
+    }
+    if skipped.len() > config.max_bad_records as usize {
+        return Err(error::too_many_bad(skipped.len(), config.max_bad_records));
     }
     let sources = merge::narrow(sources, merge::width(share(host)), on_the_way, host)?;
 
@@ -96,9 +104,7 @@ fn merge_and_reduce(
     }
     grouper.end(&mut write)?;
     host.progress(total, total);
-    let file = lines.finish()?;
-    let output = serde_json::to_vec(&file).expect("a file's name encodes");
-    Ok(Payload::Inline(output.into()))
+    Ok(bad::with_skipped(&lines.finish()?, &skipped))
 }
 
 /// The file that a reduce task's output names.
@@ -109,17 +115,22 @@ pub(super) fn output_of(payload: &Payload) -> Option<FileRef> {
     }
 }
 
-/// Where the run of `partition` of one map task lies; none when it is empty.
-fn source(input: &Input, partition: u32, host: &dyn Host) -> Result<Option<Source>, TaskError> {
-    let run = match &input.payload {
+/// Where the run of `partition` of one map task lies, none when it is empty; and what was skipped.
+fn source(
+    input: &Input,
+    partition: u32,
+    host: &dyn Host,
+) -> Result<(Option<Source>, Vec<Skipped>), TaskError> {
+    let (run, skipped) = match &input.payload {
         Payload::Inline(text) => run_of(text, partition, false)?,
         Payload::File(file) => run_of(&read_index(file, input, host)?, partition, true)?,
     };
-    Ok(match run {
+    let source = match run {
         Run::Empty => None,
         Run::Inline(bytes) => Some(Source::Inline(bytes)),
         Run::File(file) => Some(Source::File(file, input.holders.clone())),
-    })
+    };
+    Ok((source, skipped))
 }
 
 fn read_index(file: &FileRef, input: &Input, host: &dyn Host) -> Result<Bytes, TaskError> {

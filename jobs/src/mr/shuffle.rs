@@ -6,6 +6,7 @@ use crate::ids::{Cid, FileRef};
 use crate::kind::{FileWriter, Host, Lasting, TaskError};
 use crate::message::{INLINE_LIMIT, Payload};
 
+use super::bad::Skipped;
 use super::error;
 use super::run::{read_length, read_number, write_number};
 
@@ -30,10 +31,11 @@ pub(super) fn partition(key: &[u8], partitions: u32) -> u32 {
     ((mixed ^ (mixed >> 33)) % u64::from(partitions)) as u32
 }
 
-/// What a map task leaves: a sorted run for each partition.
+/// What a map task leaves: a sorted run for each partition, and the records that are in none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MapOutput {
     pub(super) runs: Vec<Run>,
+    pub(super) skipped: Vec<Skipped>,
 }
 
 /// The records of one map task for one partition.
@@ -49,7 +51,7 @@ pub(super) enum Run {
 
 impl MapOutput {
     /// `[version][number of runs]`, then for each run its tag and what belongs to it; the numbers
-    /// as LEB128.
+    /// as LEB128. After that, if any were, the skipped records in JSON.
     pub(super) fn encode(&self) -> Bytes {
         let mut text = vec![VERSION];
         write_number(&mut text, self.runs.len() as u64);
@@ -69,6 +71,11 @@ impl MapOutput {
                     write_number(&mut text, file.len);
                 }
             }
+        }
+        if !self.skipped.is_empty() {
+            text.extend(
+                serde_json::to_vec(&self.skipped).expect("a list of texts and numbers encodes"),
+            );
         }
         text.into()
     }
@@ -107,20 +114,26 @@ impl MapOutput {
                 _ => return None,
             });
         }
-        rest.is_empty().then_some(MapOutput { runs })
+        let skipped =
+            if rest.is_empty() { Vec::new() } else { serde_json::from_slice(rest).ok()? };
+        Some(MapOutput { runs, skipped })
     }
 }
 
-/// The one run of `partition` out of a map task's output, if that travels inline; else the whole,
+/// The one run of `partition` out of a map task's output, and for the first what was skipped, if it
+/// travels inline; else the whole,
 /// from whose file the reduce task picks by itself.
 pub(super) fn pick(partition: u32, output: &Payload) -> Payload {
     let Payload::Inline(text) = output else {
         return output.clone();
     };
-    let run =
-        MapOutput::decode(text).and_then(|output| output.runs.into_iter().nth(partition as usize));
-    match run {
-        Some(run) => Payload::Inline(MapOutput { runs: vec![run] }.encode()),
+    let picked = MapOutput::decode(text).and_then(|output| {
+        let run = output.runs.into_iter().nth(partition as usize)?;
+        let skipped = if partition == 0 { output.skipped } else { Vec::new() };
+        Some(MapOutput { runs: vec![run], skipped })
+    });
+    match picked {
+        Some(picked) => Payload::Inline(picked.encode()),
         // The reduce task will say what is wrong with it.
         None => output.clone(),
     }
@@ -202,8 +215,8 @@ impl<'a> RunsWriter<'a> {
     }
 
     /// The map task's output; every run has ended.
-    pub(super) fn finish(self) -> Result<Payload, TaskError> {
-        let text = MapOutput { runs: self.done }.encode();
+    pub(super) fn finish(self, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
+        let text = MapOutput { runs: self.done, skipped }.encode();
         if text.len() <= INLINE_LIMIT {
             return Ok(Payload::Inline(text));
         }
@@ -213,13 +226,18 @@ impl<'a> RunsWriter<'a> {
     }
 }
 
-/// The run of `partition` in a map task's output, as a reduce task got it; `whole` when the output
-/// was not picked apart before.
-pub(super) fn run_of(text: &Bytes, partition: u32, whole: bool) -> Result<Run, TaskError> {
+/// The run of `partition` in a map task's output, as a reduce task got it, and what was skipped;
+/// `whole` when the output was not picked apart before.
+pub(super) fn run_of(
+    text: &Bytes,
+    partition: u32,
+    whole: bool,
+) -> Result<(Run, Vec<Skipped>), TaskError> {
     let index = if whole { partition as usize } else { 0 };
-    MapOutput::decode(text)
-        .and_then(|output| output.runs.into_iter().nth(index))
-        .ok_or_else(|| error::corrupt("a map task's output"))
+    let corrupt = || error::corrupt("a map task's output");
+    let output = MapOutput::decode(text).ok_or_else(corrupt)?;
+    let run = output.runs.into_iter().nth(index).ok_or_else(corrupt)?;
+    Ok((run, output.skipped))
 }
 
 #[cfg(test)]
@@ -232,6 +250,7 @@ mod tests {
         let file = FileRef { cid: cid_of(CODEC_RAW, b"x"), len: 1 << 40 };
         MapOutput {
             runs: vec![Run::Empty, Run::Inline(Bytes::from_static(b"run")), Run::File(file)],
+            skipped: Vec::new(),
         }
     }
 
@@ -268,7 +287,7 @@ mod tests {
         let whole = Payload::Inline(output().encode());
         for (partition, expected) in (0..).zip(output().runs) {
             let Payload::Inline(picked) = pick(partition, &whole) else { unreachable!() };
-            assert_eq!(run_of(&picked, partition, false).unwrap(), expected);
+            assert_eq!(run_of(&picked, partition, false).unwrap().0, expected);
         }
     }
 }

@@ -8,9 +8,11 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::chunk::RecordKind;
 use crate::ids::{Cid, FileRef, cid_text};
 use crate::kind::{PlanError, Tree};
+
+use super::config::Config;
+use super::input::{self, Packed};
 
 /// The most map tasks a job may have: a few bytes each in the journal and in every reducer's inputs.
 /// Of input over 200 GB each gets more.
@@ -29,7 +31,7 @@ const GROUPS: u64 = 32;
 const GROUP_SPLITS: u64 = 512;
 
 /// Whole records that follow each other in one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
     /// The file they are read from. Where the split is a file of its own within the input's, that.
@@ -41,6 +43,12 @@ pub struct Split {
     /// The CID that these bytes have as a file of their own: the same in whatever file they are.
     #[serde(with = "cid_text")]
     pub name: Cid,
+    /// Whether its last byte ends a record, as that of every chunk but a file's last does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub closed: bool,
+    /// How it is compressed; then it is a whole file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
 }
 
 impl Split {
@@ -51,19 +59,24 @@ impl Split {
 }
 
 /// The splits of every file of `input`, files in the order of their paths. Empty files have none.
-pub(super) fn of_input(records: RecordKind, input: &dyn Tree) -> Result<Vec<Split>, PlanError> {
+pub(super) fn of_input(config: &Config, input: &dyn Tree) -> Result<Vec<Split>, PlanError> {
     let mut splits = Vec::new();
-    for (_, file) in input.files()?.iter().filter(|(_, file)| file.len > 0) {
-        let table = input.chunks(file, records)?;
+    for (path, file) in input.files()?.into_iter().filter(|(_, file)| file.len > 0) {
+        if let Some(codec) = input::codec_of(config.compression, &path, &file, input)? {
+            let packed = Some(Packed { codec, path });
+            let (len, name) = (file.len, file.cid);
+            splits.push(Split { file, offset: 0, len, name, closed: false, packed });
+            continue;
+        }
+        let table = input.chunks(&file, config.record)?;
         let mut start = 0;
         for chunk in &table.chunks {
             let (len, name) = (chunk.len, chunk.name);
-            splits.push(if table.subtrees {
-                Split { file: FileRef { cid: name, len }, offset: 0, len, name }
-            } else {
-                Split { file: *file, offset: start, len, name }
-            });
+            let own = FileRef { cid: name, len };
+            let (from, offset) = if table.subtrees { (own, 0) } else { (file, start) };
             start += len;
+            let closed = start < file.len;
+            splits.push(Split { file: from, offset, len, name, closed, packed: None });
         }
     }
     Ok(splits)
@@ -108,19 +121,20 @@ fn ends_group(split: &Split, size: u64) -> bool {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::fake::World;
+    use super::super::fake::{self, World};
     use super::*;
     use crate::ids::{CODEC_RAW, cid_of};
 
     fn splits_of(texts: &[&[u8]]) -> Vec<Split> {
         let world = World::new();
         let files = texts.iter().enumerate().map(|(n, text)| (format!("f{n}"), world.put(text)));
-        of_input(RecordKind::Lines, &world.tree(files.collect())).unwrap()
+        of_input(&fake::config(&world), &world.tree(files.collect())).unwrap()
     }
 
     fn small(n: u32, version: u32, len: u64) -> Split {
         let name = cid_of(CODEC_RAW, &[n.to_be_bytes(), version.to_be_bytes()].concat());
-        Split { file: FileRef { cid: name, len }, offset: 0, len, name }
+        let file = FileRef { cid: name, len };
+        Split { file, offset: 0, len, name, closed: false, packed: None }
     }
 
     #[test]

@@ -125,6 +125,8 @@ impl Job {
             reduce: step(self.reduce),
             partitions: self.partitions,
             record: RecordKind::Lines,
+            compression: Compression::ByName,
+            max_bad_records: 0,
             params: serde_json::Map::new(),
             files: BTreeMap::new(),
         };
@@ -290,7 +292,7 @@ fn a_run_that_nobody_has_is_missing() {
     let output = MapReduce.run(&work, &world).unwrap();
     let payload = MapReduce.pick(&tasks[1], &output);
     let Payload::Inline(text) = &payload else { unreachable!("two runs' names are short") };
-    let shuffle::Run::File(lost) = shuffle::run_of(text, 0, false).unwrap() else {
+    let (shuffle::Run::File(lost), _) = shuffle::run_of(text, 0, false).unwrap() else {
         unreachable!("forty thousand words are more than a message holds")
     };
     world.lose(&lost);

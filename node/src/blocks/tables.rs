@@ -1,19 +1,27 @@
-//! Split tables: the chunks of a file, from its name alone where that can be, else remembered, else
-//! found by reading it once.
+//! Split tables: the chunks of a file, from its name or its tree's nodes where that can be, else
+//! remembered, else found by reading it once.
 //!
 //! A chunk is named by the CID that its bytes have as a file of their own, as [`FileBuilder`] builds
 //! it. So the same bytes have the same name in any file, of whatever make, and where a file was
 //! added by ipdc a chunk's name is also where it lies in the file's tree.
 
-use ipdc_jobs::chunk::{Chunk, MIN, RecordKind, Table};
+use futures::{StreamExt as _, TryStreamExt as _};
+use ipdc_jobs::chunk::{Chunk, MAX, MIN, RecordKind, Table};
 use ipdc_jobs::ids::{CODEC_RAW, FileRef};
 
 use super::block::{CHUNK, key};
-use super::unixfs::{self, FileBuilder, FileReader, Source};
+use super::unixfs::{self, FileBuilder, FileReader, Parsed, Source};
 use crate::state::{Db, StateError, chunks};
 
 /// Bytes asked of a file that is read whole: so far ahead it is fetched.
 const READ_AHEAD: usize = 8 << 20;
+
+/// Nodes of a file's tree that are got at the same time.
+const NODES_IN_FLIGHT: usize = 16;
+
+/// The longest chunk that is known for one by its tree: the largest, and the rest of a long record.
+/// Beyond, another program's file looks the same.
+const SURE: u64 = MAX + (1 << 20);
 
 /// The split tables of files. Clones share what is remembered.
 #[derive(Clone)]
@@ -58,7 +66,14 @@ impl Tables {
         if let Some(table) = chunks::get(&self.db, name, records).await? {
             return Ok(table);
         }
-        let table = read(source, file, records).await?;
+        let by_tree = match records {
+            RecordKind::Lines => of_tree(source, file).await?,
+            _ => None,
+        };
+        let table = match by_tree {
+            Some(table) => table,
+            None => read(source, file, records).await?,
+        };
         chunks::insert(&self.db, name, records, &table).await?;
         Ok(table)
     }
@@ -88,6 +103,51 @@ fn known(file: &FileRef) -> Option<Table> {
     Some(Table { chunks, subtrees: true })
 }
 
+/// The chunks of whole lines of a file that ipdc added, here or elsewhere, read off the nodes of its
+/// tree; none when that is not of the form. Should another program build such a tree over other cuts,
+/// whoever reads a chunk finds out: it would not end a line.
+async fn of_tree<S: Source>(source: &S, file: &FileRef) -> Result<Option<Table>, unixfs::Error> {
+    let root = Chunk { len: file.len, name: key(&file.cid) };
+    let mut level = below(source, &[root]).await?.concat();
+    // A level at a time, until its nodes are as long as chunks: all of these are at the same depth.
+    loop {
+        let Some((last, others @ [_, ..])) = level.split_last() else { return Ok(None) };
+        if last.len <= SURE && others.iter().all(|node| (MIN..=SURE).contains(&node.len)) {
+            break;
+        }
+        // Each node over chunks has two at least, but for the last; and so there are more below.
+        if others.iter().any(|node| node.len < 2 * MIN) {
+            return Ok(None);
+        }
+        level = below(source, &level).await?.concat();
+    }
+    let (single, inner): (Vec<Chunk>, Vec<Chunk>) =
+        level.iter().partition(|chunk| chunk.name.codec() == CODEC_RAW);
+    let leaves = below(source, &inner).await?;
+    let is_ours = leaves.iter().chain([&single]).all(|leaves| are_leaves(leaves))
+        && level.iter().map(|chunk| chunk.len).sum::<u64>() == file.len;
+    Ok(is_ours.then_some(Table { chunks: level, subtrees: true }))
+}
+
+/// The children of each of these nodes of a file.
+async fn below<S: Source>(source: &S, nodes: &[Chunk]) -> Result<Vec<Vec<Chunk>>, unixfs::Error> {
+    let children = futures::stream::iter(nodes).map(async |node| {
+        let parsed = Parsed::of(&source.get(&node.name).await?)?;
+        let sizes = parsed.entry.block_sizes.into_iter();
+        let child = |(len, link): (u64, unixfs::Link)| Chunk { len, name: key(&link.cid) };
+        Ok::<_, unixfs::Error>(sizes.zip(parsed.links).map(child).collect::<Vec<_>>())
+    });
+    children.buffered(NODES_IN_FLIGHT).try_collect().await
+}
+
+/// Whether these are leaves as ipdc makes them: full, but for the last.
+fn are_leaves(leaves: &[Chunk]) -> bool {
+    let full = CHUNK as u64;
+    let others = &leaves[..leaves.len().saturating_sub(1)];
+    leaves.iter().all(|leaf| leaf.name.codec() == CODEC_RAW && leaf.len <= full)
+        && others.iter().all(|leaf| leaf.len == full)
+}
+
 /// Reads the whole of `file` and names its chunks.
 async fn read<S: Source>(
     source: &S,
@@ -112,9 +172,11 @@ mod tests {
 
     use super::*;
     use crate::blocks::block::Block;
+    use crate::blocks::fetch::FetchError;
     use crate::blocks::store::tests::{World, world};
     use crate::blocks::store::{Add, Tier};
-    use crate::blocks::unixfs::dagpb::{Entry, Link, Node};
+    use crate::blocks::unixfs::Link;
+    use crate::blocks::unixfs::dagpb::{Entry, Node};
 
     /// Lines, none twice.
     fn text(len: usize) -> Vec<u8> {
@@ -193,6 +255,37 @@ mod tests {
         let fixed = tables.of(&world.store, &ours, RecordKind::Fixed(7)).await.unwrap();
         assert!(!fixed.subtrees);
         assert_eq!(fixed.chunks.iter().map(|chunk| chunk.len).sum::<u64>(), ours.len);
+    }
+
+    /// A source that has a file's nodes but none of its bytes.
+    #[derive(Clone)]
+    struct NodesOnly(crate::blocks::store::Store);
+
+    impl Source for NodesOnly {
+        async fn get(&self, cid: &ipdc_jobs::ids::Cid) -> Result<Block, FetchError> {
+            match cid.codec() {
+                CODEC_RAW => Err(FetchError::not_here(*cid)),
+                _ => Source::get(&self.0, cid).await,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_did_not_add_a_file_tells_its_chunks_without_reading_it() {
+        let world = world().await;
+        let nodes = NodesOnly(world.store.clone());
+        let lines = RecordKind::Lines;
+        let text = text(20 << 20);
+        let (file, chunks) = build(FileBuilder::chunked(adding(&world)), &text).await;
+        let elsewhere = Tables::new(Db::in_memory().unwrap());
+        let table = elsewhere.of(&nodes, &file, lines).await.unwrap();
+        assert_eq!(table, Table { chunks, subtrees: true });
+        // What may be another's is read, and so it is here.
+        let (plain, _) = build(FileBuilder::new(adding(&world)), &text).await;
+        for other in [plain, add_elsewhere(&world, &text).await] {
+            let unread = elsewhere.of(&nodes, &other, lines).await;
+            assert!(matches!(unread, Err(TableError::Read(_))), "{unread:?}");
+        }
     }
 
     #[tokio::test]

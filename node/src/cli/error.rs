@@ -180,10 +180,12 @@ pub(super) enum CliError {
         jobs: Vec<Detail>,
     },
 
-    #[error("the input `{input}` is neither a file or directory here nor a CID")]
+    #[error("the input `{input}` is no file or directory here, matches none, and is no CID")]
     #[diagnostic(
         code("IPDC-1622"),
-        help("--input takes a path or a CID (bafy…, bafk…), with or without a path below it")
+        help(
+            "--input takes a path, a pattern such as 'logs/*.gz' in quotes, or a CID (bafy…, bafk…), with or without a path below it"
+        )
     )]
     Input { input: String },
 

@@ -8,6 +8,7 @@ mod data;
 mod error;
 #[cfg(test)]
 mod fake;
+mod gather;
 mod interrupt;
 mod jobs;
 mod local;

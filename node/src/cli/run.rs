@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Session;
 use super::error::CliError;
+use super::gather;
 use super::interrupt::Interrupts;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
@@ -61,7 +62,7 @@ pub(super) struct Run {
     /// How many nodes should work for it; fewer do when there are fewer
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
-    /// The input, in place of the one that job.toml names: a path, or a CID
+    /// The input, in place of the one that job.toml names: a path, a pattern ('logs/*.gz'), or a CID
     #[arg(long, value_name = "PATH|CID")]
     input: Option<String>,
     /// Fetch the result to this directory, which must not be there or be empty
@@ -171,11 +172,15 @@ fn check_job_dir(dir: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The CID of what `--input` names; a path is added first.
+/// The CID of what `--input` names; a path, or what a pattern matches, is added first.
 async fn resolve_input(client: &Client, input: &str, progress: &Progress) -> Result<Cid, CliError> {
     let path = Path::new(input);
     if path.exists() {
         return Ok(transfer::send(client, path, progress).await?.added.cid);
+    }
+    let matches = gather::matches(input)?;
+    if !matches.is_empty() {
+        return Ok(transfer::send_matches(client, input, matches, progress).await?.added.cid);
     }
     let path: ContentPath =
         input.parse().map_err(|_| CliError::Input { input: input.to_owned() })?;

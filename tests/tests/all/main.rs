@@ -10,6 +10,7 @@ mod docs;
 mod end_condition;
 mod guests;
 mod http;
+mod input;
 mod jobs;
 mod local;
 mod mqtt;

@@ -23,6 +23,7 @@ use ipdc_jobs::ids::{CODEC_DAG_PB, CODEC_RAW, Cid, FileRef};
 
 pub use self::blocking::{BlockingReader, BlockingTree, BlockingWriter, Caller};
 pub use self::builder::FileBuilder;
+pub(in crate::blocks) use self::dagpb::Link;
 pub use self::dagpb::Malformed;
 use self::dagpb::{Entry, Kind, Node};
 pub use self::dir::{DirEntry, build_dir, files, ls, resolve};
