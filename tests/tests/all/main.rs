@@ -12,6 +12,7 @@ mod guests;
 mod http;
 mod jobs;
 mod local;
+mod memo;
 mod mqtt;
 mod nodes;
 mod stranger;
