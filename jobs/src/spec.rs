@@ -39,6 +39,8 @@ pub struct JobSpec {
     pub input: Option<String>,
     /// Workers asked for.
     pub workers: Option<u32>,
+    /// Whether workers may answer from their memos; a submission may say otherwise.
+    pub memo: Option<bool>,
     /// Limits of one attempt.
     pub limits: Limits,
     /// `[params]`, free for the guest.
@@ -137,6 +139,7 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         top.error(input.line, "`input` is empty; expected a path in this directory or a CID");
     }
     let workers = top.integer("workers", WORKERS);
+    let memo = top.yes_or_no("memo");
 
     let mut limits = Limits::default();
     if let Some(mut section) = top.section("limits") {
@@ -162,6 +165,7 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         kind: kind.map(|kind| kind.value).unwrap_or_default(),
         input: input.map(|input| input.value),
         workers: workers.map(|workers| workers as u32),
+        memo,
         limits,
         params,
         files,
@@ -250,6 +254,15 @@ impl Section {
             return None;
         }
         self.text(key)
+    }
+
+    /// `true` or `false`, if the key is there.
+    pub fn yes_or_no(&mut self, key: &'static str) -> Option<bool> {
+        let Located { value, line } = self.take(key)?;
+        match value {
+            Value::Bool(value) => Some(value),
+            other => self.unfit(key, line, &other, "true or false"),
+        }
     }
 
     /// A whole number in `range`, if the key is there.

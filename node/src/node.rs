@@ -195,6 +195,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         keypair,
         db: db.clone(),
+        memo: memo.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         post: post.clone(),

@@ -340,6 +340,9 @@ pub struct Submission {
     /// Workers asked for; without a number, as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Whether workers may answer from their memos; without a word, what `job.toml` says, else yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo: Option<bool>,
     /// Added to `[params]` of `job.toml`, over what it says.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub params: serde_json::Map<String, Value>,

@@ -67,6 +67,7 @@ impl Engine {
     fn on_good(&mut self, good: Good) {
         let Good { task, attempt, worker, .. } = good;
         self.close(task, attempt, Fate::Closed);
+        self.note_memo(task, worker, good.memoized);
         let commits_twice = self.planted.has(Fault::CommitsTwice);
         let state = self.task_mut(task);
         match state.state {

@@ -178,6 +178,10 @@ pub(super) struct Peer {
     pub(super) blocked_until: Option<Duration>,
     /// What it said when it refused, while that holds.
     pub(super) refusal: Option<String>,
+    /// Attempts it is given beyond its slots because its memo answers.
+    pub(super) ahead: usize,
+    /// Whether it had to run a task whose output it gave before: its memo is not what it was.
+    pub(super) forgot: bool,
     /// When it last ended an attempt.
     pub(super) last_end: Duration,
     /// Whether it said what it still has, after a take-over.
@@ -199,6 +203,8 @@ impl Peer {
             blocks: 0,
             blocked_until: None,
             refusal: None,
+            ahead: 0,
+            forgot: false,
             last_end: now,
             answered: false,
             queried_at: None,

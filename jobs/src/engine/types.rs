@@ -1,6 +1,6 @@
 //! What goes into an engine and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,9 @@ pub struct JobPlan {
     /// The peers that are connected now, this node among them: known at once, so that the first
     /// of them is not given everything. Later ones come by [`Event::PeerUp`].
     pub peers: Vec<(PeerId, PeerFacts)>,
+    /// Who gave a task's output the last time it was asked for: that peer's memo may have it. A
+    /// hint: wrong ones cost time only.
+    pub warm: BTreeMap<TaskId, PeerId>,
     /// The bounds to keep.
     pub limits: super::Limits,
 }

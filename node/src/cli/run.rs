@@ -65,6 +65,9 @@ pub(super) struct Run {
     /// The input, in place of the one that job.toml names: a path, a pattern ('logs/*.gz'), or a CID
     #[arg(long, value_name = "PATH|CID")]
     input: Option<String>,
+    /// Run every task, also those whose outputs a node remembers
+    #[arg(long)]
+    no_memo: bool,
     /// Fetch the result to this directory, which must not be there or be empty
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -142,6 +145,7 @@ impl Run {
             files: None,
             input,
             workers: self.workers.map(NonZeroU32::get),
+            memo: self.no_memo.then_some(false),
             params: self.params.iter().map(|p| (p.key.clone(), p.value.clone())).collect(),
             key: None,
         };

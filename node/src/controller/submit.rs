@@ -210,7 +210,7 @@ impl Controller {
             input,
             config,
             limits: spec.limits,
-            memo: true,
+            memo: submission.memo.or(spec.memo).unwrap_or(true),
             workers: submission.workers.or(spec.workers),
             submitter: context.me,
             roster: vec![context.me],

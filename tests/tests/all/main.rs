@@ -13,6 +13,7 @@ mod http;
 mod input;
 mod jobs;
 mod local;
+mod memo;
 mod mqtt;
 mod nodes;
 mod stranger;

@@ -74,6 +74,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         kind: &Hashing,
         needs: Needs::default(),
         peers: std::iter::once((controller(), facts(0))).chain(workers).collect(),
+        warm: BTreeMap::new(),
         limits: Limits::default(),
     }
 }
