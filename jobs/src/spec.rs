@@ -247,6 +247,12 @@ impl Section {
         self.text(key)
     }
 
+    /// The line of a key that was not taken yet.
+    #[must_use]
+    pub fn line(&self, key: &str) -> Option<usize> {
+        self.entries.iter().find(|(known, _)| known == key).map(|(_, located)| located.line)
+    }
+
     /// A whole number in `range`, if the key is there.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let Located { value, line } = self.take(key)?;

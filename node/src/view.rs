@@ -426,6 +426,9 @@ pub struct JobView {
     pub tasks: u64,
     /// Tasks whose output a worker remembered.
     pub memoized: u64,
+    /// What the user's code counted, in the attempts that count.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
     /// Its stages, in order.
     pub stages: Vec<StageView>,
     /// Input bytes done.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::FileRef;
-use crate::kind::JobFiles;
+use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, Located, Section, SpecError};
 
 use super::builtin::Builtin;
@@ -26,9 +26,9 @@ pub struct Config {
     pub map: FileRef,
     /// What joins the values of a key within a map task.
     pub combine: Option<Step>,
-    /// What makes the result of a key's values.
-    pub reduce: Step,
-    /// Into how many files the result is divided, by key.
+    /// What makes the result of a key's values; none, when what `map` emits is the result.
+    pub reduce: Option<Step>,
+    /// Into how many files the result is divided, by key; 0 without `reduce`.
     pub partitions: u32,
     /// `[params]`, as written.
     pub params: serde_json::Map<String, Value>,
@@ -53,7 +53,7 @@ pub enum BadConfig {
     #[error(transparent)]
     Form(#[from] serde_json::Error),
     /// The number of partitions is out of range.
-    #[error("there are {0} partitions; expected 1 to {PARTITIONS_LIMIT}")]
+    #[error("there are {0} partitions; expected 1 to {PARTITIONS_LIMIT}, or 0 without a reducer")]
     Partitions(u32),
 }
 
@@ -64,10 +64,16 @@ impl Config {
     /// When it is not of the form, or out of range.
     pub fn read(value: &Value) -> Result<Self, BadConfig> {
         let config = Config::deserialize(value)?;
-        match config.partitions {
-            1..=PARTITIONS_LIMIT => Ok(config),
-            partitions => Err(BadConfig::Partitions(partitions)),
+        match (&config.reduce, config.partitions) {
+            (Some(_), 1..=PARTITIONS_LIMIT) | (None, 0) => Ok(config),
+            (_, partitions) => Err(BadConfig::Partitions(partitions)),
         }
+    }
+
+    /// What the job's guests may read, in a task on records of `input`.
+    pub(super) fn given(&self, input: &str) -> Given {
+        let params = serde_json::to_vec(&self.params).expect("what was JSON encodes");
+        Given { params: params.into(), files: self.files.clone(), input: input.to_owned() }
     }
 }
 
@@ -76,8 +82,10 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let mut section = spec.rest.clone();
     let map = section.required_text("map");
     let combine = section.text("combine");
-    let reduce = section.required_text("reduce");
-    let partitions = section.integer("partitions", 1..=u64::from(PARTITIONS_LIMIT));
+    let reduce = section.text("reduce");
+    let partitions_line = section.line("partitions");
+    let fewest = u64::from(reduce.is_some());
+    let partitions = section.integer("partitions", fewest..=u64::from(PARTITIONS_LIMIT));
 
     let map = map.and_then(|path| module(&mut section, files, "map", &path));
     let combine_step =
@@ -92,6 +100,18 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
                        `reduce = \"sum\"`, which adds them";
         section.error(reduce.line, message);
     }
+    if reduce.is_none() {
+        // What only a reducer needs.
+        let combine = combine.as_ref().map(|combine| ("combine", combine.line));
+        let partitions = partitions.filter(|n| *n > 0).and(partitions_line);
+        for (key, line) in combine.into_iter().chain(partitions.map(|line| ("partitions", line))) {
+            let message = format!(
+                "`{key}` is given and `reduce` is missing; expected both, or neither for a job whose \
+                 result is what `map` emits"
+            );
+            section.error(line, message);
+        }
+    }
     let mut side_files = BTreeMap::new();
     for (name, path) in &spec.files {
         if let Some(file) = find(&mut section, files, &format!("files.{name}"), path) {
@@ -100,12 +120,13 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     }
 
     let errors = section.finish();
-    match (map, reduce_step) {
-        (Some(map), Some(reduce)) if errors.is_empty() => Ok(Config {
+    let default = if reduce_step.is_some() { PARTITIONS } else { 0 };
+    match map {
+        Some(map) if errors.is_empty() => Ok(Config {
             map,
             combine: combine_step,
-            reduce,
-            partitions: partitions.map_or(PARTITIONS, |partitions| partitions as u32),
+            reduce: reduce_step,
+            partitions: partitions.map_or(default, |partitions| partitions as u32),
             params: spec.params.clone(),
             files: side_files,
         }),
@@ -201,7 +222,7 @@ mod tests {
         let config = check(text).unwrap();
         assert_eq!(config.combine, Some(Step::Builtin(Builtin::Sum)));
         assert_eq!(config.partitions, PARTITIONS);
-        assert!(matches!(config.reduce, Step::Module(file) if file.len == 8));
+        assert!(matches!(config.reduce, Some(Step::Module(file)) if file.len == 8));
         assert_eq!(config.files["stop"].len, 8);
         assert_eq!(config.params["n"], 1);
     }
@@ -213,13 +234,14 @@ mod tests {
         assert_eq!(
             check(text).unwrap_err(),
             [
-                "job.toml: `reduce` is missing",
                 "job.toml:2: `map` names \"gone.wasm\", which is not in the directory",
                 "job.toml:3: unknown key `reducer`; did you mean `reduce`?",
                 "job.toml:4: `workers` is -1; expected a whole number from 1 to 10000",
                 "job.toml:5: `combine` is \"summ\"; expected one of sum, min, max, count, first, \
                  concat, or a .wasm or .wat file",
-                "job.toml:6: `partitions` is 2000; expected a whole number from 1 to 1024",
+                "job.toml:5: `combine` is given and `reduce` is missing; expected both, or neither \
+                 for a job whose result is what `map` emits",
+                "job.toml:6: `partitions` is 2000; expected a whole number from 0 to 1024",
                 "job.toml:8: `files.x` names \"y\", which is not in the directory",
             ]
         );
@@ -230,6 +252,18 @@ mod tests {
         let text = "kind = \"mr\"\nmap = \"map.wasm\"\ncombine = \"count\"\nreduce = \"count\"\n";
         let errors = check(text).unwrap_err();
         assert!(errors[0].starts_with("job.toml:4: `reduce` would count"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_job_without_a_reducer_has_no_partitions() {
+        let config = check("kind = \"mr\"\nmap = \"map.wasm\"\n").unwrap();
+        assert_eq!((config.reduce, config.partitions), (None, 0));
+        assert!(check("kind = \"mr\"\nmap = \"map.wasm\"\npartitions = 0\n").is_ok());
+        let errors = check("kind = \"mr\"\nmap = \"map.wasm\"\npartitions = 2\n").unwrap_err();
+        assert!(
+            errors[0].starts_with("job.toml:3: `partitions` is given and `reduce`"),
+            "{errors:?}"
+        );
     }
 
     #[test]

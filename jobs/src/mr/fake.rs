@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
-use crate::kind::{FileWriter, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
+use crate::kind::{FileWriter, Given, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
 
 use super::record;
 
@@ -153,7 +153,7 @@ impl Host for World {
         Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, _: Given) -> Result<Box<dyn Guest>, TaskError> {
         let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
         Ok(Box::new(NativeGuest { native, frame_limit: self.frame_limit }))
     }

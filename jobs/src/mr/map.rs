@@ -1,4 +1,5 @@
-//! A map task: its split through the user's `map`, what that emits through the combiner.
+//! A map task: its split through the user's `map`, what that emits through the combiner, or, in a
+//! job without a reducer, straight into a file of the result.
 
 use memchr::memrchr;
 
@@ -9,6 +10,8 @@ use super::combine::{Combine, Combiner};
 use super::config::{Config, Step};
 use super::error;
 use super::group::{Function, GuestGroup};
+use super::lines::Lines;
+use super::record::Records;
 use super::split::Split;
 
 /// Bytes of whole lines given to `map` at once, about: so many that a call costs nothing, so few
@@ -35,28 +38,50 @@ pub(super) fn share_in_one_piece(host: &dyn Host) -> usize {
 
 /// Runs a map task on `split`.
 pub(super) fn run(config: &Config, split: &Split, host: &dyn Host) -> Result<Payload, TaskError> {
-    let mut guest = host.guest(&config.map)?;
+    if config.reduce.is_none() {
+        let mut lines = Lines::create(host)?;
+        map(config, split, host, &mut |frame| {
+            Records::new(frame).try_for_each(|record| {
+                let (key, value) = record?;
+                lines.write(key, value)
+            })
+        })?;
+        return lines.finish();
+    }
     let combine = match &config.combine {
         None => Combine::None,
         Some(Step::Builtin(builtin)) => Combine::Builtin(*builtin),
         Some(Step::Module(module)) => {
             let limit = share_in_one_piece(host);
-            Combine::Guest(GuestGroup::new(host.guest(module)?, Function::Combine, limit))
+            let guest = host.guest(module, config.given(""))?;
+            Combine::Guest(GuestGroup::new(guest, Function::Combine, limit))
         }
     };
     let budget = share(host).min(COMBINER_LIMIT) as usize;
     let mut combiner = Combiner::new(host, config.partitions, combine, budget);
-    let mut lines = Lines::open(split, host)?;
-    while let Some(chunk) = lines.next_chunk()? {
-        guest.call("map", chunk, &mut |frame| combiner.add(frame))?;
-        host.progress(lines.read, split.len);
-    }
+    map(config, split, host, &mut |frame| combiner.add(frame))?;
     combiner.finish()
+}
+
+/// Gives `split` to the user's `map`, and what that emits to `sink`.
+fn map(
+    config: &Config,
+    split: &Split,
+    host: &dyn Host,
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
+) -> Result<(), TaskError> {
+    let mut guest = host.guest(&config.map, config.given(""))?;
+    let mut chunks = Chunks::open(split, host)?;
+    while let Some(chunk) = chunks.next_chunk()? {
+        guest.call("map", chunk, sink)?;
+        host.progress(chunks.read, split.len);
+    }
+    Ok(())
 }
 
 /// Reads a split as chunks of whole lines. Where a chunk ends depends on the split alone, not on
 /// how its bytes arrive.
-struct Lines {
+struct Chunks {
     split: Split,
     bytes: Box<dyn ReadAt>,
     /// Bytes of the split read.
@@ -68,11 +93,11 @@ struct Lines {
     limit: usize,
 }
 
-impl Lines {
+impl Chunks {
     fn open(split: &Split, host: &dyn Host) -> Result<Self, TaskError> {
         let bytes = host.open(&split.file, &[])?;
         let limit = share_in_one_piece(host).max(CHUNK);
-        Ok(Lines { split: *split, bytes, read: 0, buffer: Vec::new(), given: 0, limit })
+        Ok(Chunks { split: *split, bytes, read: 0, buffer: Vec::new(), given: 0, limit })
     }
 
     /// The next lines; none at the end of the split.

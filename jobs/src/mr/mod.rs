@@ -4,7 +4,7 @@
 //! `map` over one; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
-//! [`builtin`]) and writes lines.
+//! [`builtin`]) and writes lines ([`lines`]). Without a reducer each map task writes them.
 //!
 //! *Invariant*: the result's bytes depend on code, configuration and input only. Partitions come
 //! from the configuration; values reach a reducer in (split, offset) order; what does not fit the
@@ -30,6 +30,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod group;
+mod lines;
 mod map;
 mod merge;
 mod plan;
@@ -91,7 +92,11 @@ impl Kind for MapReduce {
             Config::read(work.config).map_err(|_| error::corrupt("the job's configuration"))?;
         match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
             Body::Map(split) => map::run(&config, &split, host),
-            Body::Reduce(partition) => reduce::run(&config, partition, work, host),
+            Body::Reduce(partition) => {
+                let reduce =
+                    config.reduce.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                reduce::run(&config, &reduce, partition, work, host)
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The tasks of a map-reduce job and the names of its outputs.
 //!
 //! Tasks 0 to M-1 are the maps, one a split, in the order of the input; the next P are the
-//! reducers, one a partition, each of which needs all the maps.
+//! reducers, one a partition, each of which needs all the maps. Without a reducer there are no
+//! partitions, and the maps' outputs make the result.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use crate::kind::{PlanError, ResultFile, TaskSpec, Tree};
 use crate::message::Payload;
 
 use super::config::Config;
-use super::reduce;
+use super::lines;
 use super::split::{self, Split};
 
 /// The place of the map stage in [`STAGES`].
@@ -66,12 +67,12 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
     Ok(map.chain(reduce).collect())
 }
 
-/// The names of the reducers' files in the result.
+/// The names of the last tasks' files in the result.
 pub(super) fn outputs(outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
-    let name = |(partition, (task, payload)): (usize, &(TaskId, Payload))| {
-        let file = reduce::output_of(payload)
+    let name = |(part, (task, payload)): (usize, &(TaskId, Payload))| {
+        let file = lines::file_of(payload)
             .ok_or_else(|| PlanError::Unfit(format!("the output of task {task} is no file")))?;
-        Ok(ResultFile { task: *task, name: format!("part-{partition:05}"), file })
+        Ok(ResultFile { task: *task, name: format!("part-{part:05}"), file })
     };
     outputs.iter().enumerate().map(name).collect()
 }

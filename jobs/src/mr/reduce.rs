@@ -4,20 +4,18 @@
 use bytes::Bytes;
 
 use crate::ids::{FileRef, TaskId};
-use crate::kind::{FileWriter, Host, Lasting, TaskError, Work};
+use crate::kind::{Host, TaskError, Work};
 use crate::message::{Input, Payload};
 
 use super::builtin::Fold;
 use super::config::{Config, Step};
 use super::error;
 use super::group::{Function, Grouper, GuestGroup, How};
+use super::lines::Lines;
 use super::map::{share, share_in_one_piece};
 use super::merge::{self, Merge};
 use super::run::Source;
 use super::shuffle::{Run, run_of};
-
-/// Bytes of lines gathered before they are written.
-const WRITE: usize = 64 << 10;
 
 /// Records between two words about progress: some milliseconds' worth.
 const PROGRESS_EVERY: u64 = 1 << 16;
@@ -28,12 +26,13 @@ const INDEX_LIMIT: u64 = 1 << 20;
 /// Runs a reduce task on `partition`. Its output is the file of its lines.
 pub(super) fn run(
     config: &Config,
+    reduce: &Step,
     partition: u32,
     work: &Work<'_>,
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
     let mut makers = Vec::new();
-    let reduced = merge_and_reduce(config, partition, work, host, &mut makers);
+    let reduced = merge_and_reduce(config, reduce, partition, work, host, &mut makers);
     reduced.map_err(|error| match error {
         TaskError::Missing { file, message, .. } => {
             let made = makers.iter().find(|(_, made)| *made == *file);
@@ -46,13 +45,14 @@ pub(super) fn run(
 /// Notes in `makers` which map task made which file.
 fn merge_and_reduce(
     config: &Config,
+    reduce: &Step,
     partition: u32,
     work: &Work<'_>,
     host: &dyn Host,
     makers: &mut Vec<(TaskId, FileRef)>,
 ) -> Result<Payload, TaskError> {
     // While runs are joined to fewer, values may only be folded where folding again gives the same.
-    let (on_the_way, at_last) = match &config.reduce {
+    let (on_the_way, at_last) = match reduce {
         Step::Builtin(builtin) => (
             if builtin.of_partials() == *builtin {
                 How::Fold(Fold::partial(*builtin))
@@ -63,7 +63,8 @@ fn merge_and_reduce(
         ),
         Step::Module(module) => {
             let limit = share_in_one_piece(host);
-            let group = GuestGroup::new(host.guest(module)?, Function::Reduce, limit);
+            let group =
+                GuestGroup::new(host.guest(module, config.given(""))?, Function::Reduce, limit);
             (How::Pass, How::Guest(group))
         }
     };
@@ -80,7 +81,7 @@ fn merge_and_reduce(
     }
     let sources = merge::narrow(sources, merge::width(share(host)), on_the_way, host)?;
 
-    let mut lines = Lines { file: host.create(Lasting::Kept)?, buffer: Vec::new() };
+    let mut lines = Lines::create(host)?;
     let mut write = |key: &[u8], value: &[u8]| lines.write(key, value);
     let mut grouper = Grouper::new(at_last);
     let total = sources.iter().map(Source::len).sum();
@@ -96,17 +97,7 @@ fn merge_and_reduce(
     }
     grouper.end(&mut write)?;
     host.progress(total, total);
-    let file = lines.finish()?;
-    let output = serde_json::to_vec(&file).expect("a file's name encodes");
-    Ok(Payload::Inline(output.into()))
-}
-
-/// The file that a reduce task's output names.
-pub(super) fn output_of(payload: &Payload) -> Option<FileRef> {
-    match payload {
-        Payload::Inline(text) => serde_json::from_slice(text).ok(),
-        Payload::File(_) => None,
-    }
+    lines.finish()
 }
 
 /// Where the run of `partition` of one map task lies; none when it is empty.
@@ -136,30 +127,4 @@ fn read_index(file: &FileRef, input: &Input, host: &dyn Host) -> Result<Bytes, T
         index.extend_from_slice(&read);
     }
     Ok(index.into())
-}
-
-/// Writes lines to a file.
-struct Lines {
-    file: Box<dyn FileWriter>,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
-    #[inline]
-    fn write(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
-        self.buffer.extend_from_slice(key);
-        self.buffer.push(b'\t');
-        self.buffer.extend_from_slice(value);
-        self.buffer.push(b'\n');
-        if self.buffer.len() >= WRITE {
-            self.file.write(&self.buffer)?;
-            self.buffer.clear();
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<FileRef, TaskError> {
-        self.file.write(&self.buffer)?;
-        self.file.finish()
-    }
 }

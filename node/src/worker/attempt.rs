@@ -9,9 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
-use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Lasting, ReadAt, TaskError, Work};
+use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
 use ipdc_jobs::manifest::Manifest;
-use ipdc_jobs::message::{Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload};
+use ipdc_jobs::message::{
+    Assignment, COUNTERS_LIMIT, Cost, Counters, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +127,7 @@ struct Desk {
     caller: Caller,
     events: mpsc::Sender<WorkerEvent>,
     log: Mutex<VecDeque<String>>,
+    counters: Mutex<Counters>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     /// What fetches for this attempt; the first one asks the assignment's holders.
@@ -149,6 +152,7 @@ impl Desk {
             caller,
             events,
             log: Mutex::default(),
+            counters: Mutex::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             sessions: Mutex::default(),
@@ -169,6 +173,10 @@ impl Desk {
         }
     }
 
+    fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,6 +187,17 @@ impl Desk {
         let session = self.parts.blocks.session(holders, Tier::Cache);
         self.sessions().push(session.clone());
         session
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        file: &FileRef,
+        holders: &[PeerId],
+    ) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.stopped()?;
+        let inner = BlockingReader::open(self.session(holders), file, self.caller.clone())
+            .map_err(|error| TaskError::of_read(file, error))?;
+        Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
 
     async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
@@ -209,7 +228,10 @@ impl Desk {
     fn outcome(&self, result: Result<Payload, TaskError>) -> Option<Outcome> {
         let log = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
         match result {
-            Ok(output) => Some(Outcome::Done { output, memoized: false }),
+            Ok(output) => {
+                let counters = std::mem::take(&mut *self.counters());
+                Some(Outcome::Done { output, memoized: false, counters })
+            }
             Err(TaskError::Stopped) => None,
             Err(TaskError::Missing { task: Some(task), message, .. }) => {
                 Some(Outcome::InputLost { tasks: vec![task], message })
@@ -249,11 +271,7 @@ impl AttemptHost<'_> {
 
 impl Host for AttemptHost<'_> {
     fn open(&self, file: &FileRef, holders: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError> {
-        self.desk.stopped()?;
-        let session = self.desk.session(holders);
-        let inner = BlockingReader::open(session, file, self.desk.caller.clone())
-            .map_err(|error| TaskError::of_read(file, error))?;
-        Ok(Box::new(CountedReader { inner, desk: Arc::clone(self.desk) }))
+        self.desk.open(file, holders)
     }
 
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
@@ -269,13 +287,14 @@ impl Host for AttemptHost<'_> {
         Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
         let listener = Box::new(Ear(Arc::clone(self.desk)));
         let stop = self.desk.stop.clone();
-        self.desk.parts.runtime.instantiate(&code, &self.manifest.limits, stop, listener)
+        let limits = &self.manifest.limits;
+        self.desk.parts.runtime.instantiate(&code, limits, stop, listener, given)
     }
 
     fn memory(&self) -> u64 {
@@ -291,6 +310,10 @@ impl Host for AttemptHost<'_> {
 struct Ear(Arc<Desk>);
 
 impl Listener for Ear {
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.0.open(file, &[])
+    }
+
     fn log(&mut self, line: &str) {
         let mut log = self.0.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == LOG_LINES {
@@ -301,6 +324,19 @@ impl Listener for Ear {
 
     fn progress(&mut self, done: u64, total: u64) {
         self.0.progress(done, total);
+    }
+
+    fn count(&mut self, name: &str, by: u64) -> bool {
+        let mut counters = self.0.counters();
+        if let Some(count) = counters.get_mut(name) {
+            *count = count.saturating_add(by);
+            return true;
+        }
+        let has_room = counters.len() < COUNTERS_LIMIT;
+        if has_room {
+            counters.insert(name.to_owned(), by);
+        }
+        has_room
     }
 }
 

@@ -41,7 +41,8 @@ fn assign(keys: &[Key]) -> WorkerOrder {
 }
 
 fn done() -> Outcome {
-    Outcome::Done { output: Payload::Inline(Bytes::from_static(b"out")), memoized: false }
+    let output = Payload::Inline(Bytes::from_static(b"out"));
+    Outcome::Done { output, memoized: false, counters: Default::default() }
 }
 
 /// A worker of controllers 1 and 2, who are the roster of every job.

@@ -219,7 +219,8 @@ impl World {
             return fail(if is_missing { FailureClass::Missing } else { FailureClass::Worker });
         }
         let memoized = self.rng.chance(30);
-        Outcome::Done { output: work::output_of(body, &inputs), memoized }
+        let output = work::output_of(body, &inputs);
+        Outcome::Done { output, memoized, counters: Default::default() }
     }
 
     pub(super) fn stored(
