@@ -26,8 +26,8 @@ pub fn param(name: &str) -> Option<String> {
     json::member(&params(), name)
 }
 
-/// Which of the job's `[inputs]` the records of this task come from. Empty in a job with one input,
-/// in `combine` and in `reduce`.
+/// Which of the job's `[inputs]` the records of this map task come from. Empty in a job with one
+/// input and in `reduce`.
 #[must_use]
 #[inline]
 pub fn input() -> String {

@@ -228,6 +228,8 @@ pub struct Given {
     pub files: BTreeMap<String, FileRef>,
     /// Which of the job's inputs the records come from; empty when it has but one.
     pub input: String,
+    /// What it counts is thrown away: another task's guest counts the same records.
+    pub mute: bool,
 }
 
 /// One instance of a user's code.

@@ -32,7 +32,7 @@ impl Engine {
         let (mut bytes_done, mut bytes_total, mut memoized) = (0_u64, 0_u64, 0);
         for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
             // What later tasks read was made from the same input: it counts once.
-            let reads_input = spec.needs.is_empty();
+            let reads_input = spec.needs.is_empty() || spec.affinity.is_some();
             bytes_total = bytes_total.saturating_add(if reads_input { spec.weight } else { 0 });
             let is_running = task.live().any(|(_, _, live)| live.running_since.is_some());
             stages[usize::from(spec.stage)].running +=
@@ -47,6 +47,8 @@ impl Engine {
         let phase = self.phase(workers > 0);
         let why = if matches!(phase, Phase::Ended(_)) { None } else { self.why() };
         let counters = self.counted();
+        // A kind may have stages that this job does without.
+        stages.retain(|stage| stage.total > 0);
         Progress { phase, stages, bytes_done, bytes_total, workers, memoized, counters, why }
     }
 

@@ -102,6 +102,7 @@ impl Bench {
                 .map(|(name, file)| (name.to_owned(), file))
                 .into(),
             input: "left".to_owned(),
+            mute: false,
         };
         let code = code.as_bytes();
         let mut guest = self.runtime.instantiate(code, &self.limits, stop, listener, given)?;

@@ -1,0 +1,67 @@
+//! A job's inputs: one, or several by name. Several are the entries of one directory, in the order
+//! of their names; each map task works on records of one of them, and its guest can ask of which.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::FileRef;
+use crate::kind::{PlanError, ReadAt, Tree};
+
+use super::config::Config;
+use super::split::{self, Split};
+
+/// The most inputs of a job: a join of more tables than a person can keep apart.
+pub const INPUTS_LIMIT: usize = 64;
+
+/// A split, and which input it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Piece {
+    /// The lines.
+    pub(super) split: Split,
+    /// Index into [`Config::inputs`]; 0 when there is but one.
+    #[serde(default)]
+    pub(super) input: u32,
+}
+
+impl Piece {
+    /// The name of its input; empty when there is but one.
+    pub(super) fn input_of<'a>(&self, config: &'a Config) -> &'a str {
+        config.inputs.get(self.input as usize).map_or("", String::as_str)
+    }
+}
+
+/// The splits of every input, in the order of (input, file, offset).
+pub(super) fn pieces(config: &Config, tree: &dyn Tree) -> Result<Vec<Piece>, PlanError> {
+    if config.inputs.is_empty() {
+        let piece = |split| Piece { split, input: 0 };
+        return Ok(split::of_input(tree)?.into_iter().map(piece).collect());
+    }
+    let mut pieces = Vec::new();
+    for (input, name) in (0..).zip(&config.inputs) {
+        let splits = split::of_input(&Entry { tree, name })?;
+        pieces.extend(splits.into_iter().map(|split| Piece { split, input }));
+    }
+    Ok(pieces)
+}
+
+/// One entry of a directory: a file, or all that is below it.
+struct Entry<'a> {
+    tree: &'a dyn Tree,
+    name: &'a str,
+}
+
+impl Tree for Entry<'_> {
+    fn files(&self) -> io::Result<Vec<(String, FileRef)>> {
+        let mut files = self.tree.files()?;
+        files.retain(|(path, _)| {
+            path.strip_prefix(self.name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        Ok(files)
+    }
+
+    fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>> {
+        self.tree.open(file)
+    }
+}
