@@ -56,7 +56,7 @@ yardstick:
 # beside its job.toml.
 examples: setup-wasm
 	@for crate in examples/*/Cargo.toml; do \
-	    example=$$(dirname $$crate); name=$$(basename $$example); \
+	    example=$$(dirname $$crate); name=$$(basename $$example | tr - _); \
 	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $(WASM) \
 	        --manifest-path $$crate || exit 1; \
 	    cp $(TARGET)/examples/$(WASM)/release/$$name.wasm $$example/map.wasm || exit 1; \

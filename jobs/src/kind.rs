@@ -5,7 +5,7 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 
@@ -208,11 +208,12 @@ pub trait Host: Sync {
     /// When the disk is full or failing.
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError>;
 
-    /// A fresh instance of the module at `file`, compiled and checked before.
+    /// A fresh instance of the module at `file`, compiled and checked before, that may read what
+    /// is `given`.
     ///
     /// # Errors
     /// When the module cannot be had or compiled.
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError>;
+    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
@@ -242,6 +243,20 @@ pub trait FileWriter: Send {
     /// # Errors
     /// As [`FileWriter::write`].
     fn finish(self: Box<Self>) -> Result<FileRef, TaskError>;
+}
+
+/// What a guest may read beside what its functions are called with. All of it is frozen with the
+/// job, so what a guest makes of it is the same everywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// The job's `[params]`: one JSON object.
+    pub params: Bytes,
+    /// The job's side files, by the guest's names for them.
+    pub files: BTreeMap<String, FileRef>,
+    /// Which of the job's inputs the records come from; empty when it has but one.
+    pub input: String,
+    /// What it counts is thrown away: another task's guest counts the same records.
+    pub mute: bool,
 }
 
 /// One instance of a user's code.

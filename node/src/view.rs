@@ -337,6 +337,9 @@ pub struct Submission {
     /// The input; without one, what `job.toml` says.
     #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
     pub input: Option<Cid>,
+    /// Several inputs by name, over `[inputs]` of `job.toml`: CIDs, or paths in the job directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// Workers asked for; without a number, as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
@@ -432,6 +435,9 @@ pub struct JobView {
     pub tasks: u64,
     /// Tasks whose output a worker remembered.
     pub memoized: u64,
+    /// What the user's code counted, in the attempts that count.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
     /// Its stages, in order.
     pub stages: Vec<StageView>,
     /// Input bytes done.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The most assignments or reports in one message. After the driver has moved long payloads into
-/// files one takes up to 12 KiB of JSON: sixteen stay well below
+/// files one takes up to 15 KiB of JSON: sixteen stay well below
 /// [`MESSAGE_LIMIT`](crate::message::MESSAGE_LIMIT).
 pub const BATCH_LIMIT: usize = 16;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::types::{FailureReport, PeerFacts};
 use crate::ids::{Attempt, PeerId, TaskId};
-use crate::message::{Cost, Payload};
+use crate::message::{Cost, Counters, Payload};
 
 /// Durations kept per stage to know its median: enough to be exact for small stages and close
 /// for large ones.
@@ -115,6 +115,7 @@ pub(super) struct Commit {
     pub(super) output: Payload,
     pub(super) cost: Cost,
     pub(super) memoized: bool,
+    pub(super) counters: Counters,
     /// When; none when an earlier term committed it.
     pub(super) at: Option<Duration>,
     /// Who has its files: the worker, and others that reported the same output.

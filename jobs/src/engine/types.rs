@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
 use crate::manifest::Manifest;
-use crate::message::{Cost, FailureClass, Payload, ToController, ToWorker};
+use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
 
 /// A job that is to be brought to its end.
 #[derive(Clone)]
@@ -216,6 +216,9 @@ pub enum Record {
         cost: Cost,
         /// Whether it came from the worker's memo.
         memoized: bool,
+        /// What the attempt counted.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        counters: message::Counters,
     },
     /// A committed output is nowhere to be had: the task is run again.
     Lost {
@@ -306,6 +309,8 @@ pub struct Progress {
     pub workers: u32,
     /// Committed tasks whose output came from a worker's memo.
     pub memoized: u32,
+    /// What the committed attempts counted, added up.
+    pub counters: message::Counters,
     /// What the user should know: why nothing runs, or why fewer workers than were asked for.
     pub why: Option<String>,
 }
@@ -334,6 +339,9 @@ pub struct JobReport {
     pub controller: PeerId,
     /// Milliseconds since this controller began.
     pub elapsed_ms: u64,
+    /// What the committed attempts counted, added up.
+    #[serde(default)]
+    pub counters: message::Counters,
     /// Each task, in order.
     pub tasks: Vec<TaskReport>,
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::chunk::{RecordKind, Scanner};
 use crate::ids::{Cid, FileRef, cid_text};
-use crate::kind::{Guest, Host, TaskError};
+use crate::kind::{Given, Guest, Host, TaskError};
 use crate::message::Payload;
 
 use super::config::Config;
@@ -45,6 +45,7 @@ pub struct Skipped {
 /// The user's `map`, which gets all records but the bad ones.
 pub(super) struct Mapper<'a> {
     config: &'a Config,
+    given: Given,
     host: &'a dyn Host,
     guest: Box<dyn Guest>,
     /// The most bytes that one call may emit while they are held.
@@ -62,12 +63,13 @@ impl<'a> Mapper<'a> {
     /// One that holds at most `limit` bytes of what a call emits.
     pub(super) fn new(
         config: &'a Config,
+        given: Given,
         host: &'a dyn Host,
         limit: usize,
     ) -> Result<Self, TaskError> {
-        let guest = host.guest(&config.map)?;
+        let guest = host.guest(&config.map, given.clone())?;
         let (held, ends, skipped) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Mapper { config, host, guest, limit, held, ends, skipped })
+        Ok(Mapper { config, given, host, guest, limit, held, ends, skipped })
     }
 
     /// Gives some records of `split` to `map`, and what it emits to `sink`.
@@ -84,7 +86,7 @@ impl<'a> Mapper<'a> {
         if !error.is_trap() && !is_over(&error) {
             return Err(error);
         }
-        self.guest = self.host.guest(&self.config.map)?;
+        self.guest = self.host.guest(&self.config.map, self.given.clone())?;
         let Some(half) = halve(self.config.record, batch.records) else {
             return self.skip(split, batch, error);
         };

@@ -35,6 +35,35 @@ pub(super) fn not_a_number(key: &[u8], value: &[u8]) -> TaskError {
     )
 }
 
+/// A key that a sort by number cannot place.
+pub(super) fn key_not_a_decimal(key: &[u8]) -> TaskError {
+    guest(
+        "IPDC-5352",
+        format!("the key `{}` is no decimal number, and the sort is by number", shown(key)),
+    )
+}
+
+/// A value that cannot be ranked.
+pub(super) fn not_a_decimal(key: &[u8], value: &[u8]) -> TaskError {
+    let (key, value) = (shown(key), shown(value));
+    guest(
+        "IPDC-5352",
+        format!(
+            "key `{key}` has the value `{value}`; expected a decimal number, which `top` ranks by"
+        ),
+    )
+}
+
+/// The records that `top` must keep do not fit the memory of the task.
+pub(super) fn top_too_large(limit: usize, budget: usize) -> TaskError {
+    guest(
+        "IPDC-5360",
+        format!(
+            "the {limit} records with the greatest values have more than {budget} bytes, which do not fit the task's memory"
+        ),
+    )
+}
+
 /// A number left the range of 64 bits.
 pub(super) fn overflow(key: &[u8]) -> TaskError {
     guest("IPDC-5353", format!("the number of key `{}` does not fit 64 bits", shown(key)))

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::chunk::{Chunk, Chunker, RecordKind, Table};
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
-use crate::kind::{FileWriter, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
+use crate::kind::{FileWriter, Given, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
 use crate::message::FailureClass;
 
 use super::config::Config;
@@ -181,7 +181,7 @@ impl Host for World {
         Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, _: Given) -> Result<Box<dyn Guest>, TaskError> {
         let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
         let World { frame_limit, traps_on, .. } = *self;
         Ok(Box::new(NativeGuest { native, frame_limit, traps_on, broken: false }))

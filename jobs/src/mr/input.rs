@@ -4,6 +4,7 @@
 //! together. So this path runs at the speed of memory, and holds one piece and one record.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use bytes::{Buf, Bytes};
 
@@ -38,10 +39,21 @@ pub(super) struct Batch<'a> {
     pub(super) read: u64,
 }
 
-/// Takes the next records of a split.
-pub(super) type Give<'a> = dyn FnMut(&Batch<'_>) -> Result<(), TaskError> + 'a;
+impl<'a> Batch<'a> {
+    /// The first of its records: about `bytes` of them, whole ones, one at least.
+    pub(super) fn first(&self, bytes: usize, kind: RecordKind) -> Batch<'a> {
+        let mut scanner = Scanner::new(kind);
+        let (first, rest) = self.records.split_at(bytes.min(self.records.len()));
+        scanner.pass(first);
+        let len = scanner.next_end(rest).map_or(self.records.len(), |end| first.len() + end);
+        Batch { records: &self.records[..len], ..*self }
+    }
+}
 
-/// Reads the records of `split` and gives all to `give`. A record, and what unpacking takes, has
+/// Takes the next records of a split; breaks when it wants no more.
+pub(super) type Give<'a> = dyn FnMut(&Batch<'_>) -> Result<ControlFlow<()>, TaskError> + 'a;
+
+/// Reads the records of `split` and gives them to `give`. A record, and what unpacking takes, has
 /// `limit` bytes at most.
 pub(super) fn read(
     split: &Split,
@@ -70,7 +82,9 @@ pub(super) fn read(
             if end.is_none() {
                 continue;
             }
-            give(&Batch { records: &begun, offset, read })?;
+            if give(&Batch { records: &begun, offset, read })?.is_break() {
+                return Ok(());
+            }
             offset += begun.len() as u64;
             begun.clear();
             begun.shrink_to(KEPT);
@@ -78,7 +92,9 @@ pub(super) fn read(
         }
         let (whole, later) = rest.split_at(scanner.last_end(rest).unwrap_or(0));
         if !whole.is_empty() {
-            give(&Batch { records: whole, offset, read })?;
+            if give(&Batch { records: whole, offset, read })?.is_break() {
+                return Ok(());
+            }
             offset += whole.len() as u64;
         }
         scanner.pass(later);
@@ -88,7 +104,7 @@ pub(super) fn read(
         true => Ok(()),
         false if split.closed => Err(error::open_split(&split.file)),
         // The last record of a file may lack its end.
-        false => give(&Batch { records: &begun, offset, read }),
+        false => give(&Batch { records: &begun, offset, read }).map(drop),
     }
 }
 

@@ -9,8 +9,9 @@ use crate::kind::Lasting;
 use crate::memo::digest_of_inputs;
 use crate::message::{Input, Payload};
 
+use super::inputs::Group;
+use super::lines;
 use super::plan::Body;
-use super::reduce;
 use super::shuffle::{MapOutput, Run};
 
 /// The version of what map and reduce tasks write. A change that can show in an output of either
@@ -26,44 +27,51 @@ const NOT_OF_REDUCE: &[&str] = &["map", "combine"];
 /// What determines the output of the task, as bytes.
 pub(super) fn input(config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec<u8>> {
     let body = Body::decode(body)?;
-    let (without, what) = match &body {
-        Body::Map(splits) => {
-            let mut hash = Sha256::new();
-            for split in splits {
-                hash.update(split.name.to_bytes());
-            }
-            (NOT_OF_MAP, hash.finalize())
+    let mut hash = Sha256::new();
+    let (stage, without) = match &body {
+        Body::Sample(groups) => {
+            groups.iter().for_each(|group| add_group(&mut hash, group));
+            (0_u8, NOT_OF_MAP)
+        }
+        Body::Map(group) => {
+            add_group(&mut hash, group);
+            (1, NOT_OF_MAP)
         }
         Body::Reduce(partition) => {
-            let mut hash = Sha256::new();
             hash.update(partition.to_be_bytes());
-            hash.update(digest_of_inputs(inputs));
-            (NOT_OF_REDUCE, hash.finalize())
+            (2, NOT_OF_REDUCE)
         }
+        Body::Top => (3, NOT_OF_REDUCE),
     };
+    hash.update(digest_of_inputs(inputs));
     let mut config = config.as_object()?.clone();
     config.retain(|key, _| !without.contains(&key.as_str()));
-    let stage = u8::from(matches!(body, Body::Reduce(_)));
-    let mut text = [&VERSION.to_be_bytes()[..], &[stage], &what].concat();
+    let mut text = [&VERSION.to_be_bytes()[..], &[stage], &hash.finalize()].concat();
     // A map of serde_json is sorted by key: the same configuration gives the same bytes.
     serde_json::to_writer(&mut text, &config).ok()?;
     Some(text)
 }
 
+fn add_group(hash: &mut Sha256, group: &Group) {
+    hash.update(group.input.to_be_bytes());
+    for split in &group.splits {
+        hash.update(split.name.to_bytes());
+    }
+}
+
 /// The files of an output.
 pub(super) fn files(body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
-    match Body::decode(body)? {
-        Body::Map(_) => {
-            let runs = MapOutput::decode(output)?.runs.into_iter();
-            let files = runs.filter_map(|run| match run {
-                Run::File(file) => Some((file, Lasting::Scratch)),
-                Run::Empty | Run::Inline(_) => None,
-            });
-            Some(files.collect())
-        }
-        Body::Reduce(_) => {
-            let file = reduce::output_of(&Payload::Inline(output.clone()))?;
-            Some(vec![(file, Lasting::Kept)])
-        }
+    if let Body::Sample(_) = Body::decode(body)? {
+        return Some(Vec::new());
     }
+    // Of any other task, runs for those to come or a file of the result.
+    let Some(MapOutput { runs, .. }) = MapOutput::decode(output) else {
+        let file = lines::file_of(&Payload::Inline(output.clone()))?;
+        return Some(vec![(file, Lasting::Kept)]);
+    };
+    let files = runs.into_iter().filter_map(|run| match run {
+        Run::File(file) => Some((file, Lasting::Scratch)),
+        Run::Empty | Run::Inline(_) => None,
+    });
+    Some(files.collect())
 }

@@ -1,10 +1,14 @@
 //! The map-reduce kind.
 //!
-//! The input is cut into splits of whole records ([`split`]). A map task ([`map`]) reads some
+//! The inputs ([`inputs`]) are cut into splits of whole records ([`split`]). A map task ([`map`]) reads some
 //! ([`input`]) and runs the user's `map` over them; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
-//! [`builtin`]) and writes lines.
+//! [`builtin`]) and writes lines ([`lines`]). Without a reducer each map task writes them.
+//!
+//! Keys go to partitions by a hash, or by ranges that a first task finds ([`sample`]); a sort may
+//! have an order of its own ([`order`]); of a job that wants only the greatest a last task takes
+//! them from all the others' ([`top`]).
 //!
 //! *Invariant*: the result's bytes depend on code, configuration and input only. Partitions come
 //! from the configuration; values reach a reducer in (split, offset) order; what does not fit the
@@ -35,24 +39,32 @@ mod error;
 mod fake;
 mod group;
 mod input;
+mod inputs;
+mod lines;
 mod map;
 mod memo;
 mod merge;
+mod order;
 mod plan;
 mod record;
 mod reduce;
 mod run;
+mod sample;
 mod shuffle;
 mod split;
 #[cfg(test)]
 mod tests;
+mod top;
 
 pub use bad::Skipped;
 pub use builtin::Builtin;
-pub use config::{Config, PARTITIONS_LIMIT, Step};
+pub use config::{Config, PARTITIONS_LIMIT, Partition, Step};
 pub use input::{BAD_RECORDS_LIMIT, Codec, Compression, Packed};
+pub use inputs::INPUTS_LIMIT;
+pub use order::{By, Order};
 pub use record::RECORD_LIMIT;
 pub use split::{MAPS_LIMIT, Split};
+pub use top::TOP_LIMIT;
 
 use plan::Body;
 
@@ -110,8 +122,17 @@ impl Kind for MapReduce {
         let config =
             Config::read(work.config).map_err(|_| error::corrupt("the job's configuration"))?;
         match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
-            Body::Map(splits) => map::run(&config, &splits, host),
-            Body::Reduce(partition) => reduce::run(&config, partition, work, host),
+            Body::Sample(groups) => sample::run(&config, &groups, host),
+            Body::Map(group) => map::run(&config, &group, work, host),
+            Body::Reduce(partition) => {
+                let reduce =
+                    config.reduce.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                reduce::run(&config, &reduce, partition, work, host)
+            }
+            Body::Top => {
+                let limit = config.top.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                top::run(&config, limit, work, host)
+            }
         }
     }
 }

@@ -1,17 +1,17 @@
-//! The shuffle: which partition a key belongs to, and what a map task leaves for the reducers.
+//! The shuffle: which partition a key belongs to, and what a task leaves for those after it.
 
 use bytes::Bytes;
 
 use crate::ids::{Cid, FileRef};
 use crate::kind::{FileWriter, Host, Lasting, TaskError};
-use crate::message::{INLINE_LIMIT, Payload};
+use crate::message::{INLINE_LIMIT, Input, Payload};
 
 use super::bad::Skipped;
 use super::error;
 use super::run::{read_length, read_number, write_number};
 
 /// The version of [`MapOutput`]'s written form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The longest binary CID that is read: what the swarm makes has 36 bytes.
 const CID_LIMIT: usize = 64;
@@ -29,6 +29,37 @@ pub(super) fn partition(key: &[u8], partitions: u32) -> u32 {
     let mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     ((mixed ^ (mixed >> 33)) % u64::from(partitions)) as u32
+}
+
+/// Which partition a key goes to.
+pub(super) enum Partitioner {
+    /// Of so many, by a hash of the key.
+    Hash(u32),
+    /// By the key's place among these, the first keys of each partition but the first.
+    Range(Vec<Bytes>),
+}
+
+impl Partitioner {
+    /// How many partitions there are.
+    pub(super) fn count(&self) -> u32 {
+        match self {
+            Partitioner::Hash(partitions) => *partitions,
+            Partitioner::Range(boundaries) => {
+                u32::try_from(boundaries.len() + 1).expect("partitions are counted in a u32")
+            }
+        }
+    }
+
+    /// The partition of `key`.
+    #[inline]
+    pub(super) fn of(&self, key: &[u8]) -> u32 {
+        match self {
+            Partitioner::Hash(partitions) => partition(key, *partitions),
+            Partitioner::Range(boundaries) => {
+                boundaries.partition_point(|boundary| &boundary[..] <= key) as u32
+            }
+        }
+    }
 }
 
 /// What a map task leaves: a sorted run for each partition, and the records that are in none.
@@ -226,6 +257,27 @@ impl<'a> RunsWriter<'a> {
     }
 }
 
+/// What a task's output says, which may lie in a file; at most `limit` bytes.
+pub(super) fn read(input: &Input, limit: usize, host: &dyn Host) -> Result<Bytes, TaskError> {
+    let file = match &input.payload {
+        Payload::Inline(text) => return Ok(text.clone()),
+        Payload::File(file) => file,
+    };
+    let len = usize::try_from(file.len).unwrap_or(usize::MAX).min(limit);
+    let mut text = Vec::with_capacity(len);
+    let mut bytes = host.open(file, &input.holders)?;
+    while text.len() < len {
+        let read = bytes
+            .read_at(text.len() as u64, len - text.len())
+            .map_err(|error| TaskError::of_read(file, error))?;
+        if read.is_empty() {
+            return Err(error::corrupt("a task's output"));
+        }
+        text.extend_from_slice(&read);
+    }
+    Ok(text.into())
+}
+
 /// The run of `partition` in a map task's output, as a reduce task got it, and what was skipped;
 /// `whole` when the output was not picked apart before.
 pub(super) fn run_of(
@@ -259,6 +311,15 @@ mod tests {
         // Changing one of these changes every result there is.
         let partitions = ["", "a", "the", "Wörter"].map(|key| partition(key.as_bytes(), 1000));
         assert_eq!(partitions, [342, 315, 849, 165]);
+    }
+
+    #[test]
+    fn ranges_begin_at_their_boundaries() {
+        let boundaries = ["b", "d", "d"].map(|key| Bytes::from_static(key.as_bytes()));
+        let ranges = Partitioner::Range(boundaries.into());
+        assert_eq!(ranges.count(), 4);
+        let partitions = ["", "a", "b", "c", "cz", "d", "e"].map(|key| ranges.of(key.as_bytes()));
+        assert_eq!(partitions, [0, 0, 1, 1, 1, 3, 3]);
     }
 
     #[test]

@@ -189,6 +189,15 @@ pub(super) enum CliError {
     )]
     Input { input: String },
 
+    #[error("`--input {input}` does not go with the others")]
+    #[diagnostic(
+        code("IPDC-1628"),
+        help(
+            "a job has one input, or several with a name each: --input left=PATH --input right=CID"
+        )
+    )]
+    Inputs { input: String },
+
     #[error("after {} s, {ready} of {nodes} local nodes see all the others", after.as_secs())]
     #[diagnostic(
         code("IPDC-1623"),
@@ -248,6 +257,7 @@ impl CliError {
             | CliError::NotAddable { .. }
             | CliError::NotJobDir { .. }
             | CliError::Input { .. }
+            | CliError::Inputs { .. }
             | CliError::NoToken => Exit::Usage,
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::Usage

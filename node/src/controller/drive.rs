@@ -252,6 +252,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     });
     view.stages = stages.collect();
     view.memoized = progress.memoized.into();
+    view.counters = progress.counters;
     view.bytes_done = progress.bytes_done;
     view.bytes_total = progress.bytes_total;
     view.workers = view.workers.max(progress.workers);

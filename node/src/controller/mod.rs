@@ -485,6 +485,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         seconds: 0.0,
         tasks: 0,
         memoized: 0,
+        counters: BTreeMap::new(),
         stages: vec![],
         bytes_done: 0,
         bytes_total: 0,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::kind::{Given, Guest, TaskError};
 use ipdc_jobs::manifest::Limits;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
@@ -10,6 +10,7 @@ use wasmtime::{
 };
 
 use super::imports::{self, Outlet, Sink};
+use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener};
 
@@ -22,23 +23,29 @@ const BACKTRACE_LIMIT: usize = 8;
 /// What the guest's store holds.
 pub(super) struct State {
     pub(super) outlet: Outlet,
+    pub(super) side: Side,
     limits: Limits,
     memory: MemoryCap,
     stop: CancellationToken,
     /// Time the guest may still run.
     left: Duration,
-    /// When the call under way must have ended.
+    /// When the call under way must have ended. Moves on while the host fetches for the guest.
     deadline: Instant,
     _clock: Hold,
 }
 
 impl State {
-    /// Keeps a sink's failure for the end of the call, and ends the guest.
-    pub(super) fn keep(&mut self, sent: Result<(), TaskError>) -> Result<(), wasmtime::Error> {
-        sent.map_err(|failure| {
+    /// Keeps the host's own failure for the end of the call, and ends the guest.
+    pub(super) fn keep<T>(&mut self, done: Result<T, TaskError>) -> Result<T, wasmtime::Error> {
+        done.map_err(|failure| {
             self.outlet.failure = Some(failure);
-            wasmtime::Error::msg("the host could not take the records")
+            wasmtime::Error::msg("the host could not do what the guest asked")
         })
+    }
+
+    /// Spares the guest the time since `since`, in which it waited for the host.
+    pub(super) fn waited(&mut self, since: Instant) {
+        self.deadline += since.elapsed();
     }
 
     /// Asked at every tick of the clock.
@@ -104,12 +111,14 @@ impl Instance {
         limits: &Limits,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
+        given: Given,
         clock: Hold,
     ) -> Result<Self, TaskError> {
         super::check_imports(module)?;
         let left = Duration::from_millis(limits.time_ms);
         let state = State {
             outlet: Outlet::new(listener),
+            side: Side::new(given),
             limits: *limits,
             memory: MemoryCap { bytes: limits.memory, wanted_more: false },
             stop,
@@ -157,14 +166,13 @@ impl Instance {
 
 impl Guest for Instance {
     fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
-        let started = Instant::now();
         let state = self.store.data_mut();
-        state.deadline = started + state.left;
+        state.deadline = Instant::now() + state.left;
         state.outlet.open(sink);
         let called = self.call_open(function, input);
         let state = self.store.data_mut();
         let sent = state.outlet.close();
-        state.left = state.left.saturating_sub(started.elapsed());
+        state.left = state.deadline.saturating_duration_since(Instant::now());
         called.and(sent)
     }
 }

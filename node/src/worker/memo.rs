@@ -18,7 +18,7 @@ use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
 use ipdc_jobs::kind::{self, Kind, Lasting};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::memo::MemoKey;
-use ipdc_jobs::message::{Assignment, Input, Payload};
+use ipdc_jobs::message::{Assignment, Counters, Input, Payload};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -43,6 +43,8 @@ const BLOCKS_LIMIT: usize = 16 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
     output: Payload,
+    #[serde(default, skip_serializing_if = "Counters::is_empty")]
+    counters: Counters,
     /// Bytes of the files it names.
     bytes_out: u64,
     /// Blocks of its scratch files, in [`Tier::Memo`].
@@ -140,7 +142,7 @@ async fn find(parts: &Parts, job: JobId, keys: Vec<Option<MemoKey>>) -> Vec<Opti
 
 /// The output of a row, its blocks from now on held for `job`; none when one of them is gone.
 async fn claim(parts: &Parts, job: JobId, row: &str) -> Option<Remembered> {
-    let Entry { output, bytes_out, scratch, kept } = serde_json::from_str(row).ok()?;
+    let Entry { output, counters, bytes_out, scratch, kept } = serde_json::from_str(row).ok()?;
     if !scratch.is_empty() {
         let linked = parts.blocks.store().link(scratch, Tier::Memo, Tier::Scratch(job)).await;
         linked.ok().filter(|linked| *linked)?;
@@ -148,7 +150,7 @@ async fn claim(parts: &Parts, job: JobId, row: &str) -> Option<Remembered> {
     for root in kept {
         parts.blocks.pins().pin(root, Reason::Job(job)).await.ok()?;
     }
-    Some(Remembered { output, bytes_out })
+    Some(Remembered { output, counters, bytes_out })
 }
 
 /// Remembers what a task gave. Its files must still be the job's. That it could not be remembered
@@ -160,9 +162,11 @@ pub(super) async fn remember(
     kind: &dyn Kind,
     body: &[u8],
     output: &Payload,
+    counters: Counters,
 ) {
     match entry(parts, kind, body, output).await {
         Ok(Some(entry)) => {
+            let entry = Entry { counters, ..entry };
             let (from, to) = (Tier::Scratch(job), Tier::Memo);
             let linked = parts.blocks.store().link(entry.scratch.clone(), from, to).await;
             match linked {
@@ -191,8 +195,13 @@ async fn entry(
     output: &Payload,
 ) -> Result<Option<Entry>, unixfs::Error> {
     let blocks = &parts.blocks;
-    let mut entry =
-        Entry { output: output.clone(), bytes_out: 0, scratch: Vec::new(), kept: Vec::new() };
+    let mut entry = Entry {
+        output: output.clone(),
+        counters: Counters::new(),
+        bytes_out: 0,
+        scratch: Vec::new(),
+        kept: Vec::new(),
+    };
     let bytes = match output {
         Payload::Inline(bytes) => bytes.clone(),
         Payload::File(file) => {

@@ -8,6 +8,7 @@ mod controller;
 mod data;
 mod docs;
 mod end_condition;
+mod examples;
 mod guests;
 mod http;
 mod input;

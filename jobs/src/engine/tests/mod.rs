@@ -43,6 +43,10 @@ fn root(text: &str) -> Cid {
     cid_of(CODEC_RAW, text.as_bytes())
 }
 
+fn done(task: TaskId) -> Outcome {
+    Outcome::Done { output: output(task), memoized: false, counters: Default::default() }
+}
+
 fn output(task: TaskId) -> Payload {
     Payload::Inline(format!("output of {task}").into())
 }
@@ -126,7 +130,7 @@ impl Lab {
     }
 
     fn good(&mut self, from: PeerId, key: (TaskId, Attempt)) {
-        self.report(from, key, Outcome::Done { output: output(key.0), memoized: false });
+        self.report(from, key, done(key.0));
     }
 
     fn failed(&mut self, from: PeerId, key: (TaskId, Attempt), class: FailureClass) {

@@ -376,9 +376,9 @@ impl Worker {
                 continue;
             }
             mine.stage = Stage::Waiting;
-            if let Some(Remembered { output, bytes_out }) = found {
+            if let Some(Remembered { output, counters, bytes_out }) = found {
                 job.attempts.remove(&(task, attempt));
-                let outcome = Outcome::Done { output, memoized: true };
+                let outcome = Outcome::Done { output, memoized: true, counters };
                 let cost = Cost { bytes_out, ..Cost::default() };
                 self.report(id, Report { task, attempt, outcome, cost });
             }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::{CODEC_RAW, FileRef, cid_of};
-use crate::message::{FailureClass, Held, Payload};
+use crate::message::{Counters, FailureClass, Held, Payload};
 
 const S: Duration = Duration::from_secs(1);
 const LEASE_MS: u64 = 12_000;
@@ -41,7 +41,8 @@ fn assign(keys: &[Key]) -> WorkerOrder {
 }
 
 fn done() -> Outcome {
-    Outcome::Done { output: Payload::Inline(Bytes::from_static(b"out")), memoized: false }
+    let output = Payload::Inline(Bytes::from_static(b"out"));
+    Outcome::Done { output, memoized: false, counters: Default::default() }
 }
 
 /// A worker of controllers 1 and 2, who are the roster of every job.
@@ -87,6 +88,7 @@ impl Lab {
             let attempts = assignments.iter().map(|assignment| {
                 let found = self.memo.contains(&assignment.task).then(|| Remembered {
                     output: Payload::Inline(Bytes::from_static(b"out")),
+                    counters: Counters::default(),
                     bytes_out: 3,
                 });
                 (assignment.task, assignment.attempt, found)
@@ -433,7 +435,8 @@ fn what_the_memo_has_is_reported_at_once_without_a_slot_or_a_record() {
     let mut lab = Lab::with(1, &[key(0, 1)]);
     lab.memo = vec![TaskId(1), TaskId(2)];
     lab.order(1, 1, 1, assign(&[key(1, 1), key(2, 1), key(3, 1)]));
-    let hit = Outcome::Done { output: Payload::Inline(Bytes::from_static(b"out")), memoized: true };
+    let output = Payload::Inline(Bytes::from_static(b"out"));
+    let hit = Outcome::Done { output, memoized: true, counters: Counters::default() };
     assert_eq!(lab.renewed(1).len(), 4, "they are held while the memo is asked");
     assert_eq!(lab.reported(1), [(key(1, 1), hit.clone()), (key(2, 1), hit)]);
     assert_eq!(lab.worker.load(), (1, 1), "the slot is taken: the last one waits");

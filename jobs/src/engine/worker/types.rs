@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
-use crate::message::{Assignment, Cost, Outcome, Payload, Report, ToController, ToWorker};
+use crate::message::{
+    Assignment, Cost, Counters, Outcome, Payload, Report, ToController, ToWorker,
+};
 
 /// What happened on or to this node. Events may come in any order, any number of times.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +100,8 @@ pub struct CheckedManifest {
 pub struct Remembered {
     /// The output.
     pub output: Payload,
+    /// What its guests counted.
+    pub counters: Counters,
     /// Bytes of the files it names.
     pub bytes_out: u64,
 }

@@ -45,7 +45,7 @@ fn batches(
     read(&split, records, LIMIT, world, &mut |batch| {
         assert!(batch.read <= file.len);
         calls.push((batch.offset, batch.records.to_vec()));
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })?;
     Ok(calls)
 }
@@ -205,7 +205,7 @@ fn what_unpacks_to_very_much_is_held_a_piece_at_a_time() {
     read(&split, RecordKind::Lines, LIMIT, &world, &mut |batch| {
         assert!(batch.records.len() <= 1 << 20);
         bytes += batch.records.len();
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     })
     .unwrap();
     assert_eq!(bytes, 64 << 20);
@@ -279,7 +279,9 @@ fn a_split_that_ends_inside_a_record_it_should_not_is_an_error() {
     let file = world.put(b"one\ntw");
     let (len, name) = (file.len, file.cid);
     let split = Split { file, offset: 0, len, name, closed: true, packed: None };
-    let error = read(&split, RecordKind::Lines, LIMIT, &world, &mut |_| Ok(())).unwrap_err();
+    let error =
+        read(&split, RecordKind::Lines, LIMIT, &world, &mut |_| Ok(ControlFlow::Continue(())))
+            .unwrap_err();
     assert!(matches!(error, TaskError::Failed { code: "IPDC-5373", .. }), "{error}");
 }
 
@@ -294,7 +296,7 @@ fn a_split_of_another_tree_is_read_from_its_place_in_the_file() {
     for split in &splits {
         read(split, RecordKind::Lines, LIMIT, &world, &mut |batch| {
             all.extend_from_slice(batch.records);
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
         .unwrap();
     }

@@ -158,7 +158,7 @@ impl World {
                 } else {
                     self.nodes[node].scratch.insert((job, task));
                 }
-                Remembered { output: output.clone(), bytes_out: 32 }
+                Remembered { output: output.clone(), counters: Default::default(), bytes_out: 32 }
             });
             attempts.push((task, attempt, found));
         }
@@ -248,7 +248,8 @@ impl World {
             let is_missing = self.rng.chance(300);
             return fail(if is_missing { FailureClass::Missing } else { FailureClass::Worker });
         }
-        Outcome::Done { output: work::output_of(body, &inputs), memoized: false }
+        let output = work::output_of(body, &inputs);
+        Outcome::Done { output, memoized: false, counters: Default::default() }
     }
 
     pub(super) fn stored(
