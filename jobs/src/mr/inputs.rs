@@ -77,3 +77,50 @@ impl Tree for Entry<'_> {
         self.tree.chunks(file, records)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::fake::World;
+    use super::super::{Order, Partition};
+    use super::*;
+
+    fn config(world: &World, inputs: &[&str]) -> Config {
+        Config {
+            map: world.put(b"map"),
+            combine: None,
+            reduce: None,
+            partitions: 0,
+            partition: Partition::Hash,
+            order: Order::default(),
+            top: None,
+            inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            params: serde_json::Map::new(),
+            files: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn each_input_has_its_own_files_and_they_come_in_the_order_of_the_names() {
+        let world = World::new();
+        // As paths, `a.b` is before `a/`; as names, `a` is before `a.b`.
+        let names = ["a.b/x", "a/y", "a/z", "ab"];
+        let files: Vec<_> =
+            names.map(|name| (name.to_owned(), world.put(format!("{name}\n").as_bytes()))).into();
+        let tree = world.tree(files.clone());
+        let config = config(&world, &["a", "a.b", "c"]);
+        let pieces = pieces(&config, &tree).unwrap();
+        let found: Vec<_> =
+            pieces.iter().map(|piece| (piece.input_of(&config), piece.split.file)).collect();
+        assert_eq!(found, [("a", files[1].1), ("a", files[2].1), ("a.b", files[0].1)]);
+    }
+
+    #[test]
+    fn one_input_has_all_files_and_no_name() {
+        let world = World::new();
+        let config = config(&world, &[]);
+        let tree = world.tree(vec![(String::new(), world.put(b"x\n"))]);
+        let pieces = pieces(&config, &tree).unwrap();
+        assert_eq!(pieces.iter().map(|piece| piece.input_of(&config)).collect::<Vec<_>>(), [""]);
+    }
+}

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{Cid, FileRef};
+use crate::ids::{Cid, FileRef, PeerId};
 use crate::kind::{FileWriter, Host, Lasting, TaskError};
 use crate::message::{INLINE_LIMIT, Input, Payload};
 
@@ -257,15 +257,31 @@ impl<'a> RunsWriter<'a> {
     }
 }
 
-/// What a task's output says, which may lie in a file; at most `limit` bytes.
+/// What a task's output says, which may lie in a file; at most `limit` bytes. Where the file is gone,
+/// the error says whose it was.
 pub(super) fn read(input: &Input, limit: usize, host: &dyn Host) -> Result<Bytes, TaskError> {
-    let file = match &input.payload {
-        Payload::Inline(text) => return Ok(text.clone()),
-        Payload::File(file) => file,
-    };
+    match &input.payload {
+        Payload::Inline(text) => Ok(text.clone()),
+        Payload::File(file) => {
+            read_file(file, &input.holders, limit, host).map_err(|error| match error {
+                TaskError::Missing { file, message, .. } => {
+                    TaskError::Missing { file, task: Some(input.task), message }
+                }
+                other => other,
+            })
+        }
+    }
+}
+
+fn read_file(
+    file: &FileRef,
+    holders: &[PeerId],
+    limit: usize,
+    host: &dyn Host,
+) -> Result<Bytes, TaskError> {
     let len = usize::try_from(file.len).unwrap_or(usize::MAX).min(limit);
     let mut text = Vec::with_capacity(len);
-    let mut bytes = host.open(file, &input.holders)?;
+    let mut bytes = host.open(file, holders)?;
     while text.len() < len {
         let read = bytes
             .read_at(text.len() as u64, len - text.len())
