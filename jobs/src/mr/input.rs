@@ -23,8 +23,9 @@ pub(super) use form::{Form, of_section};
 pub(super) use packed::codec_of;
 pub use packed::{Codec, Packed};
 
-/// Bytes asked for at a time: the largest block, so that none is read in two.
-const PIECE: usize = 2 << 20;
+/// Bytes asked for at a time. One block comes of it, and the others are got and checked meanwhile: the
+/// whole of nearly every split.
+const AHEAD: usize = 8 << 20;
 
 /// The capacity that is kept from one straddling record to the next, in bytes.
 const KEPT: usize = 1 << 20;
@@ -150,7 +151,7 @@ impl Stored {
     /// Reads the next piece, which is empty at the end only.
     fn fill(&mut self) -> Result<(), TaskError> {
         let left = self.len - self.read;
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(PIECE);
+        let want = usize::try_from(left).unwrap_or(usize::MAX).min(AHEAD);
         self.piece = self
             .bytes
             .read_at(self.offset + self.read, want)

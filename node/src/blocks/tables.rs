@@ -66,11 +66,7 @@ impl Tables {
         if let Some(table) = chunks::get(&self.db, name, records).await? {
             return Ok(table);
         }
-        let by_tree = match records {
-            RecordKind::Lines => of_tree(source, file).await?,
-            _ => None,
-        };
-        let table = match by_tree {
+        let table = match of_tree(source, file, records).await? {
             Some(table) => table,
             None => read(source, file, records).await?,
         };
@@ -103,12 +99,24 @@ fn known(file: &FileRef) -> Option<Table> {
     Some(Table { chunks, subtrees: true })
 }
 
-/// The chunks of whole lines of a file that ipdc added, here or elsewhere, read off the nodes of its
-/// tree; none when that is not of the form. Should another program build such a tree over other cuts,
-/// whoever reads a chunk finds out: it would not end a line.
-async fn of_tree<S: Source>(source: &S, file: &FileRef) -> Result<Option<Table>, unixfs::Error> {
+/// The chunks of a file that ipdc added, here or elsewhere, read off the nodes of its tree; none when
+/// that is not of the form. Should another program build such a tree over other cuts, whoever reads a
+/// chunk finds out: it would not end a line.
+async fn of_tree<S: Source>(
+    source: &S,
+    file: &FileRef,
+    records: RecordKind,
+) -> Result<Option<Table>, unixfs::Error> {
     let root = Chunk { len: file.len, name: key(&file.cid) };
     let mut level = below(source, &[root]).await?.concat();
+    // A file in the plain layout that may be one chunk is: its name is a chunk's whoever added it.
+    let one_chunk = if records == RecordKind::Lines { MAX } else { MIN };
+    if file.len <= one_chunk && are_leaves(&level) {
+        return Ok(Some(Table { chunks: vec![root], subtrees: true }));
+    }
+    if records != RecordKind::Lines {
+        return Ok(None);
+    }
     // A level at a time, until its nodes are as long as chunks: all of these are at the same depth.
     loop {
         let Some((last, others @ [_, ..])) = level.split_last() else { return Ok(None) };
@@ -280,6 +288,10 @@ mod tests {
         let elsewhere = Tables::new(Db::in_memory().unwrap());
         let table = elsewhere.of(&nodes, &file, lines).await.unwrap();
         assert_eq!(table, Table { chunks, subtrees: true });
+        let (small, _) = build(FileBuilder::new(adding(&world)), &text[..5 << 20]).await;
+        let table = elsewhere.of(&nodes, &small, lines).await.unwrap();
+        let chunk = Chunk { len: small.len, name: small.cid };
+        assert_eq!(table, Table { chunks: vec![chunk], subtrees: true });
         // What may be another's is read, and so it is here.
         let (plain, _) = build(FileBuilder::new(adding(&world)), &text).await;
         for other in [plain, add_elsewhere(&world, &text).await] {

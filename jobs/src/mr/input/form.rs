@@ -79,3 +79,46 @@ fn compression(section: &mut Section) -> Option<Compression> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::spec;
+
+    fn form(text: &str) -> Result<Form, Vec<String>> {
+        let text = format!("kind = \"mr\"\n{text}");
+        let mut section = spec::parse(&text, spec::FILE).unwrap().rest;
+        let form = of_section(&mut section);
+        let errors: Vec<_> = section.finish().iter().map(ToString::to_string).collect();
+        if errors.is_empty() { Ok(form) } else { Err(errors) }
+    }
+
+    #[test]
+    fn what_is_not_said_is_lines_by_name_without_bad_ones() {
+        assert_eq!(form(""), Ok(Form::default()));
+        let jsonl = "record = \"jsonl\"\nmax_bad_records = 0\n";
+        assert_eq!(form(jsonl), Ok(Form::default()));
+    }
+
+    #[test]
+    fn every_form_of_input_can_be_said() {
+        let said = form("record = 80\ncompression = \"zstd\"\nmax_bad_records = 7\n").unwrap();
+        let record = RecordKind::Fixed(80);
+        assert_eq!(said, Form { record, compression: Compression::Zstd, max_bad_records: 7 });
+        assert_eq!(form("record = \"csv\"").unwrap().record, RecordKind::Csv);
+        assert_eq!(form("record = \"paragraph\"").unwrap().record, RecordKind::Paragraph);
+    }
+
+    #[test]
+    fn what_is_no_form_of_input_is_told_with_what_is() {
+        let errors = form("record = 0\ncompression = \"bzip2\"\nmax_bad_records = 1001\n");
+        let expected = [
+            "job.toml:4: `max_bad_records` is 1001; expected a whole number from 0 to 1000",
+            "job.toml:2: `record` is 0; expected \"lines\", \"jsonl\", \"paragraph\", \"csv\" or a \
+             number of bytes from 1 to 1048576",
+            "job.toml:3: `compression` is \"bzip2\"; expected \"gzip\", \"zstd\" or \"none\"",
+        ];
+        assert_eq!(errors.unwrap_err(), expected);
+    }
+}
