@@ -31,7 +31,8 @@ impl Engine {
             .collect();
         let (mut bytes_done, mut bytes_total, mut memoized) = (0_u64, 0_u64, 0);
         for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
-            // What later tasks read was made from the same input: it counts once.
+            // What later tasks read was made from the same input: it counts once. A task that is
+            // drawn to data reads the input, though it may wait for another that looked at it first.
             let reads_input = spec.needs.is_empty() || spec.affinity.is_some();
             bytes_total = bytes_total.saturating_add(if reads_input { spec.weight } else { 0 });
             let is_running = task.live().any(|(_, _, live)| live.running_since.is_some());

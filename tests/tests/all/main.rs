@@ -14,6 +14,7 @@ mod http;
 mod jobs;
 mod local;
 mod mqtt;
+mod mr;
 mod nodes;
 mod stranger;
 mod workers;
