@@ -84,7 +84,7 @@ impl Top {
 /// Runs the last task: the first `limit` records of all tasks' before it, as lines.
 pub(super) fn run(limit: u32, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {
     reduce::with_sources(work, 0, host, |sources| {
-        let sources = merge::narrow(sources, merge::width(share(host)), How::Pass, host)?;
+        let sources = merge::narrow(sources, share(host), How::Pass, host)?;
         let mut merge = Merge::open(&sources, host)?;
         let mut lines = Lines::create(host)?;
         for _ in 0..limit {
