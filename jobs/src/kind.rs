@@ -100,6 +100,7 @@ pub struct TaskSpec {
     /// The tasks whose outputs it needs: all of an earlier stage, or none.
     pub needs: Range<u32>,
     /// Draws tasks on the same data to the same peer (rendezvous hash); none, to any.
+    /// What a task with one has done of its weight counts as progress through the job's input.
     pub affinity: Option<[u8; 32]>,
     /// Input bytes, to balance load; a guess is fine.
     pub weight: u64,

@@ -95,7 +95,7 @@ pub fn parse(text: &str, file: &str) -> Result<JobSpec, Vec<SpecError>> {
 
 /// What a submission says over its job's `job.toml`.
 #[derive(Debug, Clone, Copy)]
-pub struct Given<'a> {
+pub struct Overrides<'a> {
     /// Params.
     pub params: &'a serde_json::Map<String, Value>,
     /// Inputs by name: paths in the job directory, or CIDs.
@@ -111,19 +111,19 @@ fn is_input_name(name: &str) -> bool {
 }
 
 /// Parses and checks `text` whole: the common keys, and its kind's with the files they name, with
-/// what is `given` over its own. Gives the configuration that the kind froze beside.
+/// what is said `over` its own. Gives the configuration that the kind froze beside.
 ///
 /// # Errors
 /// All that is wrong, in the order of lines.
 pub fn check(
     text: &str,
     file: &str,
-    given: Given<'_>,
+    over: Overrides<'_>,
     files: &dyn JobFiles,
 ) -> Result<(JobSpec, Value), Vec<SpecError>> {
     let (mut spec, mut errors) = read(text, file);
-    spec.params.extend(given.params.clone());
-    for (name, input) in given.inputs {
+    spec.params.extend(over.params.clone());
+    for (name, input) in over.inputs {
         spec.input = None;
         if is_input_name(name) {
             spec.inputs.insert(name.clone(), Located { value: input.clone(), line: 1 });
@@ -312,6 +312,18 @@ impl Section {
             _ => {
                 let (least, most) = range.into_inner();
                 self.unfit(key, line, &value, &format!("a whole number from {least} to {most}"))
+            }
+        }
+    }
+
+    /// One of `options`, by its name, if the key is there.
+    pub fn choice<T: Copy>(&mut self, key: &'static str, options: &[(&str, T)]) -> Option<T> {
+        let Located { value, line } = self.take(key)?;
+        match options.iter().find(|(name, _)| value == *name) {
+            Some((_, option)) => Some(*option),
+            None => {
+                let names: Vec<_> = options.iter().map(|(name, _)| *name).collect();
+                self.unfit(key, line, &value, &format!("one of {}", names.join(", ")))
             }
         }
     }

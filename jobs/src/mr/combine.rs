@@ -102,8 +102,7 @@ impl<'a> Combiner<'a> {
             return output.finish(self.partitioner.count(), skipped);
         }
         self.spill()?;
-        let width = merge::width(self.budget as u64);
-        let spills = merge::narrow(self.spills, width, How::Pass, self.host)?;
+        let spills = merge::narrow(self.spills, self.budget as u64, How::Pass, self.host)?;
         let mut output = OutputWriter::new(self.host, self.combine.into_how())?;
         let mut merge = Merge::open(&spills, self.host)?;
         while let Some((spilled, value)) = merge.record() {

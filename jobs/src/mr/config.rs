@@ -150,113 +150,84 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let combine = section.text("combine");
     let form: Form = input::of_section(&mut section);
     let reduce = section.text("reduce");
-    let partitions_line = section.line("partitions");
-    let fewest = u64::from(reduce.is_some());
-    let partitions = section.integer("partitions", fewest..=u64::from(PARTITIONS_LIMIT));
-    let partition = section.text("partition");
-    let order = section.text("order");
-    let descending_line = section.line("descending");
-    let descending = section.truth("descending");
-    let top_line = section.line("top");
-    let top = section.integer("top", 1..=TOP_LIMIT);
-
     let map = map.and_then(|path| module(&mut section, files, "map", &path));
-    let combine_step =
-        combine.as_ref().and_then(|text| step(&mut section, files, Function::Combine, text));
-    let reduce_step =
-        reduce.as_ref().and_then(|text| step(&mut section, files, Function::Reduce, text));
-    if combine_step == Some(Step::Builtin(Builtin::Count))
-        && reduce_step == Some(Step::Builtin(Builtin::Count))
-        && let Some(reduce) = &reduce
-    {
-        let message = "`reduce` would count the counts of `combine = \"count\"`; expected \
-                       `reduce = \"sum\"`, which adds them";
-        section.error(reduce.line, message);
-    }
-    if reduce.is_none() {
-        // What only a reducer needs.
-        let combine = combine.as_ref().map(|combine| ("combine", combine.line));
-        let partitions = partitions.filter(|n| *n > 0).and(partitions_line);
-        let partition = partition.as_ref().map(|partition| ("partition", partition.line));
-        let partitions = partitions.map(|line| ("partitions", line));
-        for (key, line) in combine.into_iter().chain(partitions).chain(partition) {
-            let message = format!(
-                "`{key}` is given and `reduce` is missing; expected both, or neither for a job whose \
-                 result is what `map` emits"
-            );
-            section.error(line, message);
-        }
-    }
-    let is = |builtin| reduce_step == Some(Step::Builtin(builtin));
-    if let Some(combine) = &combine
-        && (is(Builtin::Sort) || is(Builtin::Mean))
-    {
-        let message = "`combine` joins values that `reduce` needs one by one; expected none";
-        section.error(combine.line, message);
-    }
-    let by = match order.as_ref().map(|order| order.value.as_str()) {
-        None | Some("bytes") => By::Bytes,
-        Some("number") => By::Number,
-        Some(other) => {
-            let line = order.as_ref().map_or(0, |order| order.line);
-            section
-                .error(line, format!("`order` is \"{other}\"; expected \"bytes\" or \"number\""));
-            By::Bytes
-        }
-    };
-    let order = order.map(|order| ("order", order.line));
-    let descending_line = descending_line.map(|line| ("descending", line));
-    for (key, line) in order.into_iter().chain(descending_line).filter(|_| !is(Builtin::Sort)) {
-        section.error(line, format!("`{key}` is for `reduce = \"sort\"`"));
-    }
-    let ranges = match partition.as_ref().map(|partition| partition.value.as_str()) {
-        None | Some("hash") => Partition::Hash,
-        Some("range") => Partition::Range,
-        Some(other) => {
-            let line = partition.as_ref().map_or(0, |partition| partition.line);
-            let message = format!("`partition` is \"{other}\"; expected \"hash\" or \"range\"");
-            section.error(line, message);
-            Partition::Hash
-        }
-    };
-    if let Some(line) = top_line
-        && (is(Builtin::Sort) || ranges == Partition::Range)
-    {
-        let message = "`top` ranks all records by value into one part; expected neither \
-                       `reduce = \"sort\"` nor `partition = \"range\"` beside it";
-        section.error(line, message);
-    }
+    let combine = combine.and_then(|text| step(&mut section, files, Function::Combine, &text));
+    let reduce = reduce.and_then(|text| step(&mut section, files, Function::Reduce, &text));
+    let has_reducer = spec.rest.line("reduce").is_some();
+    let fewest = u64::from(has_reducer);
+    let partitions = section.integer("partitions", fewest..=u64::from(PARTITIONS_LIMIT));
+    let partitions = partitions.map_or(if has_reducer { PARTITIONS } else { 0 }, |n| n as u32);
+    let ways = [("hash", Partition::Hash), ("range", Partition::Range)];
+    let partition = section.choice("partition", &ways).unwrap_or_default();
+    let by = section.choice("order", &[("bytes", By::Bytes), ("number", By::Number)]);
+    let descending = section.truth("descending");
+    let top = section.integer("top", 1..=TOP_LIMIT);
     let mut side_files = BTreeMap::new();
     for (name, path) in &spec.files {
         if let Some(file) = find(&mut section, files, &format!("files.{name}"), path) {
             side_files.insert(name.clone(), file);
         }
     }
-
     if let Some(input) = spec.inputs.values().nth(INPUTS_LIMIT) {
         section.error(input.line, format!("there are more than {INPUTS_LIMIT} inputs"));
     }
-
-    let errors = section.finish();
-    let default = if reduce_step.is_some() { PARTITIONS } else { 0 };
-    match map {
-        Some(map) if errors.is_empty() => Ok(Config {
-            map,
-            combine: combine_step,
-            reduce: reduce_step,
-            partitions: partitions.map_or(default, |partitions| partitions as u32),
-            partition: ranges,
-            order: Order { by, descending: descending.unwrap_or(false) },
-            top: top.map(|top| top as u32),
-            inputs: spec.inputs.keys().cloned().collect(),
-            record: form.record,
-            compression: form.compression,
-            max_bad_records: form.max_bad_records,
-            params: spec.params.clone(),
-            files: side_files,
-        }),
-        _ => Err(errors),
+    let Some(map) = map else { return Err(section.finish()) };
+    let config = Config {
+        map,
+        combine,
+        reduce,
+        partitions,
+        partition,
+        order: Order { by: by.unwrap_or_default(), descending: descending.unwrap_or_default() },
+        top: top.map(|top| top as u32),
+        inputs: spec.inputs.keys().cloned().collect(),
+        record: form.record,
+        compression: form.compression,
+        max_bad_records: form.max_bad_records,
+        params: spec.params.clone(),
+        files: side_files,
+    };
+    for (key, message) in at_odds(&config, &spec.rest) {
+        section.error(spec.rest.line(key).unwrap_or(1), message);
     }
+    let errors = section.finish();
+    if errors.is_empty() { Ok(config) } else { Err(errors) }
+}
+
+/// What keys that are fine by themselves say against each other: which one to change, and why.
+fn at_odds(config: &Config, given: &Section) -> Vec<(&'static str, String)> {
+    let mut odds = Vec::new();
+    let is_given = |key: &&str| given.line(key).is_some();
+    let reduces = |builtin| config.reduce == Some(Step::Builtin(builtin));
+    if !is_given(&"reduce") {
+        let partitions = (config.partitions > 0).then_some("partitions");
+        for key in ["combine", "partition"].into_iter().filter(is_given).chain(partitions) {
+            let message = format!(
+                "`{key}` is given and `reduce` is missing; expected both, or neither for a job whose \
+                 result is what `map` emits"
+            );
+            odds.push((key, message));
+        }
+    }
+    if config.combine == Some(Step::Builtin(Builtin::Count)) && reduces(Builtin::Count) {
+        let message = "`reduce` would count the counts of `combine = \"count\"`; expected \
+                       `reduce = \"sum\"`, which adds them";
+        odds.push(("reduce", message.to_owned()));
+    }
+    if is_given(&"combine") && (reduces(Builtin::Sort) || reduces(Builtin::Mean)) {
+        let message = "`combine` joins values that `reduce` needs one by one; expected none";
+        odds.push(("combine", message.to_owned()));
+    }
+    if !reduces(Builtin::Sort) {
+        let for_sorts = ["order", "descending"].into_iter().filter(is_given);
+        odds.extend(for_sorts.map(|key| (key, format!("`{key}` is for `reduce = \"sort\"`"))));
+    }
+    if config.top.is_some() && (reduces(Builtin::Sort) || config.partition == Partition::Range) {
+        let message = "`top` ranks all records by value into one part; expected neither \
+                       `reduce = \"sort\"` nor `partition = \"range\"` beside it";
+        odds.push(("top", message.to_owned()));
+    }
+    odds
 }
 
 /// A built-in's name or a module with the function.
@@ -338,7 +309,7 @@ mod tests {
             world.name(path, path.as_bytes());
         }
         let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
-        let nothing = spec::Given { params: &params, inputs: &inputs };
+        let nothing = spec::Overrides { params: &params, inputs: &inputs };
         match spec::check(text, spec::FILE, nothing, &world) {
             Ok((_, config)) => Ok(Config::read(&config).unwrap()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
@@ -369,8 +340,6 @@ mod tests {
                 "job.toml:4: `workers` is -1; expected a whole number from 1 to 10000",
                 "job.toml:5: `combine` is \"summ\"; expected one of sum, min, max, count, first, \
                  concat, distinct, or a .wasm or .wat file",
-                "job.toml:5: `combine` is given and `reduce` is missing; expected both, or neither \
-                 for a job whose result is what `map` emits",
                 "job.toml:6: `partitions` is 2000; expected a whole number from 0 to 1024",
                 "job.toml:8: `files.x` names \"y\", which is not in the directory",
             ]
@@ -420,7 +389,10 @@ mod tests {
         for (wrong, said) in [
             ("reduce = \"sum\"\norder = \"number\"\n", "job.toml:4: `order` is for"),
             ("reduce = \"sum\"\ndescending = true\n", "job.toml:4: `descending` is for"),
-            ("reduce = \"sort\"\norder = \"size\"\n", "job.toml:4: `order` is \"size\""),
+            (
+                "reduce = \"sort\"\norder = \"size\"\n",
+                "job.toml:4: `order` is \"size\"; expected one of bytes, number",
+            ),
             ("reduce = \"sort\"\ndescending = 1\n", "job.toml:4: `descending` is 1; expected true"),
             ("reduce = \"sort\"\ncombine = \"sum\"\n", "job.toml:4: `combine` joins"),
             ("reduce = \"mean\"\ncombine = \"sum\"\n", "job.toml:4: `combine` joins"),

@@ -8,18 +8,13 @@ use crate::kind::{Host, Lasting, TaskError};
 
 use super::error;
 use super::group::{Grouper, How};
-use super::run::{Encoder, READER_MEMORY, Reader, Source};
+use super::run::{Encoder, Reader, Source, reader_memory};
 
 /// The fewest runs merged at once, whatever the memory: with fewer, passes multiply.
-const NARROWEST: u64 = 4;
+const NARROWEST: usize = 4;
 
 /// The most runs merged at once: beyond, a wider merge saves hardly a pass.
-const WIDEST: u64 = 512;
-
-/// How many runs to merge at once in `memory` bytes.
-pub(super) fn width(memory: u64) -> usize {
-    (memory / READER_MEMORY).clamp(NARROWEST, WIDEST) as usize
-}
+const WIDEST: usize = 1024;
 
 /// A merge under way: a tournament of the runs' next records, whose losers are remembered. After
 /// the winner has gone on, it plays only those that lost on its way: one comparison a round.
@@ -112,25 +107,25 @@ impl Merge {
     }
 }
 
-/// Merges neighbours among `sources` into longer runs, on disk, until at most `width` are left, and
-/// no more of them than it takes. What becomes of a key's values on the way, `how` says.
+/// Merges neighbours among `sources` into longer runs, on disk, until all that are left can be
+/// merged in `memory` bytes, and no more of them than that takes. What becomes of a key's values on
+/// the way, `how` says.
 pub(super) fn narrow(
     mut sources: Vec<Source>,
-    width: usize,
+    memory: u64,
     how: How,
     host: &dyn Host,
 ) -> Result<Vec<Source>, TaskError> {
     let mut grouper = Grouper::new(how);
     let mut encoder = Encoder::new()?;
     let mut at = 0;
-    while sources.len() > width {
+    while !fits(&sources, memory) {
         // Each merge puts one run in the place of several; round and round, so that no run is merged
         // again before the others were.
         if at + 1 >= sources.len() {
             at = 0;
         }
-        let too_many = sources.len() - width;
-        let end = sources.len().min(at + width.min(too_many + 1));
+        let end = at + too_many(&sources, at, memory);
         let mut file = host.create(Lasting::Scratch)?;
         let mut write =
             |key: &[u8], value: &[u8]| encoder.add(key, value, &mut |bytes| file.write(bytes));
@@ -145,6 +140,31 @@ pub(super) fn narrow(
         at += 1;
     }
     Ok(sources)
+}
+
+/// Whether `sources` can be merged in `memory` bytes.
+fn fits(sources: &[Source], memory: u64) -> bool {
+    let needed: u64 = sources.iter().map(|source| reader_memory(source.len())).sum();
+    sources.len() <= NARROWEST || (sources.len() <= WIDEST && needed <= memory)
+}
+
+/// How many of `sources` from `at` on to put into one: two at least, and from there as many as it
+/// takes for the rest to fit, as far as they can be merged in `memory` themselves.
+fn too_many(sources: &[Source], at: usize, memory: u64) -> usize {
+    let mut needed: u64 = sources.iter().map(|source| reader_memory(source.len())).sum();
+    let (mut len, mut own) = (0, 0);
+    for (many, source) in sources[at..].iter().enumerate() {
+        let left = sources.len() - many + 1;
+        let enough = needed + reader_memory(len) <= memory && left <= WIDEST;
+        let full = many >= NARROWEST && own + reader_memory(source.len()) > memory;
+        if many >= 2 && (enough || full || many == WIDEST) {
+            return many;
+        }
+        len += source.len();
+        own += reader_memory(source.len());
+        needed -= reader_memory(source.len());
+    }
+    sources.len() - at
 }
 
 #[cfg(test)]
@@ -185,7 +205,7 @@ mod tests {
         fn a_merge_is_a_stable_sort_of_all_runs_however_narrow(
             keys in prop::collection::vec(
                 prop::collection::vec(prop::collection::vec(0_u8..3, 0..12), 0..20), 0..40),
-            width in 2_usize..50,
+            memory in prop_oneof![Just(0_u64), 0..3_000_000_u64],
         ) {
             let host = World::new();
             let mut all = Vec::new();
@@ -200,8 +220,8 @@ mod tests {
             }
             all.sort_by(|a, b| a.0.cmp(&b.0));
             prop_assert_eq!(&merged(&sources, &host), &all);
-            let sources = narrow(sources, width, How::Pass, &host).unwrap();
-            prop_assert!(sources.len() <= width);
+            let sources = narrow(sources, memory, How::Pass, &host).unwrap();
+            prop_assert!(fits(&sources, memory));
             prop_assert_eq!(&merged(&sources, &host), &all);
         }
     }
@@ -210,7 +230,7 @@ mod tests {
     fn narrowing_merges_no_more_than_it_must() {
         let host = World::new();
         let sources = (0..20_u8).map(|n| run_of(&[(vec![n], vec![])])).collect();
-        let left = narrow(sources, 18, How::Pass, &host).unwrap();
+        let left = narrow(sources, 18 * reader_memory(100), How::Pass, &host).unwrap();
         let in_files = left.iter().filter(|source| matches!(source, Source::File(..))).count();
         assert_eq!((left.len(), in_files), (18, 1));
     }

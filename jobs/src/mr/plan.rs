@@ -61,27 +61,21 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
     let input_len: u64 = groups.iter().map(Group::len).sum();
     let mut tasks = Tasks(Vec::with_capacity(groups.len() + config.partitions as usize + 2));
     let sample = (config.is_sampled() && !groups.is_empty())
-        .then(|| Body::Sample(sample::choose(&groups)))
-        .map(|body| TaskSpec { stage: SAMPLE, body: body.encode(), ..spec(0..0) });
+        .then(|| task(SAMPLE, &Body::Sample(sample::choose(&groups)), 0..0));
     let sampled = tasks.add(sample);
     let maps = tasks.add(groups.iter().map(|group| TaskSpec {
-        stage: MAP,
-        body: Body::Map(group.clone()).encode(),
         // What follows the first split may change without it.
         affinity: group.splits.first().map(Split::affinity),
         weight: group.len(),
-        ..spec(sampled.clone())
+        ..task(MAP, &Body::Map(group.clone()), sampled.clone())
     }));
     let reduces = tasks.add((0..config.partitions).map(|partition| TaskSpec {
-        stage: REDUCE,
-        body: Body::Reduce(partition).encode(),
         affinity: Some(reduce_affinity(config, partition)),
         weight: input_len / u64::from(config.partitions),
-        ..spec(maps.clone())
+        ..task(REDUCE, &Body::Reduce(partition), maps.clone())
     }));
     let before = if config.reduce.is_some() { reduces } else { maps };
-    let top = config.top.map(|_| TaskSpec { stage: TOP, body: Body::Top.encode(), ..spec(before) });
-    tasks.add(top);
+    tasks.add(config.top.map(|_| task(TOP, &Body::Top, before)));
     Ok(tasks.0)
 }
 
@@ -108,9 +102,9 @@ impl Tasks {
     }
 }
 
-/// A task that needs `needs`, with nothing else said yet.
-fn spec(needs: Range<u32>) -> TaskSpec {
-    TaskSpec { stage: MAP, body: Bytes::new(), needs, affinity: None, weight: 0 }
+/// A task that may run anywhere and weighs nothing.
+fn task(stage: u16, body: &Body, needs: Range<u32>) -> TaskSpec {
+    TaskSpec { stage, body: body.encode(), needs, affinity: None, weight: 0 }
 }
 
 /// The names of the last tasks' files in the result.

@@ -37,12 +37,17 @@ pub(super) fn run(
 ) -> Result<Payload, TaskError> {
     // While runs are joined to fewer, values may only be folded where folding again gives the same.
     let (on_the_way, at_last, memory) = match reduce {
-        Step::Builtin(Builtin::Sort) => (How::Pass, How::Pass, host.memory() / 2),
         Step::Builtin(builtin) => {
-            let again = builtin.folds_again();
-            let on_the_way = if again { How::Fold(Fold::partial(*builtin)) } else { How::Pass };
-            // There is no guest to leave room for.
-            (on_the_way, How::Fold(Fold::last(*builtin)), host.memory() / 2)
+            let on_the_way = match builtin.folds_again() {
+                true => How::Fold(Fold::partial(*builtin)),
+                false => How::Pass,
+            };
+            let at_last = match builtin {
+                Builtin::Sort => How::Pass,
+                builtin => How::Fold(Fold::last(*builtin)),
+            };
+            // There is no guest to leave room for; what remains is the output's.
+            (on_the_way, at_last, host.memory() / 4 * 3)
         }
         Step::Module(module) => {
             let limit = share_in_one_piece(host);
@@ -52,7 +57,7 @@ pub(super) fn run(
         }
     };
     with_sources(config, work, partition, host, |sources, skipped| {
-        let sources = merge::narrow(sources, merge::width(memory), on_the_way, host)?;
+        let sources = merge::narrow(sources, memory, on_the_way, host)?;
         let mut output = Output::create(config, host)?;
         let mut write = |key: &[u8], value: &[u8]| output.write(key, value);
         let mut grouper = Grouper::new(at_last);

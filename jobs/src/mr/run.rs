@@ -28,8 +28,16 @@ const BLOCK_LIMIT: usize = BLOCK + RECORD_LIMIT + 32;
 /// The least that is asked of a file at once: less makes reads cost more than what they read.
 const WINDOW: usize = 32 << 10;
 
-/// What reading one run takes, about: its block, a window of the file, the key.
-pub(super) const READER_MEMORY: u64 = 128 << 10;
+/// What reading one run takes beside what of its file is held: its block, and the key.
+const READER_MEMORY: u64 = 40 << 10;
+
+/// What is held of a file that is read through, at most: two blocks of it.
+const HELD: u64 = 2 << 20;
+
+/// Bytes that reading a run of `len` packed bytes takes, about.
+pub(super) fn reader_memory(len: u64) -> u64 {
+    READER_MEMORY + len.min(HELD)
+}
 
 /// zstd's fastest level: a run lives for seconds.
 const LEVEL: i32 = 1;

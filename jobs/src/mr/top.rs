@@ -95,7 +95,7 @@ pub(super) fn run(
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
     reduce::with_sources(config, work, 0, host, |sources, skipped| {
-        let sources = merge::narrow(sources, merge::width(share(host)), How::Pass, host)?;
+        let sources = merge::narrow(sources, share(host), How::Pass, host)?;
         let mut merge = Merge::open(&sources, host)?;
         let mut lines = Lines::create(host)?;
         for _ in 0..limit {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
-use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work};
+use ipdc_jobs::kind::{
+    self, FileWriter, Given, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work,
+};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Payload;
 use serde::Serialize;
@@ -218,6 +220,16 @@ impl Bench {
         Ok(bytes.freeze())
     }
 
+    fn remote(&self, file: &FileRef) -> Remote {
+        Remote {
+            client: self.client.clone(),
+            caller: self.caller.clone(),
+            file: *file,
+            held: (0, Bytes::new()),
+            meter: self.meter.clone(),
+        }
+    }
+
     fn save(&self, file: &FileRef, path: &Path) -> Result<(), CliError> {
         let mut reader = self.open(file, &[]).map_err(failed)?;
         let mut to = fs::File::create_new(path).map_err(CliError::file("write", path))?;
@@ -239,13 +251,7 @@ impl Host for Bench {
             let reader = BlockingReader::open(self.store.clone(), file, self.caller.clone());
             return Ok(Box::new(reader.map_err(|error| TaskError::of_read(file, error))?));
         }
-        Ok(Box::new(Remote {
-            client: self.client.clone(),
-            caller: self.caller.clone(),
-            file: *file,
-            held: (0, Bytes::new()),
-            meter: self.meter.clone(),
-        }))
+        Ok(Box::new(self.remote(file)))
     }
 
     fn create(&self, _: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
@@ -253,10 +259,10 @@ impl Host for Bench {
         Ok(Box::new(BlockingWriter::new(builder, self.caller.clone())))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let code = self.read_whole(module)?;
-        let ear = Box::new(Ear(self.lines.clone()));
-        self.runtime.instantiate(&code, &self.limits, self.stop.clone(), ear)
+        let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
+        self.runtime.instantiate(&code, &self.limits, self.stop.clone(), ear, given)
     }
 
     fn memory(&self) -> u64 {
@@ -267,19 +273,33 @@ impl Host for Bench {
 }
 
 /// Prints what a guest logs. It wrote these lines: what would steer a terminal is escaped.
-struct Ear(mpsc::Sender<String>);
+struct Ear {
+    lines: mpsc::Sender<String>,
+    /// How files of the swarm are read.
+    remote: Remote,
+}
 
 impl Listener for Ear {
     fn log(&mut self, line: &str) {
         let line = line.escape_debug().to_string().replace("\\t", "\t");
         // Nobody listens after an interrupt.
-        let _ = self.0.blocking_send(line);
+        let _ = self.lines.blocking_send(line);
     }
 
     fn progress(&mut self, _: u64, _: u64) {}
+
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
+        Ok(Box::new(Remote { file: *file, held: (0, Bytes::new()), ..self.remote.clone() }))
+    }
+
+    /// A count is the job's, and this attempt is not.
+    fn count(&mut self, _: &str, _: u64) -> bool {
+        true
+    }
 }
 
 /// A file of the swarm, through the node.
+#[derive(Clone)]
 struct Remote {
     client: Client,
     caller: Caller,

@@ -196,7 +196,7 @@ impl Controller {
         let given = submission.kind.clone();
         let (params, inputs) = (submission.params, submission.inputs);
         let checked = tokio::task::spawn_blocking(move || {
-            let over = spec::Given { params: &params, inputs: &inputs };
+            let over = spec::Overrides { params: &params, inputs: &inputs };
             check(&given, over, &directory)
         });
         let (spec, config) = checked.await.expect("checking a job directory does not panic")?;
@@ -312,7 +312,7 @@ async fn named_input(
 /// The job directory's `job.toml` and what its kind froze of it.
 fn check(
     kind: &str,
-    over: spec::Given<'_>,
+    over: spec::Overrides<'_>,
     directory: &Directory,
 ) -> Result<(JobSpec, serde_json::Value), SubmitError> {
     if kind::find(kind).is_none() {

@@ -75,8 +75,8 @@ fn sort_gives_every_line_in_order_over_parts_of_like_length() {
     let (again, _) = run("sort", &input, &["--workers", "1"]);
     assert_eq!(ran["result"], again["result"]);
     text.sort();
-    assert_eq!(parts.len(), 16);
-    let fair = parts.concat().len() / 16;
+    assert_eq!(parts.len(), 32);
+    let fair = parts.concat().len() / 32;
     for (number, part) in parts.iter().enumerate() {
         assert!(part.len().abs_diff(fair) < fair / 2, "part {number}: {} of {fair}", part.len());
     }

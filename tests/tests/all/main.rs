@@ -17,6 +17,7 @@ mod jobs;
 mod local;
 mod memo;
 mod mqtt;
+mod mr;
 mod nodes;
 mod stranger;
 mod workers;
