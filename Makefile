@@ -3,13 +3,14 @@
 # make test-all those too
 # make lint     format, compiler and clippy warnings, licences and sources of the dependencies
 # make bench    the figures of the README, into bench/RESULTS.md
-# make examples the examples' Rust guests, compiled to wasm
+# make examples the examples' guests, compiled to wasm
 #
 # A fresh clone needs a shell, make and Rust; the setup-* steps install the rest when it is absent.
 
 TARGET    := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 TOOLS     := $(TARGET)/tools
 WASM      := wasm32-unknown-unknown
+WASI      := wasm32-wasip1
 # One build serves all the tests: every cargo call on the dev profile names the same packages.
 DEV       := --locked --workspace --all-targets
 
@@ -52,14 +53,15 @@ yardstick:
 	    CARGO_TARGET_DIR=$(YARDSTICK)/target cargo build --quiet --release --manifest-path $(YARDSTICK)/Cargo.toml; \
 	fi
 
-# Each example with a Cargo.toml is a guest crate of its own, outside the workspace; its module goes
-# beside its job.toml.
+# Each example with a Cargo.toml is a guest crate of its own, outside the workspace: a library, or a
+# program for WASI. Its module goes beside its job.toml.
 examples: setup-wasm
 	@for crate in examples/*/Cargo.toml; do \
-	    example=$$(dirname $$crate); name=$$(basename $$example); \
-	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $(WASM) \
+	    example=$$(dirname $$crate); name=$$(basename $$example) wasm=$(WASM); \
+	    ! test -e $$example/src/main.rs || wasm=$(WASI); \
+	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $$wasm \
 	        --manifest-path $$crate || exit 1; \
-	    cp $(TARGET)/examples/$(WASM)/release/$$name.wasm $$example/map.wasm || exit 1; \
+	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/map.wasm || exit 1; \
 	done
 
 # Some dependencies compile C (SQLite, zstd).
@@ -67,7 +69,9 @@ setup-cc:
 	@command -v cc >/dev/null || tools/apt-install gcc libc6-dev
 
 setup-wasm:
-	@test -d "$$(rustc --print target-libdir --target $(WASM))" || rustup target add $(WASM)
+	@for target in $(WASM) $(WASI); do \
+	    test -d "$$(rustc --print target-libdir --target $$target)" || rustup target add $$target || exit 1; \
+	done
 
 # Not optimised: it runs for seconds, and the optimised build takes minutes.
 setup-deny: setup-cc

@@ -230,6 +230,46 @@ pub trait Guest {
         input: &[u8],
         sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
     ) -> Result<(), TaskError>;
+
+    /// Gives `function` all of `pieces`: one call each, but a command runs once and reads them
+    /// one after the other.
+    ///
+    /// # Errors
+    /// As [`Guest::call`], and what `pieces` failed with.
+    fn feed(
+        &mut self,
+        function: &str,
+        pieces: &mut dyn Pieces,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
+    ) -> Result<(), TaskError> {
+        while let Some(piece) = pieces.next()? {
+            self.call(function, piece, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Of which form its code is.
+    fn form(&self) -> Form {
+        Form::Functions
+    }
+}
+
+/// The forms of user code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Exported functions, called again and again with bytes in the guest's memory.
+    Functions,
+    /// A command: each call is a run from its start to its end, with the input on stdin.
+    Command,
+}
+
+/// Input that comes piece by piece.
+pub trait Pieces {
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    fn next(&mut self) -> Result<Option<&[u8]>, TaskError>;
 }
 
 /// Why an attempt failed.

@@ -2,7 +2,7 @@
 
 use memchr::memrchr;
 
-use crate::kind::{Host, ReadAt, TaskError};
+use crate::kind::{Host, Pieces, ReadAt, TaskError};
 use crate::message::Payload;
 
 use super::combine::{Combine, Combiner};
@@ -46,12 +46,23 @@ pub(super) fn run(config: &Config, split: &Split, host: &dyn Host) -> Result<Pay
     };
     let budget = share(host).min(COMBINER_LIMIT) as usize;
     let mut combiner = Combiner::new(host, config.partitions, combine, budget);
-    let mut lines = Lines::open(split, host)?;
-    while let Some(chunk) = lines.next_chunk()? {
-        guest.call("map", chunk, &mut |frame| combiner.add(frame))?;
-        host.progress(lines.read, split.len);
-    }
+    let mut chunks = Chunks { lines: Lines::open(split, host)?, host };
+    guest.feed("map", &mut chunks, &mut |frame| combiner.add(frame))?;
+    host.progress(split.len, split.len);
     combiner.finish()
+}
+
+/// The chunks of a split, and word of how many of its bytes are done when the next is asked for.
+struct Chunks<'a> {
+    lines: Lines,
+    host: &'a dyn Host,
+}
+
+impl Pieces for Chunks<'_> {
+    fn next(&mut self) -> Result<Option<&[u8]>, TaskError> {
+        self.host.progress(self.lines.read, self.lines.split.len);
+        self.lines.next_chunk()
+    }
 }
 
 /// Reads a split as chunks of whole lines. Where a chunk ends depends on the split alone, not on

@@ -4,7 +4,7 @@
 //! `map` over one; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
-//! [`builtin`]) and writes lines.
+//! [`command`], [`builtin`]) and writes lines.
 //!
 //! *Invariant*: the result's bytes depend on code, configuration and input only. Partitions come
 //! from the configuration; values reach a reducer in (split, offset) order; what does not fit the
@@ -25,6 +25,7 @@ use crate::spec::{JobSpec, SpecError};
 
 mod builtin;
 mod combine;
+mod command;
 mod config;
 mod error;
 #[cfg(test)]

@@ -15,4 +15,5 @@ mod local;
 mod mqtt;
 mod nodes;
 mod stranger;
+mod wasi;
 mod workers;

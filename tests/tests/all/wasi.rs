@@ -1,0 +1,108 @@
+//! WASI commands as user code: ordinary programs, lines in, `key<TAB>value` lines out.
+
+use std::path::PathBuf;
+
+use ipdc_tests::job::{guest, many_splits, parts, words_wat};
+use ipdc_tests::{JOB, JobDir, Node, Ran, root};
+
+const TOML: &str = "kind = \"mr\"\nmap = \"map.wat\"\nreduce = \"sum\"\npartitions = 1\n";
+
+/// A command that writes `text` to `fd` and ends with `code`.
+fn says(fd: u32, text: &str, code: u32) -> String {
+    guest("says.wat")
+        .replace("(; fd ;)", &fd.to_string())
+        .replace("(; code ;)", &code.to_string())
+        .replace("(; text ;)", &text.escape_default().to_string())
+        .replace("(; length ;)", &text.len().to_string())
+}
+
+/// Runs a job over two splits on one node; gives its parts, when it is done.
+fn run(job: &JobDir) -> (Node, Ran, Vec<Vec<u8>>) {
+    let mut node = Node::first();
+    node.start();
+    let (input, _) = many_splits(node.folder(), 2);
+    let out = node.folder().join("out");
+    let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(input);
+    let ran = run.arg("--out").arg(&out).within(JOB).run();
+    let made = if out.exists() { parts(&out) } else { Vec::new() };
+    (node, ran, made)
+}
+
+/// The `part-*` files of a result, by name, with their CIDs.
+fn cids_of_parts(node: &Node, job: PathBuf, input: &str) -> Vec<(String, String)> {
+    let id = node.submit(&job, input);
+    let view = node.job_done(&id);
+    let listed = node.cli(["ls", view["result"].as_str().unwrap(), "--json"]).run().ok().json();
+    let entries = listed["entries"].as_array().unwrap_or_else(|| panic!("{listed:#}")).iter();
+    let name_and_cid = |entry: &serde_json::Value| {
+        (entry["name"].as_str().unwrap().to_owned(), entry["cid"].as_str().unwrap().to_owned())
+    };
+    entries.map(name_and_cid).filter(|(name, _)| name.starts_with("part-")).collect()
+}
+
+#[test]
+fn the_example_for_wasi_gives_the_same_parts_as_the_one_in_rust() {
+    let mut node = Node::first();
+    node.start();
+    let (input, expected) = many_splits(node.folder(), 5);
+    let input = node.add(&input);
+    let rust = cids_of_parts(&node, root().join("examples/wordcount"), &input);
+    let wasi = cids_of_parts(&node, root().join("examples/wordcount-wasi"), &input);
+    assert_eq!(rust.len(), 4);
+    assert_eq!(rust, wasi);
+    assert!(!expected.is_empty());
+}
+
+#[test]
+fn commands_combine_and_reduce_sorted_lines() {
+    let (node, _, _) = run(&JobDir::words(0, 1));
+    let (input, counts) = many_splits(node.folder(), 2);
+    let toml = "kind = \"mr\"\nmap = \"map.wat\"\ncombine = \"cat.wat\"\nreduce = \"cat.wat\"\npartitions = 1\n";
+    let job = JobDir::new(toml).file("map.wat", words_wat(0)).file("cat.wat", guest("cat.wat"));
+    let id = node.submit(job.path(), input.to_str().unwrap());
+    let _ = node.job_done(&id);
+    let made = parts(&node.save_result(&id)).concat();
+    // A line for each word, instead of its count.
+    let mut expected = Vec::new();
+    for line in counts.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let tab = line.iter().position(|&byte| byte == b'\t').unwrap();
+        let count: usize = std::str::from_utf8(&line[tab + 1..]).unwrap().parse().unwrap();
+        for _ in 0..count {
+            expected.extend_from_slice(&line[..tab]);
+            expected.extend_from_slice(b"\t1\n");
+        }
+    }
+    assert_eq!(String::from_utf8(made), String::from_utf8(expected));
+}
+
+#[test]
+fn a_command_that_fails_fails_the_job_with_what_it_said() {
+    let (node, ran, _) = run(&JobDir::new(TOML).file("map.wat", says(2, "no luck today\n", 7)));
+    let ran = ran.refused(&["exit code 7", "no luck today"]);
+    let jobs = node.api().get("/jobs").ok();
+    let failed = &jobs.as_array().unwrap()[0];
+    assert_eq!(failed["error"]["code"], "IPDC-5310", "{ran}{failed:#}");
+    let logs = node.cli(["job", "logs", failed["job"].as_str().unwrap()]).run().ok();
+    assert!(logs.text().contains("no luck today"), "{ran}{logs}");
+}
+
+#[test]
+fn a_command_that_reads_nothing_is_done_when_it_ends() {
+    let (_, ran, parts) = run(&JobDir::new(TOML).file("map.wat", says(1, "split\t1\n", 0)));
+    let _ = ran.ok();
+    assert_eq!(parts, [b"split\t2\n"]);
+}
+
+#[test]
+fn a_command_that_writes_without_end_is_stopped_at_its_output_limit() {
+    let toml = format!("{}[limits]\noutput = \"1MiB\"\n", TOML.replace("\"sum\"", "\"count\""));
+    let (_, ran, _) = run(&JobDir::new(&toml).file("map.wat", guest("flood.wat")));
+    let _ = ran.refused(&["output"]);
+}
+
+#[test]
+fn a_command_with_functions_that_wasi_has_not_is_refused_by_their_names() {
+    let wat = says(1, "", 0).replace("proc_exit", "proc_spawn");
+    let (_, ran, _) = run(&JobDir::new(TOML).file("map.wat", wat));
+    let _ = ran.refused(&["job.toml:2", "proc_spawn"]);
+}
