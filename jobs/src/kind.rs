@@ -26,6 +26,11 @@ pub trait Kind: Send + Sync {
     /// Its stages in order, for progress: `["map", "reduce"]`. [`TaskSpec::stage`] indexes it.
     fn stages(&self) -> &'static [&'static str];
 
+    /// Jobs of this kind to begin with, each in another language, the one to offer first first.
+    fn templates(&self) -> &'static [Template] {
+        &[]
+    }
+
     /// Checks the kind's part of a job's description whole and freezes it: the value that every
     /// worker will read back, with each file of the job directory it names resolved to a
     /// [`FileRef`]. Nothing that does not determine the outputs may be in it.
@@ -68,6 +73,22 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
 
 /// Every kind there is.
 pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce];
+
+/// A job directory to begin with.
+#[derive(Debug)]
+pub struct Template {
+    /// The language of its code, in one word.
+    pub language: &'static str,
+    /// Its files by path, `/` between parts. [`Template::NAME`] in their text stands for the job's name.
+    pub files: &'static [(&'static str, &'static str)],
+    /// The shell script among them that builds its code; none where nothing has to be built.
+    pub build: Option<&'static str>,
+}
+
+impl Template {
+    /// What stands for the job's name.
+    pub const NAME: &'static str = "@NAME@";
+}
 
 /// One task, as its kind planned it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,7 +19,9 @@ use serde_json::Value;
 
 use crate::engine::Runtime;
 use crate::ids::TaskId;
-use crate::kind::{Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work};
+use crate::kind::{
+    Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
+};
 use crate::message::Payload;
 use crate::spec::{JobSpec, SpecError};
 
@@ -39,6 +41,7 @@ mod reduce;
 mod run;
 mod shuffle;
 mod split;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -59,6 +62,10 @@ impl Kind for MapReduce {
 
     fn stages(&self) -> &'static [&'static str] {
         plan::STAGES
+    }
+
+    fn templates(&self) -> &'static [Template] {
+        template::TEMPLATES
     }
 
     fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>> {

@@ -133,7 +133,7 @@ impl Run {
             Some(input) => Some(resolve_input(client, input, progress).await?),
             None => None,
         };
-        let dir = transfer::send(client, &self.dir, progress).await?;
+        let dir = transfer::send_job(client, &self.dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
             kind: self.kind.clone(),

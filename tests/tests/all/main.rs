@@ -11,6 +11,7 @@ mod end_condition;
 mod guests;
 mod http;
 mod jobs;
+mod languages;
 mod local;
 mod mqtt;
 mod nodes;
