@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ipdc_tests::job::{many_splits, parts};
+use ipdc_tests::job::{before_the_sum, guest, many_splits, parts, words_wat};
 use ipdc_tests::text::write_counts;
 use ipdc_tests::{JOB, Node, Program, Ran, ipdc, root};
 
@@ -50,6 +50,34 @@ fn the_word_count_has_the_same_parts_in_every_language() {
     for language in ["wasi", "c", "as"].into_iter().filter(|language| can_build(language)) {
         let parts = cids_of_parts(&node, &format!("wordcount-{language}"), &input);
         assert_eq!(parts, in_rust, "{language}");
+    }
+}
+
+#[test]
+fn functions_in_every_language_combine_and_reduce() {
+    let mut node = Node::first();
+    node.start();
+    let (input, counts) = many_splits(node.folder(), 3);
+    for (language, source) in [("c", "echo.c"), ("as", "echo.ts")] {
+        if !can_build(language) {
+            continue;
+        }
+        // What `new` makes, with other code: `combine` and `reduce` emit each value again.
+        let job = node.folder().join(language);
+        let _ = new(node.folder(), &[language, "--lang", language]).ok();
+        let build = fs::read_to_string(job.join("build.sh")).unwrap();
+        let build = build.replace("map.c", "echo.c").replace("map.ts", "echo.ts");
+        fs::write(job.join("build.sh"), build.replace("map.wasm", "echo.wasm")).unwrap();
+        fs::write(job.join(source), guest(source)).unwrap();
+        fs::write(job.join("words.wat"), words_wat(0)).unwrap();
+        let toml = "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"echo.wasm\"\nreduce = \"echo.wasm\"\npartitions = 1\n";
+        fs::write(job.join("job.toml"), toml).unwrap();
+        let build = Program::new("sh").arg(job.join("build.sh")).within(JOB);
+        let _ = build.run().ok();
+        let id = node.submit(&job, input.to_str().unwrap());
+        let _ = node.job_done(&id);
+        let made = String::from_utf8(parts(&node.save_result(&id)).concat());
+        assert_eq!(made, String::from_utf8(before_the_sum(&counts)), "{language}");
     }
 }
 

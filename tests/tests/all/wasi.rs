@@ -1,6 +1,6 @@
 //! WASI commands as user code: ordinary programs, lines in, `key<TAB>value` lines out.
 
-use ipdc_tests::job::{guest, many_splits, parts, words_wat};
+use ipdc_tests::job::{before_the_sum, guest, many_splits, parts, words_wat};
 use ipdc_tests::{JOB, JobDir, Node, Ran};
 
 const TOML: &str = "kind = \"mr\"\nmap = \"map.wat\"\nreduce = \"sum\"\npartitions = 1\n";
@@ -35,16 +35,7 @@ fn commands_combine_and_reduce_sorted_lines() {
     let id = node.submit(job.path(), input.to_str().unwrap());
     let _ = node.job_done(&id);
     let made = parts(&node.save_result(&id)).concat();
-    // A line for each word, instead of its count.
-    let mut expected = Vec::new();
-    for line in counts.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
-        let tab = line.iter().position(|&byte| byte == b'\t').unwrap();
-        let count: usize = std::str::from_utf8(&line[tab + 1..]).unwrap().parse().unwrap();
-        for _ in 0..count {
-            expected.extend_from_slice(&line[..tab]);
-            expected.extend_from_slice(b"\t1\n");
-        }
-    }
+    let expected = before_the_sum(&counts);
     assert_eq!(String::from_utf8(made), String::from_utf8(expected));
 }
 
