@@ -182,7 +182,7 @@ mod tests {
     fn only_what_is_a_line_goes_to_a_command() {
         for wrong in [("a\tb", "v"), ("a\nb", "v"), ("a", "v\n")] {
             let ended = grouped(&Fake::default(), Function::Reduce, 99, records(&[wrong]));
-            assert_eq!(ended, Err("IPDC-5371"), "{wrong:?}");
+            assert_eq!(ended, Err("IPDC-5380"), "{wrong:?}");
         }
         assert!(grouped(&Fake::default(), Function::Reduce, 99, records(&[("", "a\tb")])).is_ok());
     }

@@ -65,7 +65,7 @@ pub(super) fn unsorted_key(emitted: &[u8]) -> TaskError {
 pub(super) fn no_line(key: &[u8]) -> TaskError {
     let key = shown(key);
     guest(
-        "IPDC-5371",
+        "IPDC-5380",
         format!(
             "a record of key `{key}` cannot be given to a command as a `key<TAB>value` line: its key has a tab or a line's end, or its value a line's end"
         ),

@@ -3,7 +3,7 @@
 //! No files, no network. The clock stands still, but for sleeps, which pass at once and move it on;
 //! random numbers are the same in every run. So what a command computes depends on its module and
 //! input alone. What needs a file or a socket answers with an error of WASI's own, which programs
-//! know how to report; `docs/decisions/0008-wasi.md` says why these functions are our own.
+//! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Caller, ExternType, Linker, Module, Val};
