@@ -62,8 +62,8 @@ examples: examples-rust examples-c examples-as
 # program for WASI. Its module goes beside its job.toml.
 examples-rust: setup-wasm
 	@for crate in examples/*/Cargo.toml; do \
-	    example=$$(dirname $$crate); name=$$(basename $$example) wasm=$(WASM); \
-	    ! test -e $$example/src/main.rs || wasm=$(WASI); \
+	    example=$$(dirname $$crate); name=$$(basename $$example | tr - _) wasm=$(WASM); \
+	    ! test -e $$example/src/main.rs || name=$$(basename $$example) wasm=$(WASI); \
 	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $$wasm \
 	        --manifest-path $$crate || exit 1; \
 	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/map.wasm || exit 1; \

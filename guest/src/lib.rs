@@ -203,6 +203,28 @@ pub mod testing {
         eprintln!("guest: {line}");
     }
 
+    /// What the guest's functions find beside their input on this thread.
+    #[derive(Debug, Default)]
+    pub struct Given {
+        /// The job's params: one JSON object.
+        pub params: Vec<u8>,
+        /// The name of the input that the records come from.
+        pub input: String,
+        /// Side files by name.
+        pub files: std::collections::BTreeMap<String, Vec<u8>>,
+        /// What was counted so far.
+        pub counters: std::collections::BTreeMap<String, u64>,
+    }
+
+    thread_local! {
+        static GIVEN: RefCell<Given> = RefCell::default();
+    }
+
+    /// Runs `f` with what is given on this thread, to set it or to look at it.
+    pub fn with_given<T>(f: impl FnOnce(&mut Given) -> T) -> T {
+        GIVEN.with_borrow_mut(f)
+    }
+
     /// The records that `f` emits, as (key, value).
     pub fn emitted_by(f: impl FnOnce()) -> Vec<(Vec<u8>, Vec<u8>)> {
         f();
@@ -247,3 +269,8 @@ mod tests {
         });
     }
 }
+
+mod json;
+mod side;
+
+pub use side::{File, count, file, input, param, params};

@@ -5,7 +5,7 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chunk::{RecordKind, Table};
 use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::message::{FailureClass, Input, Payload};
@@ -48,6 +49,20 @@ pub trait Kind: Send + Sync {
     /// When the input cannot be read or fits no task.
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError>;
 
+    /// What determines the output of the task with this body and these inputs, beside the code that
+    /// runs it and the job's limits: the same bytes, the same output. None when it is not worth
+    /// remembering. See [`crate::memo`].
+    fn memo_input(&self, _config: &Value, _body: &[u8], _inputs: &[Input]) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The files that an output of the task with this body names, and what each was made for.
+    /// `output` is the payload's bytes, from its file if they lie in one. None when they are not
+    /// of the kind's form.
+    fn output_files(&self, _body: &[u8], _output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
+        None
+    }
+
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
@@ -57,6 +72,12 @@ pub trait Kind: Send + Sync {
     /// # Errors
     /// When an output is not of the kind's form.
     fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError>;
+
+    /// What the job's report says beside who ran what: keys and values, from the outputs that
+    /// [`Kind::finish`] gets.
+    fn remarks(&self, _outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
+        serde_json::Map::new()
+    }
 
     /// Runs one attempt to its end, on a thread of its own.
     ///
@@ -145,6 +166,12 @@ pub trait Tree {
     /// # Errors
     /// When its root block cannot be had.
     fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>>;
+    /// The chunks of whole `records` that one of its files is cut into. Remembered; only a file that
+    /// another IPFS program added is read for it, once.
+    ///
+    /// # Errors
+    /// When the file must be read and a block of it cannot be had.
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table>;
 }
 
 /// Reads of a file anywhere in it.
@@ -202,11 +229,12 @@ pub trait Host: Sync {
     /// When the disk is full or failing.
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError>;
 
-    /// A fresh instance of the module at `file`, compiled and checked before.
+    /// A fresh instance of the module at `file`, compiled and checked before, that may read what
+    /// is `given`.
     ///
     /// # Errors
     /// When the module cannot be had or compiled.
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError>;
+    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
@@ -238,6 +266,20 @@ pub trait FileWriter: Send {
     fn finish(self: Box<Self>) -> Result<FileRef, TaskError>;
 }
 
+/// What a guest may read beside what its functions are called with. All of it is frozen with the
+/// job, so what a guest makes of it is the same everywhere.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// The job's `[params]`: one JSON object.
+    pub params: Bytes,
+    /// The job's side files, by the guest's names for them.
+    pub files: BTreeMap<String, FileRef>,
+    /// Which of the job's inputs the records come from; empty when it has but one.
+    pub input: String,
+    /// What it counts is thrown away: another task's guest counts the same records.
+    pub mute: bool,
+}
+
 /// One instance of a user's code.
 pub trait Guest {
     /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits,
@@ -252,23 +294,6 @@ pub trait Guest {
         sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
     ) -> Result<(), TaskError>;
 
-    /// Gives `function` all of `pieces`: one call each, but a command runs once and reads them
-    /// one after the other.
-    ///
-    /// # Errors
-    /// As [`Guest::call`], and what `pieces` failed with.
-    fn feed(
-        &mut self,
-        function: &str,
-        pieces: &mut dyn Pieces,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
-    ) -> Result<(), TaskError> {
-        while let Some(piece) = pieces.next()? {
-            self.call(function, piece, sink)?;
-        }
-        Ok(())
-    }
-
     /// Of which form its code is.
     fn form(&self) -> Form {
         Form::Functions
@@ -282,15 +307,6 @@ pub enum Form {
     Functions,
     /// A command: each call is a run from its start to its end, with the input on stdin.
     Command,
-}
-
-/// Input that comes piece by piece.
-pub trait Pieces {
-    /// The next piece; none at the end.
-    ///
-    /// # Errors
-    /// When it cannot be had.
-    fn next(&mut self) -> Result<Option<&[u8]>, TaskError>;
 }
 
 /// Why an attempt failed.
@@ -322,6 +338,14 @@ pub enum TaskError {
 }
 
 impl TaskError {
+    /// Whether the guest's code broke off: it trapped, ended with an error of its own, asked for too much memory, or passed a wrong
+    /// pointer. That may lie in the records it was given; that its time was up does not.
+    #[must_use]
+    pub fn is_trap(&self) -> bool {
+        const TRAPS: [&str; 4] = ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310"];
+        matches!(self, TaskError::Failed { code, .. } if TRAPS.contains(code))
+    }
+
     /// What a failed read of `file` means for the attempt: nobody has it, when the error's kind is
     /// `NotFound`; the attempt was stopped, when it is `Interrupted`; else the worker's fault.
     #[must_use]

@@ -6,19 +6,23 @@
 //!
 //! | room | what it holds |
 //! |---|---|
+//! | [`chunk`] | where files are cut, by their content, and where records end |
 //! | [`ids`] | the names: peers, jobs, tasks, attempts, epochs, content |
 //! | [`spec`] | `job.toml`: parsing and checking |
 //! | [`manifest`] | the signed, frozen description of a submitted job |
 //! | [`message`] | what controllers and workers say to each other |
+//! | [`memo`] | what names a task's output before it is made |
 //! | [`kind`] | what a job kind must say; the registry of kinds |
 //! | [`mr`] | the map-reduce kind |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
+pub mod chunk;
 pub mod engine;
 pub mod ids;
 pub mod kind;
 pub mod manifest;
+pub mod memo;
 pub mod message;
 pub mod mr;
 #[cfg(any(test, feature = "planted-faults"))]

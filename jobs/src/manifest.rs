@@ -32,6 +32,10 @@ pub struct Manifest {
     pub config: Value,
     /// The limits of one attempt.
     pub limits: Limits,
+    /// Whether workers may answer from their memos, and remember. Part of no memo key: it changes
+    /// who does the work, not what comes out.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub memo: bool,
     /// How many workers the submitter asked for; none, as many as there are.
     pub workers: Option<u32>,
     /// The peer whose user submits.
@@ -42,6 +46,15 @@ pub struct Manifest {
     pub key: String,
     /// When it was submitted, milliseconds since 1970, for people: nothing is decided by it.
     pub submitted_ms: u64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_yes(memo: &bool) -> bool {
+    *memo
 }
 
 /// The limits of one attempt.

@@ -8,6 +8,8 @@
 //! On the wire a message is JSON. Nothing large travels in one: what is longer than
 //! [`INLINE_LIMIT`] goes as a file's CID, and its receiver fetches it.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,15 @@ pub const INLINE_LIMIT: usize = 4 * 1024;
 
 /// The longest encoded message between nodes, in bytes. A batch is cut before it gets here.
 pub const MESSAGE_LIMIT: usize = 256 * 1024;
+
+/// The most counters of one attempt: a message holds the reports of sixteen.
+pub const COUNTERS_LIMIT: usize = 32;
+
+/// The longest name of a counter, in bytes.
+pub const COUNTER_NAME_LIMIT: usize = 64;
+
+/// What user code counted, by its names for it.
+pub type Counters = BTreeMap<String, u64>;
 
 /// Bytes that travel inside a message when they are few, else the file that holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,6 +200,9 @@ pub enum Outcome {
         output: Payload,
         /// True when it came from the worker's memo and nothing was run.
         memoized: bool,
+        /// What the attempt counted; of one from a memo, what the one remembered counted.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        counters: Counters,
     },
     /// It failed.
     Failed {

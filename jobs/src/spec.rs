@@ -37,8 +37,12 @@ pub struct JobSpec {
     pub kind: String,
     /// A path in the job directory or a CID; a submission may name another.
     pub input: Option<String>,
+    /// `[inputs]`, in place of `input`: the same by the guest's names for them.
+    pub inputs: BTreeMap<String, Located<String>>,
     /// Workers asked for.
     pub workers: Option<u32>,
+    /// Whether workers may answer from their memos; a submission may say otherwise.
+    pub memo: Option<bool>,
     /// Limits of one attempt.
     pub limits: Limits,
     /// `[params]`, free for the guest.
@@ -89,19 +93,45 @@ pub fn parse(text: &str, file: &str) -> Result<JobSpec, Vec<SpecError>> {
     if errors.is_empty() { Ok(spec) } else { Err(errors) }
 }
 
+/// What a submission says over its job's `job.toml`.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    /// Params.
+    pub params: &'a serde_json::Map<String, Value>,
+    /// Inputs by name: paths in the job directory, or CIDs.
+    pub inputs: &'a BTreeMap<String, String>,
+}
+
+/// What the name of an input is made of: it is a name in a directory, and a word on a command line.
+const INPUT_NAME: &str = "1 to 64 letters, digits, `_` and `-`";
+
+fn is_input_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
 /// Parses and checks `text` whole: the common keys, and its kind's with the files they name, with
-/// `params` over its own. Gives the configuration that the kind froze beside.
+/// what is `given` over its own. Gives the configuration that the kind froze beside.
 ///
 /// # Errors
 /// All that is wrong, in the order of lines.
 pub fn check(
     text: &str,
     file: &str,
-    params: &serde_json::Map<String, Value>,
+    given: Given<'_>,
     files: &dyn JobFiles,
 ) -> Result<(JobSpec, Value), Vec<SpecError>> {
     let (mut spec, mut errors) = read(text, file);
-    spec.params.extend(params.clone());
+    spec.params.extend(given.params.clone());
+    for (name, input) in given.inputs {
+        spec.input = None;
+        if is_input_name(name) {
+            spec.inputs.insert(name.clone(), Located { value: input.clone(), line: 1 });
+        } else {
+            let message = format!("`{name}` cannot be the name of an input; expected {INPUT_NAME}");
+            errors.push(SpecError { file: file.to_owned(), line: None, message });
+        }
+    }
     let config = kind::find(&spec.kind).map(|kind| kind.configure(&spec, files));
     match config {
         Some(Ok(config)) if errors.is_empty() => return Ok((spec, config)),
@@ -136,7 +166,21 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
     if let Some(input) = input.as_ref().filter(|input| input.value.is_empty()) {
         top.error(input.line, "`input` is empty; expected a path in this directory or a CID");
     }
+    let inputs_line = top.line("inputs");
+    let mut inputs = BTreeMap::new();
+    if let Some(mut section) = top.section("inputs") {
+        inputs = section.all_texts();
+        for (name, input) in inputs.iter().filter(|(name, _)| !is_input_name(name)) {
+            let message = format!("`inputs.{name}` cannot be its name; expected {INPUT_NAME}");
+            section.error(input.line, message);
+        }
+        errors.extend(section.finish());
+    }
+    if let (Some(_), Some(line)) = (&input, inputs_line) {
+        top.error(line, "`inputs` and `input` are both given; expected one of them");
+    }
     let workers = top.integer("workers", WORKERS);
+    let memo = top.truth("memo");
 
     let mut limits = Limits::default();
     if let Some(mut section) = top.section("limits") {
@@ -161,7 +205,9 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
     let spec = JobSpec {
         kind: kind.map(|kind| kind.value).unwrap_or_default(),
         input: input.map(|input| input.value),
+        inputs,
         workers: workers.map(|workers| workers as u32),
+        memo,
         limits,
         params,
         files,
@@ -227,6 +273,11 @@ impl Section {
         self.errors.push(SpecError { file, line: Some(line), message });
     }
 
+    /// A value of any type, if the key is there.
+    pub fn value(&mut self, key: &'static str) -> Option<Located<Value>> {
+        self.take(key)
+    }
+
     /// A text, if the key is there.
     pub fn text(&mut self, key: &'static str) -> Option<Located<String>> {
         let Located { value, line } = self.take(key)?;
@@ -247,6 +298,12 @@ impl Section {
         self.text(key)
     }
 
+    /// The line of a key that was not taken yet.
+    #[must_use]
+    pub fn line(&self, key: &str) -> Option<usize> {
+        self.entries.iter().find(|(known, _)| known == key).map(|(_, located)| located.line)
+    }
+
     /// A whole number in `range`, if the key is there.
     pub fn integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let Located { value, line } = self.take(key)?;
@@ -256,6 +313,15 @@ impl Section {
                 let (least, most) = range.into_inner();
                 self.unfit(key, line, &value, &format!("a whole number from {least} to {most}"))
             }
+        }
+    }
+
+    /// True or false, if the key is there.
+    pub fn truth(&mut self, key: &'static str) -> Option<bool> {
+        let Located { value, line } = self.take(key)?;
+        match value {
+            Value::Bool(truth) => Some(truth),
+            other => self.unfit(key, line, &other, "true or false"),
         }
     }
 

@@ -315,7 +315,18 @@ impl Home {
         self.file("scratch")
     }
 
-    /// What can be made again: compiled modules.
+    /// The memo's table, in a directory that is there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn memo(&self) -> Result<PathBuf, HomeError> {
+        let cache = self.cache();
+        let made = fs::create_dir_all(&cache);
+        made.map_err(|source| HomeError::File { did: "make", path: cache.clone(), source })?;
+        Ok(cache.join("memo.db"))
+    }
+
+    /// What can be made again: compiled modules, the memo's table.
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.file("cache")

@@ -144,6 +144,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     // What can be refused at once comes first: a used port costs no swarm.
     let http = api::bind(config.http.listen).await?;
     let db = Db::open(&home.database())?;
+    let memo = Db::open_memo(&home.memo()?)?;
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let slots = config.node.slots.unwrap_or_else(machine::cpus);
@@ -171,6 +172,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
     let limits = Limits {
         cache: config.blocks.cache.bytes(),
+        memo: config.blocks.memo.bytes(),
         low_water: config.blocks.low_water.bytes(),
         ..Limits::default()
     };
@@ -193,6 +195,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         keypair,
         db: db.clone(),
+        memo: memo.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         post: post.clone(),
@@ -209,6 +212,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         runtime,
         post: post.clone(),
         db,
+        memo,
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
     for (job, bytes) in blocks.store().scratch_jobs() {

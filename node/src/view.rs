@@ -106,6 +106,9 @@ pub struct Usage {
     pub scratch: u64,
     /// Compiled modules and other things that can be made again.
     pub cache: u64,
+    /// Outputs of earlier tasks, kept in case they are asked for again.
+    #[serde(default)]
+    pub memo: u64,
     /// The part of `durable` that is pinned.
     pub pinned: u64,
     /// Free on the file system.
@@ -114,8 +117,8 @@ pub struct Usage {
 
 impl From<pins::Usage> for Usage {
     fn from(usage: pins::Usage) -> Self {
-        let pins::Usage { durable, pinned, scratch, cache, free } = usage;
-        Usage { durable, scratch, cache, pinned, free }
+        let pins::Usage { durable, pinned, scratch, cache, memo, free } = usage;
+        Usage { durable, scratch, cache, memo, pinned, free }
     }
 }
 
@@ -334,9 +337,15 @@ pub struct Submission {
     /// The input; without one, what `job.toml` says.
     #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
     pub input: Option<Cid>,
+    /// Several inputs by name, over `[inputs]` of `job.toml`: CIDs, or paths in the job directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// Workers asked for; without a number, as many as there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<u32>,
+    /// Whether workers may answer from their memos; without a word, what `job.toml` says, else yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memo: Option<bool>,
     /// Added to `[params]` of `job.toml`, over what it says.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub params: serde_json::Map<String, Value>,
@@ -426,6 +435,9 @@ pub struct JobView {
     pub tasks: u64,
     /// Tasks whose output a worker remembered.
     pub memoized: u64,
+    /// What the user's code counted, in the attempts that count.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
     /// Its stages, in order.
     pub stages: Vec<StageView>,
     /// Input bytes done.

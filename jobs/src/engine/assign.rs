@@ -84,8 +84,11 @@ impl Engine {
             let mut stage_homes = stage_homes.unwrap_or_else(|| self.homes_of(stage));
             let spec = self.spec(task);
             let affinity = spec.affinity.unwrap_or_else(|| self.own_affinity(task));
-            let home =
-                stage_homes.place(&affinity, spec.weight.max(1), |peer| self.may_run(task, peer));
+            let (weight, allowed) = (spec.weight.max(1), |peer: &PeerId| self.may_run(task, peer));
+            let warm = self.warm(task).filter(allowed);
+            let home = warm
+                .and_then(|peer| stage_homes.take(peer, weight))
+                .or_else(|| stage_homes.place(&affinity, weight, allowed));
             homes.insert(stage, stage_homes);
             match home.and_then(|home| self.peers.get_mut(&home)) {
                 Some(peer) => peer.queue.insert(task),
@@ -103,6 +106,22 @@ impl Engine {
             Some(peer) => peer.queue.remove(&task),
             None => self.homeless.remove(&task),
         };
+    }
+
+    /// The peer whose memo should have this task's output.
+    fn warm(&self, task: TaskId) -> Option<PeerId> {
+        let peer = *self.plan.warm.get(&task)?;
+        let is_trusted = self.peers.get(&peer).is_some_and(|known| !known.forgot);
+        is_trusted.then_some(peer)
+    }
+
+    /// Notes whether `worker` gave a task's output from its memo.
+    pub(super) fn note_memo(&mut self, task: TaskId, worker: PeerId, memoized: bool) {
+        let is_warm = self.warm(task) == Some(worker);
+        let most = self.plan.limits.memo_ahead;
+        let Some(peer) = self.peers.get_mut(&worker) else { return };
+        peer.ahead = if memoized { most.min(peer.ahead + 1) } else { 0 };
+        peer.forgot |= is_warm && !memoized;
     }
 
     /// The homes of a stage, loaded with what its tasks already mean for each worker.
@@ -175,7 +194,7 @@ impl Engine {
     fn feed(&mut self, worker: PeerId) {
         let prefetch = self.plan.limits.prefetch as usize;
         while let Some(peer) = self.peers.get(&worker)
-            && peer.held.len() < peer.slots() + prefetch
+            && peer.held.len() < peer.slots() + prefetch + peer.ahead
             && let Some(task) = peer.queue.first().copied()
         {
             self.give(task, worker);
@@ -262,7 +281,9 @@ impl Engine {
             return Ok(());
         };
         let backlog = u32::try_from(self.backlog(victim)).unwrap_or(u32::MAX);
-        let median = self.stage_of(task).median().unwrap_or(Duration::ZERO);
+        // What its memo has takes no time.
+        let is_warm = self.warm(task) == Some(victim);
+        let median = self.stage_of(task).median().filter(|_| !is_warm).unwrap_or(Duration::ZERO);
         let expected = median.saturating_mul(backlog) / peer.facts.slots.max(1);
         let at = peer.last_end.max(since) + patience;
         if expected >= patience || at <= self.now { Ok(()) } else { Err(at) }

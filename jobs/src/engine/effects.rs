@@ -75,7 +75,7 @@ impl Engine {
 
     fn take_effect(&mut self, record: Record, replayed: bool) {
         match record {
-            Record::Committed { task, attempt, worker, output, cost, memoized } => {
+            Record::Committed { task, attempt, worker, output, cost, memoized, counters } => {
                 let at = (!replayed).then_some(self.now);
                 let state = self.task_mut(task);
                 assert!(state.commit.is_none(), "task {task} is committed once");
@@ -87,7 +87,7 @@ impl Engine {
                 }
                 let holders = vec![worker];
                 state.commit =
-                    Some(Commit { attempt, worker, output, cost, memoized, at, holders });
+                    Some(Commit { attempt, worker, output, cost, memoized, counters, at, holders });
                 self.stage_mut(task).done += 1;
                 for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
                     group.missing -= 1;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// The most assignments or reports in one message. After the driver has moved long payloads into
-/// files one takes up to 12 KiB of JSON: sixteen stay well below
+/// files one takes up to 15 KiB of JSON: sixteen stay well below
 /// [`MESSAGE_LIMIT`](crate::message::MESSAGE_LIMIT).
 pub const BATCH_LIMIT: usize = 16;
 
@@ -68,6 +68,9 @@ pub struct Limits {
     /// Attempts given to a worker beyond its slots, so that it need not wait for the controller
     /// between two tasks.
     pub prefetch: u32,
+    /// To a worker that answers from its memo, as many more for each answer, up to this many: a few
+    /// round trips give it all it knows, and little is with it when it knows no more.
+    pub memo_ahead: usize,
     /// A task is not taken from its home while the home would start it within this. Small jobs
     /// stay where their data is, long queues are shared.
     pub steal_after: Duration,
@@ -112,6 +115,7 @@ impl Default for Limits {
             block: Duration::from_secs(60),
             block_max: Duration::from_secs(3600),
             prefetch: 2,
+            memo_ahead: 128,
             steal_after: Duration::from_millis(500),
             straggler: 3,
             straggler_min: Duration::from_secs(2),

@@ -92,7 +92,7 @@ pub use types::{
     JobReport, Needs, Output, PeerFacts, Phase, Progress, Record, Runtime, StageProgress,
     TaskReport,
 };
-pub use worker::{CheckedManifest, Worker, WorkerAction, WorkerEvent, WorkerRecord};
+pub use worker::{CheckedManifest, Remembered, Worker, WorkerAction, WorkerEvent, WorkerRecord};
 
 /// The engine of one job: decides what its workers do, and when it ends.
 pub struct Engine {

@@ -9,6 +9,10 @@ use super::state::TaskState;
 use super::types::{CommitReport, JobReport, Phase, Progress, StageProgress, TaskReport};
 use super::{Engine, Peer};
 use crate::ids::TaskId;
+use crate::message::Counters;
+
+/// The counters of a job that are kept, those of its first tasks: more than fit a screen.
+const JOB_COUNTERS_LIMIT: usize = 256;
 
 impl Engine {
     /// How far the job is.
@@ -28,7 +32,7 @@ impl Engine {
         let (mut bytes_done, mut bytes_total, mut memoized) = (0_u64, 0_u64, 0);
         for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
             // What later tasks read was made from the same input: it counts once.
-            let reads_input = spec.needs.is_empty();
+            let reads_input = spec.needs.is_empty() || spec.affinity.is_some();
             bytes_total = bytes_total.saturating_add(if reads_input { spec.weight } else { 0 });
             let is_running = task.live().any(|(_, _, live)| live.running_since.is_some());
             stages[usize::from(spec.stage)].running +=
@@ -42,7 +46,26 @@ impl Engine {
         let workers = self.peers.values().filter(|peer| !peer.held.is_empty()).count() as u32;
         let phase = self.phase(workers > 0);
         let why = if matches!(phase, Phase::Ended(_)) { None } else { self.why() };
-        Progress { phase, stages, bytes_done, bytes_total, workers, memoized, why }
+        let counters = self.counted();
+        // A kind may have stages that this job does without.
+        stages.retain(|stage| stage.total > 0);
+        Progress { phase, stages, bytes_done, bytes_total, workers, memoized, counters, why }
+    }
+
+    /// What the committed attempts counted. Of a task whose output was lost nothing counts until it
+    /// is committed again.
+    fn counted(&self) -> Counters {
+        let mut sums = Counters::new();
+        for commit in self.tasks.iter().filter_map(|task| task.commit.as_ref()) {
+            for (name, count) in &commit.counters {
+                // A job's code may name them by its data: what a person can read is enough.
+                if sums.len() < JOB_COUNTERS_LIMIT || sums.contains_key(name) {
+                    let sum = sums.entry(name.clone()).or_default();
+                    *sum = sum.saturating_add(*count);
+                }
+            }
+        }
+        sums
     }
 
     fn phase(&self, has_workers: bool) -> Phase {
@@ -142,6 +165,7 @@ impl Engine {
             epoch: self.epoch,
             controller: self.plan.controller,
             elapsed_ms: millis(self.now.saturating_sub(self.born)),
+            counters: self.counted(),
             tasks: tasks.collect(),
         }
     }

@@ -89,6 +89,13 @@ impl Homes {
         Homes { workers, total, slots }
     }
 
+    /// Makes `peer` the home of this weight whatever it has already, if it is one of these.
+    pub(super) fn take(&mut self, peer: PeerId, weight: u64) -> Option<PeerId> {
+        let home = self.workers.iter_mut().find(|home| home.peer == peer)?;
+        home.load = home.load.saturating_add(weight);
+        Some(peer)
+    }
+
     /// The home of data `affinity` with this weight, among the peers that `allowed` says yes to:
     /// the highest score that is not overloaded, else the least loaded. The load is counted.
     pub(super) fn place(

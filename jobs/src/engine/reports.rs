@@ -8,7 +8,7 @@ use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, LOG_LINES, back_off};
 use super::state::{Fate, Made, TaskState};
 use super::types::{FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
-use crate::message::{Cost, FailureClass, Outcome, Payload, Report};
+use crate::message::{self, Cost, FailureClass, Outcome, Payload, Report};
 
 /// The code of a job whose code gives another output when it is run again.
 const NOT_DETERMINISTIC: &str = "IPDC-5103";
@@ -24,6 +24,7 @@ struct Good {
     worker: PeerId,
     output: Payload,
     memoized: bool,
+    counters: message::Counters,
     cost: Cost,
 }
 
@@ -39,8 +40,9 @@ impl Engine {
             return;
         }
         match outcome {
-            Outcome::Done { output, memoized } => {
-                self.on_good(Good { task, attempt, worker: from, output, memoized, cost });
+            Outcome::Done { output, memoized, counters } => {
+                let worker = from;
+                self.on_good(Good { task, attempt, worker, output, memoized, counters, cost });
             }
             outcome => {
                 self.end_attempt(task, attempt, from, outcome);
@@ -67,6 +69,7 @@ impl Engine {
     fn on_good(&mut self, good: Good) {
         let Good { task, attempt, worker, .. } = good;
         self.close(task, attempt, Fate::Closed);
+        self.note_memo(task, worker, good.memoized);
         let commits_twice = self.planted.has(Fault::CommitsTwice);
         let state = self.task_mut(task);
         match state.state {
@@ -92,7 +95,7 @@ impl Engine {
 
     /// The first good report of an open task: off into the journal.
     fn commit(&mut self, good: Good) {
-        let Good { task, attempt, worker, output, memoized, cost } = good;
+        let Good { task, attempt, worker, output, memoized, counters, cost } = good;
         if self.task(task).last_commit >= Some(attempt) {
             // A copy of a report from before the output was lost.
             self.settle(worker, task, attempt);
@@ -129,7 +132,7 @@ impl Engine {
         } else {
             state.to_settle.push((worker, attempt));
         }
-        self.append(Record::Committed { task, attempt, worker, output, cost, memoized });
+        self.append(Record::Committed { task, attempt, worker, output, cost, memoized, counters });
     }
 
     /// A live attempt ended without an output. Later copies of the report change nothing.

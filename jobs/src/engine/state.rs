@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::types::{FailureReport, PeerFacts};
 use crate::ids::{Attempt, PeerId, TaskId};
-use crate::message::{Cost, Payload};
+use crate::message::{Cost, Counters, Payload};
 
 /// Durations kept per stage to know its median: enough to be exact for small stages and close
 /// for large ones.
@@ -115,6 +115,7 @@ pub(super) struct Commit {
     pub(super) output: Payload,
     pub(super) cost: Cost,
     pub(super) memoized: bool,
+    pub(super) counters: Counters,
     /// When; none when an earlier term committed it.
     pub(super) at: Option<Duration>,
     /// Who has its files: the worker, and others that reported the same output.
@@ -178,6 +179,10 @@ pub(super) struct Peer {
     pub(super) blocked_until: Option<Duration>,
     /// What it said when it refused, while that holds.
     pub(super) refusal: Option<String>,
+    /// Attempts it is given beyond its slots because its memo answers.
+    pub(super) ahead: usize,
+    /// Whether it had to run a task whose output it gave before: its memo is not what it was.
+    pub(super) forgot: bool,
     /// When it last ended an attempt.
     pub(super) last_end: Duration,
     /// Whether it said what it still has, after a take-over.
@@ -199,6 +204,8 @@ impl Peer {
             blocks: 0,
             blocked_until: None,
             refusal: None,
+            ahead: 0,
+            forgot: false,
             last_end: now,
             answered: false,
             queried_at: None,

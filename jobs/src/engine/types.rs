@@ -1,13 +1,13 @@
 //! What goes into an engine and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
 use crate::manifest::Manifest;
-use crate::message::{Cost, FailureClass, Payload, ToController, ToWorker};
+use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
 
 /// A job that is to be brought to its end.
 #[derive(Clone)]
@@ -31,6 +31,9 @@ pub struct JobPlan {
     /// The peers that are connected now, this node among them: known at once, so that the first
     /// of them is not given everything. Later ones come by [`Event::PeerUp`].
     pub peers: Vec<(PeerId, PeerFacts)>,
+    /// Who gave a task's output the last time it was asked for: that peer's memo may have it. A
+    /// hint: wrong ones cost time only.
+    pub warm: BTreeMap<TaskId, PeerId>,
     /// The bounds to keep.
     pub limits: super::Limits,
 }
@@ -213,6 +216,9 @@ pub enum Record {
         cost: Cost,
         /// Whether it came from the worker's memo.
         memoized: bool,
+        /// What the attempt counted.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        counters: message::Counters,
     },
     /// A committed output is nowhere to be had: the task is run again.
     Lost {
@@ -303,6 +309,8 @@ pub struct Progress {
     pub workers: u32,
     /// Committed tasks whose output came from a worker's memo.
     pub memoized: u32,
+    /// What the committed attempts counted, added up.
+    pub counters: message::Counters,
     /// What the user should know: why nothing runs, or why fewer workers than were asked for.
     pub why: Option<String>,
 }
@@ -331,6 +339,9 @@ pub struct JobReport {
     pub controller: PeerId,
     /// Milliseconds since this controller began.
     pub elapsed_ms: u64,
+    /// What the committed attempts counted, added up.
+    #[serde(default)]
+    pub counters: message::Counters,
     /// Each task, in order.
     pub tasks: Vec<TaskReport>,
 }

@@ -16,13 +16,15 @@ use hashbrown::hash_table::Entry;
 use crate::kind::{Host, Lasting, TaskError};
 use crate::message::Payload;
 
-use super::builtin::{self, Builtin, Fold};
+use super::bad::Skipped;
+use super::builtin::{Builtin, Fold};
 use super::error;
 use super::group::{Grouper, GuestGroup, How};
 use super::merge::{self, Merge};
+use super::order::Order;
 use super::record::Records;
 use super::run::{Encoder, Source, prefix};
-use super::shuffle::{RunsWriter, partition};
+use super::shuffle::{Partitioner, RunsWriter};
 
 /// What joins the values of one key in a map task.
 pub(super) enum Combine {
@@ -37,7 +39,10 @@ pub(super) enum Combine {
 /// Takes a map task's records and makes its runs.
 pub(super) struct Combiner<'a> {
     host: &'a dyn Host,
-    partitions: u32,
+    partitioner: Partitioner,
+    /// How keys are written, and a key so written.
+    order: Order,
+    encoded: Vec<u8>,
     /// Bytes to hold before spilling.
     budget: usize,
     store: Store,
@@ -49,7 +54,8 @@ impl<'a> Combiner<'a> {
     /// A combiner that holds about `budget` bytes.
     pub(super) fn new(
         host: &'a dyn Host,
-        partitions: u32,
+        partitioner: Partitioner,
+        order: Order,
         combine: Combine,
         budget: usize,
     ) -> Self {
@@ -59,13 +65,19 @@ impl<'a> Combiner<'a> {
             }
             _ => Store::Records(Kept::default()),
         };
-        Combiner { host, partitions, budget, store, spills: Vec::new(), combine }
+        let (spills, encoded) = (Vec::new(), Vec::new());
+        Combiner { host, partitioner, order, encoded, budget, store, spills, combine }
     }
 
     /// Takes the records of `frame`.
     pub(super) fn add(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         for record in Records::new(frame) {
-            let (key, value) = record?;
+            let (mut key, value) = record?;
+            if !self.order.is_plain() {
+                self.encoded.clear();
+                self.order.encode(key, &mut self.encoded)?;
+                key = &self.encoded;
+            }
             let used = match &mut self.store {
                 Store::Numbers(numbers) => numbers.add(key, value)?,
                 Store::Records(kept) => kept.add(key, value),
@@ -77,17 +89,17 @@ impl<'a> Combiner<'a> {
         Ok(())
     }
 
-    /// Writes the runs; the map task's output.
-    pub(super) fn finish(mut self) -> Result<Payload, TaskError> {
+    /// Writes the runs; the map task's output, of which records were `skipped`.
+    pub(super) fn finish(mut self, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
         if self.spills.is_empty() {
             // A table has joined its numbers already.
             let joined = matches!(self.store, Store::Numbers(_));
             let how = if joined { How::Pass } else { self.combine.into_how() };
             let mut output = OutputWriter::new(self.host, how)?;
-            self.store.drain(self.partitions, &mut |partition, key, value| {
+            self.store.drain(&self.partitioner, &mut |partition, key, value| {
                 output.add(partition, key, value)
             })?;
-            return output.finish(self.partitions);
+            return output.finish(self.partitioner.count(), skipped);
         }
         self.spill()?;
         let width = merge::width(self.budget as u64);
@@ -100,7 +112,7 @@ impl<'a> Combiner<'a> {
             output.add(u32::from_be_bytes(*partition), key, value)?;
             merge.advance()?;
         }
-        output.finish(self.partitions)
+        output.finish(self.partitioner.count(), skipped)
     }
 
     /// Writes all that is held as a sorted run whose keys begin with their partition, big-endian:
@@ -109,7 +121,7 @@ impl<'a> Combiner<'a> {
         let mut file = self.host.create(Lasting::Scratch)?;
         let mut encoder = Encoder::new()?;
         let mut spilled = Vec::new();
-        self.store.drain(self.partitions, &mut |partition, key, value| {
+        self.store.drain(&self.partitioner, &mut |partition, key, value| {
             spilled.clear();
             spilled.extend_from_slice(&partition.to_be_bytes());
             spilled.extend_from_slice(key);
@@ -169,9 +181,9 @@ impl<'a> OutputWriter<'a> {
         Ok(())
     }
 
-    fn finish(mut self, partitions: u32) -> Result<Payload, TaskError> {
+    fn finish(mut self, partitions: u32, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
         self.go_to(partitions)?;
-        self.runs.finish()
+        self.runs.finish(skipped)
     }
 }
 
@@ -186,10 +198,10 @@ enum Store {
 
 impl Store {
     /// Hands over everything, sorted by partition, then key, then order of arrival; empty after.
-    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+    fn drain(&mut self, to: &Partitioner, take: &mut Drain<'_>) -> Result<(), TaskError> {
         match self {
-            Store::Numbers(numbers) => numbers.drain(partitions, take),
-            Store::Records(kept) => kept.drain(partitions, take),
+            Store::Numbers(numbers) => numbers.drain(to, take),
+            Store::Records(kept) => kept.drain(to, take),
         }
     }
 }
@@ -267,17 +279,17 @@ impl Numbers {
         Ok(slots.len() * SLOT_MEMORY + keys.len())
     }
 
-    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+    fn drain(&mut self, to: &Partitioner, take: &mut Drain<'_>) -> Result<(), TaskError> {
         self.index.clear();
         let (slots, keys) = (std::mem::take(&mut self.slots), std::mem::take(&mut self.keys));
         let mut text = Vec::new();
         in_order(
             &slots,
-            partitions,
+            to,
             |slot| slot.key(&keys),
             |partition, slot| {
                 text.clear();
-                builtin::write_number(&mut text, slot.number);
+                self.builtin.write(&mut text, slot.number);
                 take(partition, slot.key(&keys), &text)
             },
         )
@@ -339,11 +351,11 @@ impl Kept {
         self.records.len() * RECORD_MEMORY + self.bytes.len()
     }
 
-    fn drain(&mut self, partitions: u32, take: &mut Drain<'_>) -> Result<(), TaskError> {
+    fn drain(&mut self, to: &Partitioner, take: &mut Drain<'_>) -> Result<(), TaskError> {
         let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
         in_order(
             &records,
-            partitions,
+            to,
             |record| record.key(&bytes),
             |partition, record| take(partition, record.key(&bytes), record.value(&bytes)),
         )
@@ -360,7 +372,7 @@ const LOOKS: usize = 32;
 /// without a look at the key. Where several share partition and prefix, their keys decide.
 fn in_order<'k, T: Copy>(
     items: &[T],
-    partitions: u32,
+    to: &Partitioner,
     key_of: impl Fn(&T) -> &'k [u8],
     mut take: impl FnMut(u32, T) -> Result<(), TaskError>,
 ) -> Result<(), TaskError> {
@@ -369,9 +381,7 @@ fn in_order<'k, T: Copy>(
         .zip(items)
         .map(|(place, item)| {
             let key = key_of(item);
-            u128::from(partition(key, partitions)) << 96
-                | u128::from(prefix(key)) << 32
-                | u128::from(place)
+            u128::from(to.of(key)) << 96 | u128::from(prefix(key)) << 32 | u128::from(place)
         })
         .collect();
     order.sort_unstable();

@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::chunk::{FIXED_LIMIT, RecordKind};
 use crate::ids::FileRef;
-use crate::kind::JobFiles;
+use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, Located, Section, SpecError};
 
 use super::builtin::Builtin;
 use super::group::Function;
+use super::input::{self, Compression, Form};
+use super::inputs::INPUTS_LIMIT;
+use super::order::{By, Order};
+use super::top::TOP_LIMIT;
 
 /// The most partitions of a job: each costs a map task a run and the swarm a task.
 pub const PARTITIONS_LIMIT: u32 = 1024;
@@ -26,14 +31,51 @@ pub struct Config {
     pub map: FileRef,
     /// What joins the values of a key within a map task.
     pub combine: Option<Step>,
-    /// What makes the result of a key's values.
-    pub reduce: Step,
-    /// Into how many files the result is divided, by key.
+    /// What makes the result of a key's values; none, when what `map` emits is the result.
+    pub reduce: Option<Step>,
+    /// Into how many files the result is divided, by key; 0 without `reduce`.
     pub partitions: u32,
+    /// What a record of the input is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub record: RecordKind,
+    /// How the input is compressed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub compression: Compression,
+    /// Records that may make `map` trap, and are left out.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub max_bad_records: u32,
+    /// How keys are shared out among the partitions.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub partition: Partition,
+    /// The order in which a sort gives its keys.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub order: Order,
+    /// Only so many records make the result: those with the greatest values.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub top: Option<u32>,
+    /// The names of the job's inputs, sorted; none when it has but one.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub inputs: Vec<String>,
     /// `[params]`, as written.
     pub params: serde_json::Map<String, Value>,
     /// `[files]`, by the guest's names.
     pub files: BTreeMap<String, FileRef>,
+}
+
+/// How keys are shared out among the partitions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partition {
+    /// By a hash: evenly, in no order.
+    #[default]
+    Hash,
+    /// By ranges that a sample of the input gives: every key of a part is before those of the next.
+    Range,
+}
+
+/// Left out of what is frozen: what a job does not ask for does not change its result's CID.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is done with the values of a key.
@@ -53,8 +95,14 @@ pub enum BadConfig {
     #[error(transparent)]
     Form(#[from] serde_json::Error),
     /// The number of partitions is out of range.
-    #[error("there are {0} partitions; expected 1 to {PARTITIONS_LIMIT}")]
+    #[error("there are {0} partitions; expected 1 to {PARTITIONS_LIMIT}, or 0 without a reducer")]
     Partitions(u32),
+    /// The length of a record is out of range.
+    #[error("a record has {0} bytes; expected 1 to {FIXED_LIMIT}")]
+    Record(u32),
+    /// The number of records wanted is out of range.
+    #[error("the top {0} records are wanted; expected 1 to {TOP_LIMIT}")]
+    Top(u32),
 }
 
 impl Config {
@@ -64,9 +112,33 @@ impl Config {
     /// When it is not of the form, or out of range.
     pub fn read(value: &Value) -> Result<Self, BadConfig> {
         let config = Config::deserialize(value)?;
-        match config.partitions {
-            1..=PARTITIONS_LIMIT => Ok(config),
-            partitions => Err(BadConfig::Partitions(partitions)),
+        if let Some(top) = config.top.filter(|top| !(1..=TOP_LIMIT).contains(&u64::from(*top))) {
+            return Err(BadConfig::Top(top));
+        }
+        if let RecordKind::Fixed(len) = config.record
+            && !(1..=FIXED_LIMIT).contains(&len)
+        {
+            return Err(BadConfig::Record(len));
+        }
+        match (&config.reduce, config.partitions) {
+            (Some(_), 1..=PARTITIONS_LIMIT) | (None, 0) => Ok(config),
+            (_, partitions) => Err(BadConfig::Partitions(partitions)),
+        }
+    }
+
+    /// Whether the boundaries of the partitions come from a sample.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.partition == Partition::Range && self.partitions > 1
+    }
+
+    /// What the job's guests may read, in a task on records of `input`.
+    pub(super) fn given(&self, input: &str) -> Given {
+        let params = serde_json::to_vec(&self.params).expect("what was JSON encodes");
+        Given {
+            params: params.into(),
+            files: self.files.clone(),
+            input: input.to_owned(),
+            mute: false,
         }
     }
 }
@@ -76,8 +148,17 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let mut section = spec.rest.clone();
     let map = section.required_text("map");
     let combine = section.text("combine");
-    let reduce = section.required_text("reduce");
-    let partitions = section.integer("partitions", 1..=u64::from(PARTITIONS_LIMIT));
+    let form: Form = input::of_section(&mut section);
+    let reduce = section.text("reduce");
+    let partitions_line = section.line("partitions");
+    let fewest = u64::from(reduce.is_some());
+    let partitions = section.integer("partitions", fewest..=u64::from(PARTITIONS_LIMIT));
+    let partition = section.text("partition");
+    let order = section.text("order");
+    let descending_line = section.line("descending");
+    let descending = section.truth("descending");
+    let top_line = section.line("top");
+    let top = section.integer("top", 1..=TOP_LIMIT);
 
     let map = map.and_then(|path| module(&mut section, files, "map", &path));
     let combine_step =
@@ -92,6 +173,59 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
                        `reduce = \"sum\"`, which adds them";
         section.error(reduce.line, message);
     }
+    if reduce.is_none() {
+        // What only a reducer needs.
+        let combine = combine.as_ref().map(|combine| ("combine", combine.line));
+        let partitions = partitions.filter(|n| *n > 0).and(partitions_line);
+        let partition = partition.as_ref().map(|partition| ("partition", partition.line));
+        let partitions = partitions.map(|line| ("partitions", line));
+        for (key, line) in combine.into_iter().chain(partitions).chain(partition) {
+            let message = format!(
+                "`{key}` is given and `reduce` is missing; expected both, or neither for a job whose \
+                 result is what `map` emits"
+            );
+            section.error(line, message);
+        }
+    }
+    let is = |builtin| reduce_step == Some(Step::Builtin(builtin));
+    if let Some(combine) = &combine
+        && (is(Builtin::Sort) || is(Builtin::Mean))
+    {
+        let message = "`combine` joins values that `reduce` needs one by one; expected none";
+        section.error(combine.line, message);
+    }
+    let by = match order.as_ref().map(|order| order.value.as_str()) {
+        None | Some("bytes") => By::Bytes,
+        Some("number") => By::Number,
+        Some(other) => {
+            let line = order.as_ref().map_or(0, |order| order.line);
+            section
+                .error(line, format!("`order` is \"{other}\"; expected \"bytes\" or \"number\""));
+            By::Bytes
+        }
+    };
+    let order = order.map(|order| ("order", order.line));
+    let descending_line = descending_line.map(|line| ("descending", line));
+    for (key, line) in order.into_iter().chain(descending_line).filter(|_| !is(Builtin::Sort)) {
+        section.error(line, format!("`{key}` is for `reduce = \"sort\"`"));
+    }
+    let ranges = match partition.as_ref().map(|partition| partition.value.as_str()) {
+        None | Some("hash") => Partition::Hash,
+        Some("range") => Partition::Range,
+        Some(other) => {
+            let line = partition.as_ref().map_or(0, |partition| partition.line);
+            let message = format!("`partition` is \"{other}\"; expected \"hash\" or \"range\"");
+            section.error(line, message);
+            Partition::Hash
+        }
+    };
+    if let Some(line) = top_line
+        && (is(Builtin::Sort) || ranges == Partition::Range)
+    {
+        let message = "`top` ranks all records by value into one part; expected neither \
+                       `reduce = \"sort\"` nor `partition = \"range\"` beside it";
+        section.error(line, message);
+    }
     let mut side_files = BTreeMap::new();
     for (name, path) in &spec.files {
         if let Some(file) = find(&mut section, files, &format!("files.{name}"), path) {
@@ -99,13 +233,25 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         }
     }
 
+    if let Some(input) = spec.inputs.values().nth(INPUTS_LIMIT) {
+        section.error(input.line, format!("there are more than {INPUTS_LIMIT} inputs"));
+    }
+
     let errors = section.finish();
-    match (map, reduce_step) {
-        (Some(map), Some(reduce)) if errors.is_empty() => Ok(Config {
+    let default = if reduce_step.is_some() { PARTITIONS } else { 0 };
+    match map {
+        Some(map) if errors.is_empty() => Ok(Config {
             map,
             combine: combine_step,
-            reduce,
-            partitions: partitions.map_or(PARTITIONS, |partitions| partitions as u32),
+            reduce: reduce_step,
+            partitions: partitions.map_or(default, |partitions| partitions as u32),
+            partition: ranges,
+            order: Order { by, descending: descending.unwrap_or(false) },
+            top: top.map(|top| top as u32),
+            inputs: spec.inputs.keys().cloned().collect(),
+            record: form.record,
+            compression: form.compression,
+            max_bad_records: form.max_bad_records,
             params: spec.params.clone(),
             files: side_files,
         }),
@@ -120,12 +266,15 @@ fn step(
     function: Function,
     text: &Located<String>,
 ) -> Option<Step> {
-    if let Some(builtin) = Builtin::named(&text.value) {
+    let fits = |builtin: &Builtin| function == Function::Reduce || builtin.combines();
+    if let Some(builtin) = Builtin::named(&text.value).filter(fits) {
         return Some(Step::Builtin(builtin));
     }
     let name = function.name();
     if !is_module(&text.value) {
-        let names = Builtin::NAMES.map(|(name, _)| name).join(", ");
+        let fitting = Builtin::NAMES.iter().filter(|(_, builtin)| fits(builtin));
+        let names: Vec<_> = fitting.map(|(name, _)| *name).collect();
+        let names = names.join(", ");
         let message = format!(
             "`{name}` is \"{}\"; expected one of {names}, or a .wasm or .wat file",
             text.value
@@ -188,7 +337,9 @@ mod tests {
         for path in ["map.wasm", "mine.wat", "stop.txt"] {
             world.name(path, path.as_bytes());
         }
-        match spec::check(text, spec::FILE, &serde_json::Map::new(), &world) {
+        let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
+        let nothing = spec::Given { params: &params, inputs: &inputs };
+        match spec::check(text, spec::FILE, nothing, &world) {
             Ok((_, config)) => Ok(Config::read(&config).unwrap()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
@@ -201,7 +352,7 @@ mod tests {
         let config = check(text).unwrap();
         assert_eq!(config.combine, Some(Step::Builtin(Builtin::Sum)));
         assert_eq!(config.partitions, PARTITIONS);
-        assert!(matches!(config.reduce, Step::Module(file) if file.len == 8));
+        assert!(matches!(config.reduce, Some(Step::Module(file)) if file.len == 8));
         assert_eq!(config.files["stop"].len, 8);
         assert_eq!(config.params["n"], 1);
     }
@@ -213,13 +364,14 @@ mod tests {
         assert_eq!(
             check(text).unwrap_err(),
             [
-                "job.toml: `reduce` is missing",
                 "job.toml:2: `map` names \"gone.wasm\", which is not in the directory",
                 "job.toml:3: unknown key `reducer`; did you mean `reduce`?",
                 "job.toml:4: `workers` is -1; expected a whole number from 1 to 10000",
                 "job.toml:5: `combine` is \"summ\"; expected one of sum, min, max, count, first, \
-                 concat, or a .wasm or .wat file",
-                "job.toml:6: `partitions` is 2000; expected a whole number from 1 to 1024",
+                 concat, distinct, or a .wasm or .wat file",
+                "job.toml:5: `combine` is given and `reduce` is missing; expected both, or neither \
+                 for a job whose result is what `map` emits",
+                "job.toml:6: `partitions` is 2000; expected a whole number from 0 to 1024",
                 "job.toml:8: `files.x` names \"y\", which is not in the directory",
             ]
         );
@@ -230,6 +382,60 @@ mod tests {
         let text = "kind = \"mr\"\nmap = \"map.wasm\"\ncombine = \"count\"\nreduce = \"count\"\n";
         let errors = check(text).unwrap_err();
         assert!(errors[0].starts_with("job.toml:4: `reduce` would count"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_job_without_a_reducer_has_no_partitions() {
+        let config = check("kind = \"mr\"\nmap = \"map.wasm\"\n").unwrap();
+        assert_eq!((config.reduce, config.partitions), (None, 0));
+        assert!(check("kind = \"mr\"\nmap = \"map.wasm\"\npartitions = 0\n").is_ok());
+        let errors = check("kind = \"mr\"\nmap = \"map.wasm\"\npartitions = 2\n").unwrap_err();
+        assert!(
+            errors[0].starts_with("job.toml:3: `partitions` is given and `reduce`"),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_job_does_not_ask_for_leaves_no_trace_in_what_is_frozen() {
+        let config = check("kind = \"mr\"\nmap = \"map.wasm\"\nreduce = \"sum\"\n").unwrap();
+        let frozen = serde_json::to_value(config).unwrap();
+        let keys: Vec<_> = frozen.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(keys, ["combine", "files", "map", "params", "partitions", "reduce"]);
+    }
+
+    #[test]
+    fn a_sort_may_have_an_order_and_ranges_and_the_top_a_number() {
+        let start = "kind = \"mr\"\nmap = \"map.wasm\"\n";
+        let sort = format!(
+            "{start}reduce = \"sort\"\norder = \"number\"\ndescending = true\npartition = \"range\"\n"
+        );
+        let config = check(&sort).unwrap();
+        assert_eq!(config.order, Order { by: By::Number, descending: true });
+        assert_eq!(config.partition, Partition::Range);
+        assert_eq!(check(&format!("{start}top = 10\n")).unwrap().top, Some(10));
+        assert_eq!(check(&format!("{start}reduce = \"sum\"\ntop = 1\n")).unwrap().top, Some(1));
+        let mut inputs = check(&format!("{start}[inputs]\nb = \"x\"\na = \"y\"\n")).unwrap().inputs;
+        assert_eq!((inputs.pop(), inputs.pop()), (Some("b".to_owned()), Some("a".to_owned())));
+        for (wrong, said) in [
+            ("reduce = \"sum\"\norder = \"number\"\n", "job.toml:4: `order` is for"),
+            ("reduce = \"sum\"\ndescending = true\n", "job.toml:4: `descending` is for"),
+            ("reduce = \"sort\"\norder = \"size\"\n", "job.toml:4: `order` is \"size\""),
+            ("reduce = \"sort\"\ndescending = 1\n", "job.toml:4: `descending` is 1; expected true"),
+            ("reduce = \"sort\"\ncombine = \"sum\"\n", "job.toml:4: `combine` joins"),
+            ("reduce = \"mean\"\ncombine = \"sum\"\n", "job.toml:4: `combine` joins"),
+            ("reduce = \"sum\"\ncombine = \"mean\"\n", "job.toml:4: `combine` is \"mean\""),
+            ("reduce = \"sort\"\ntop = 3\n", "job.toml:4: `top` ranks"),
+            ("reduce = \"sum\"\npartition = \"range\"\ntop = 3\n", "job.toml:5: `top` ranks"),
+            ("top = 0\n", "job.toml:3: `top` is 0"),
+            ("partition = \"range\"\n", "job.toml:3: `partition` is given"),
+            ("reduce = \"sum\"\npartition = \"key\"\n", "job.toml:4: `partition` is \"key\""),
+            ("input = \"x\"\n[inputs]\na = \"y\"\n", "job.toml:4: `inputs` and `input`"),
+            ("[inputs]\n\"a/b\" = \"y\"\n", "job.toml:4: `inputs.a/b` cannot be its name"),
+        ] {
+            let errors = check(&format!("{start}{wrong}")).unwrap_err();
+            assert!(errors[0].starts_with(said), "{wrong}: {errors:?}");
+        }
     }
 
     #[test]

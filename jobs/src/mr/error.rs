@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io;
 
+use crate::ids::FileRef;
 use crate::kind::TaskError;
 use crate::message::FailureClass;
 
@@ -31,6 +32,35 @@ pub(super) fn not_a_number(key: &[u8], value: &[u8]) -> TaskError {
     guest(
         "IPDC-5352",
         format!("key `{key}` has the value `{value}`; expected a decimal integer of 64 bits"),
+    )
+}
+
+/// A key that a sort by number cannot place.
+pub(super) fn key_not_a_decimal(key: &[u8]) -> TaskError {
+    guest(
+        "IPDC-5352",
+        format!("the key `{}` is no decimal number, and the sort is by number", shown(key)),
+    )
+}
+
+/// A value that cannot be ranked.
+pub(super) fn not_a_decimal(key: &[u8], value: &[u8]) -> TaskError {
+    let (key, value) = (shown(key), shown(value));
+    guest(
+        "IPDC-5352",
+        format!(
+            "key `{key}` has the value `{value}`; expected a decimal number, which `top` ranks by"
+        ),
+    )
+}
+
+/// The records that `top` must keep do not fit the memory of the task.
+pub(super) fn top_too_large(limit: usize, budget: usize) -> TaskError {
+    guest(
+        "IPDC-5360",
+        format!(
+            "the {limit} records with the greatest values have more than {budget} bytes, which do not fit the task's memory"
+        ),
     )
 }
 
@@ -83,12 +113,42 @@ pub(super) fn group_too_large(key: &[u8], limit: usize) -> TaskError {
     )
 }
 
-/// A line of the input is longer than a task may hold.
-pub(super) fn line_too_long(limit: usize) -> TaskError {
+/// A record of the input is longer than a task may hold.
+pub(super) fn record_too_long(limit: usize) -> TaskError {
     guest(
         "IPDC-5356",
         format!(
-            "a line of the input has more than {limit} bytes, which do not fit the task's memory"
+            "a record of the input has more than {limit} bytes, a quarter of the task's memory"
+        ),
+    )
+}
+
+/// A compressed file of the input is none, or not whole.
+pub(super) fn broken_file(path: &str, file: &FileRef, codec: &str, why: &io::Error) -> TaskError {
+    let cid = file.cid;
+    let name = if path.is_empty() { format!("{cid}") } else { format!("`{path}` ({cid})") };
+    guest("IPDC-5370", format!("file {name} of the input cannot be unpacked as {codec}: {why}"))
+}
+
+/// A split ends inside a record, which its tree said it does not.
+pub(super) fn open_split(file: &FileRef) -> TaskError {
+    guest("IPDC-5373", format!("chunk {} of the input ends inside a record", file.cid))
+}
+
+/// More records are bad than the job allows.
+pub(super) fn too_many_bad(found: usize, most: u32) -> TaskError {
+    guest("IPDC-5371", format!("`map` trapped on {found} records; `max_bad_records` allows {most}"))
+}
+
+/// The code of [`held_too_long`].
+pub(super) const HELD_TOO_LONG: &str = "IPDC-5372";
+
+/// What `map` emits for one record does not fit the memory that holds it until the call has ended.
+pub(super) fn held_too_long(limit: usize) -> TaskError {
+    guest(
+        HELD_TOO_LONG,
+        format!(
+            "`map` emitted more than {limit} bytes for one record, a quarter of the task's memory, in a job with `max_bad_records`"
         ),
     )
 }

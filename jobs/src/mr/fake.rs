@@ -6,13 +6,26 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::chunk::{Chunk, Chunker, RecordKind, Table};
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
-use crate::kind::{FileWriter, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
+use crate::kind::{FileWriter, Given, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
+use crate::message::FailureClass;
 
+use super::config::Config;
 use super::record;
 
 /// What a native guest does: its function's name and input, and where its records go.
 pub(super) type Native = fn(&str, &[u8], &mut dyn FnMut(&[u8], &[u8]));
+
+/// A configuration whose map is the module `guest` of `world`.
+pub(super) fn config(world: &World) -> Config {
+    let map = world.put(b"guest");
+    let sum = serde_json::json!({ "builtin": "sum" });
+    let config = serde_json::json!({
+        "map": map, "combine": sum, "reduce": sum, "partitions": 1, "params": {}, "files": {},
+    });
+    Config::read(&config).expect("a configuration that is right")
+}
 
 /// Files, and guests by the module that names them.
 pub(super) struct World {
@@ -25,6 +38,8 @@ pub(super) struct World {
     pub(super) read_limit: usize,
     /// The most bytes of records that a guest hands over at once.
     pub(super) frame_limit: usize,
+    /// Guests trap at the end of a call whose input holds this, after they emitted all.
+    pub(super) traps_on: Option<&'static [u8]>,
 }
 
 impl World {
@@ -36,6 +51,7 @@ impl World {
             memory: 256 << 20,
             read_limit: 1 << 20,
             frame_limit: 64 << 10,
+            traps_on: None,
         }
     }
 
@@ -105,6 +121,18 @@ impl Tree for Files<'_> {
         let reader = self.world.reader(file).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(reader))
     }
+
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table> {
+        let bytes = self.world.read(file).ok_or(io::ErrorKind::NotFound)?;
+        let (mut rest, mut chunks) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let end = Chunker::new(records).cut(rest).unwrap_or(rest.len());
+            let (chunk, later) = rest.split_at(end);
+            chunks.push(Chunk { len: end as u64, name: cid_of(CODEC_RAW, chunk) });
+            rest = later;
+        }
+        Ok(Table { chunks, subtrees: false })
+    }
 }
 
 impl JobFiles for World {
@@ -153,9 +181,10 @@ impl Host for World {
         Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, _: Given) -> Result<Box<dyn Guest>, TaskError> {
         let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
-        Ok(Box::new(NativeGuest { native, frame_limit: self.frame_limit }))
+        let World { frame_limit, traps_on, .. } = *self;
+        Ok(Box::new(NativeGuest { native, frame_limit, traps_on, broken: false }))
     }
 
     fn memory(&self) -> u64 {
@@ -186,6 +215,9 @@ impl FileWriter for Writer {
 struct NativeGuest {
     native: Native,
     frame_limit: usize,
+    traps_on: Option<&'static [u8]>,
+    /// It trapped: nobody may call it again.
+    broken: bool,
 }
 
 impl Guest for NativeGuest {
@@ -195,6 +227,7 @@ impl Guest for NativeGuest {
         input: &[u8],
         sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
     ) -> Result<(), TaskError> {
+        assert!(!self.broken, "an instance that trapped is not used again");
         let mut frame = Vec::new();
         let mut result = Ok(());
         (self.native)(function, input, &mut |key, value| {
@@ -205,6 +238,13 @@ impl Guest for NativeGuest {
             }
         });
         result?;
-        sink(&frame)
+        sink(&frame)?;
+        let is_bad = |bad: &&[u8]| input.windows(bad.len()).any(|bytes| bytes == *bad);
+        if self.traps_on.as_ref().is_some_and(is_bad) {
+            self.broken = true;
+            let (class, code) = (FailureClass::Guest, "IPDC-5301");
+            return Err(TaskError::Failed { class, code, message: "unreachable".into() });
+        }
+        Ok(())
     }
 }

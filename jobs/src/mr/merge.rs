@@ -2,8 +2,6 @@
 //! their runs, and within a run as they are. Runs are given in (split, offset) order, so that is
 //! the order in which values reach a reducer.
 
-use std::cmp::Ordering;
-
 use zstd::bulk::Decompressor;
 
 use crate::kind::{Host, Lasting, TaskError};
@@ -23,13 +21,20 @@ pub(super) fn width(memory: u64) -> usize {
     (memory / READER_MEMORY).clamp(NARROWEST, WIDEST) as usize
 }
 
-/// A merge under way.
+/// A merge under way: a tournament of the runs' next records, whose losers are remembered. After
+/// the winner has gone on, it plays only those that lost on its way: one comparison a round.
 pub(super) struct Merge {
     readers: Vec<Reader>,
-    /// Indices of the readers that have a record, as a binary heap with the least on top.
-    heap: Vec<usize>,
+    /// Each reader's next key, its first eight bytes; [`NO_MORE`] at its end. Most games are
+    /// decided here, without a look at the reader.
+    heads: Vec<u128>,
+    /// The winner, then the loser of each game; that of game `n` goes on to game `n / 2`.
+    games: Vec<usize>,
     zstd: Decompressor<'static>,
 }
+
+/// A head behind all others.
+const NO_MORE: u128 = 1 << 64;
 
 impl Merge {
     /// A merge of the runs at `sources`, in their order.
@@ -42,27 +47,35 @@ impl Merge {
                 readers.push(reader);
             }
         }
-        let mut merge = Merge { heap: (0..readers.len()).collect(), readers, zstd };
-        for at in (0..merge.heap.len() / 2).rev() {
-            merge.sift_down(at);
-        }
+        let heads = readers.iter().map(|reader| u128::from(reader.prefix())).collect();
+        let mut merge = Merge { games: vec![0; readers.len()], heads, readers, zstd };
+        merge.play_all();
         Ok(merge)
     }
 
     /// The current record; none at the end.
     #[inline]
     pub(super) fn record(&self) -> Option<(&[u8], &[u8])> {
-        self.heap.first().map(|&least| self.readers[least].record())
+        let winner = *self.games.first()?;
+        (self.heads[winner] != NO_MORE).then(|| self.readers[winner].record())
     }
 
     /// Goes to the next record.
     pub(super) fn advance(&mut self) -> Result<(), TaskError> {
-        if let Some(&least) = self.heap.first() {
-            if !self.readers[least].advance(&mut self.zstd)? {
-                self.heap.swap_remove(0);
+        let Some(&(mut winner)) = self.games.first() else { return Ok(()) };
+        let reader = &mut self.readers[winner];
+        let has_more = self.heads[winner] != NO_MORE && reader.advance(&mut self.zstd)?;
+        self.heads[winner] = if has_more { u128::from(reader.prefix()) } else { NO_MORE };
+        let mut game = (winner + self.readers.len()) / 2;
+        while game > 0 {
+            let loser = self.games[game];
+            if self.before(loser, winner) {
+                self.games[game] = winner;
+                winner = loser;
             }
-            self.sift_down(0);
+            game /= 2;
         }
+        self.games[0] = winner;
         Ok(())
     }
 
@@ -71,35 +84,36 @@ impl Merge {
         self.readers.iter().map(Reader::read).sum()
     }
 
-    fn sift_down(&mut self, mut at: usize) {
-        loop {
-            let mut least = at;
-            for child in [2 * at + 1, 2 * at + 2] {
-                if child < self.heap.len() && self.before(child, least) {
-                    least = child;
-                }
-            }
-            if least == at {
-                return;
-            }
-            self.heap.swap(at, least);
-            at = least;
+    /// The first round of every game.
+    fn play_all(&mut self) {
+        let many = self.readers.len();
+        // Players come from below: reader `n` as number `many + n`.
+        let mut winners: Vec<usize> = (0..many).chain(0..many).collect();
+        for game in (1..many).rev() {
+            let (a, b) = (winners[2 * game], winners[2 * game + 1]);
+            let (winner, loser) = if self.before(b, a) { (b, a) } else { (a, b) };
+            winners[game] = winner;
+            self.games[game] = loser;
+        }
+        if let Some(first) = self.games.first_mut() {
+            *first = winners[1.min(many - 1)];
         }
     }
 
-    /// Whether the record at place `a` of the heap comes before the one at `b`.
+    /// Whether the next record of reader `a` comes before that of `b`.
+    #[inline]
     fn before(&self, a: usize, b: usize) -> bool {
-        let (a, b) = (self.heap[a], self.heap[b]);
-        match self.readers[a].compare_keys(&self.readers[b]) {
-            Ordering::Less => true,
-            Ordering::Equal => a < b,
-            Ordering::Greater => false,
+        let (left, right) = (self.heads[a], self.heads[b]);
+        if left != right {
+            return left < right;
         }
+        let key = |reader: usize| self.readers[reader].record().0;
+        key(a).cmp(key(b)).then(a.cmp(&b)).is_lt()
     }
 }
 
-/// Merges neighbours among `sources` into longer runs, on disk, until at most `width` are left.
-/// What becomes of a key's values on the way, `how` says.
+/// Merges neighbours among `sources` into longer runs, on disk, until at most `width` are left, and
+/// no more of them than it takes. What becomes of a key's values on the way, `how` says.
 pub(super) fn narrow(
     mut sources: Vec<Source>,
     width: usize,
@@ -108,22 +122,96 @@ pub(super) fn narrow(
 ) -> Result<Vec<Source>, TaskError> {
     let mut grouper = Grouper::new(how);
     let mut encoder = Encoder::new()?;
+    let mut at = 0;
     while sources.len() > width {
-        let mut longer = Vec::with_capacity(sources.len().div_ceil(width));
-        for neighbours in sources.chunks(width) {
-            let mut file = host.create(Lasting::Scratch)?;
-            let mut write =
-                |key: &[u8], value: &[u8]| encoder.add(key, value, &mut |bytes| file.write(bytes));
-            let mut merge = Merge::open(neighbours, host)?;
-            while let Some((key, value)) = merge.record() {
-                grouper.add(key, value, &mut write)?;
-                merge.advance()?;
-            }
-            grouper.end(&mut write)?;
-            encoder.end(&mut |bytes| file.write(bytes))?;
-            longer.push(Source::File(file.finish()?, Vec::new()));
+        // Each merge puts one run in the place of several; round and round, so that no run is merged
+        // again before the others were.
+        if at + 1 >= sources.len() {
+            at = 0;
         }
-        sources = longer;
+        let too_many = sources.len() - width;
+        let end = sources.len().min(at + width.min(too_many + 1));
+        let mut file = host.create(Lasting::Scratch)?;
+        let mut write =
+            |key: &[u8], value: &[u8]| encoder.add(key, value, &mut |bytes| file.write(bytes));
+        let mut merge = Merge::open(&sources[at..end], host)?;
+        while let Some((key, value)) = merge.record() {
+            grouper.add(key, value, &mut write)?;
+            merge.advance()?;
+        }
+        grouper.end(&mut write)?;
+        encoder.end(&mut |bytes| file.write(bytes))?;
+        sources.splice(at..end, [Source::File(file.finish()?, Vec::new())]);
+        at += 1;
     }
     Ok(sources)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::fake::World;
+    use super::*;
+
+    fn run_of(records: &[(Vec<u8>, Vec<u8>)]) -> Source {
+        let (mut run, mut encoder) = (Vec::new(), Encoder::new().unwrap());
+        let mut out = |bytes: &[u8]| {
+            run.extend_from_slice(bytes);
+            Ok(())
+        };
+        for (key, value) in records {
+            encoder.add(key, value, &mut out).unwrap();
+        }
+        encoder.end(&mut out).unwrap();
+        Source::Inline(run.into())
+    }
+
+    fn merged(sources: &[Source], host: &World) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut merge = Merge::open(sources, host).unwrap();
+        let mut records = Vec::new();
+        while let Some((key, value)) = merge.record() {
+            records.push((key.to_vec(), value.to_vec()));
+            merge.advance().unwrap();
+        }
+        merge.advance().unwrap();
+        assert!(merge.record().is_none());
+        records
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_is_a_stable_sort_of_all_runs_however_narrow(
+            keys in prop::collection::vec(
+                prop::collection::vec(prop::collection::vec(0_u8..3, 0..12), 0..20), 0..40),
+            width in 2_usize..50,
+        ) {
+            let host = World::new();
+            let mut all = Vec::new();
+            let mut sources = Vec::new();
+            for (run, mut keys) in keys.into_iter().enumerate() {
+                keys.sort();
+                let value = |n: usize| format!("{run} {n}").into_bytes();
+                let records: Vec<_> =
+                    keys.into_iter().enumerate().map(|(n, key)| (key, value(n))).collect();
+                sources.push(run_of(&records));
+                all.extend(records);
+            }
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            prop_assert_eq!(&merged(&sources, &host), &all);
+            let sources = narrow(sources, width, How::Pass, &host).unwrap();
+            prop_assert!(sources.len() <= width);
+            prop_assert_eq!(&merged(&sources, &host), &all);
+        }
+    }
+
+    #[test]
+    fn narrowing_merges_no_more_than_it_must() {
+        let host = World::new();
+        let sources = (0..20_u8).map(|n| run_of(&[(vec![n], vec![])])).collect();
+        let left = narrow(sources, 18, How::Pass, &host).unwrap();
+        let in_files = left.iter().filter(|source| matches!(source, Source::File(..))).count();
+        assert_eq!((left.len(), in_files), (18, 1));
+    }
 }

@@ -1,10 +1,14 @@
 //! The map-reduce kind.
 //!
-//! The input is cut into splits of whole lines ([`split`]). A map task ([`map`]) runs the user's
-//! `map` over one; what that emits goes through a combiner ([`combine`]) into a sorted run for each
+//! The inputs ([`inputs`]) are cut into splits of whole records ([`split`]). A map task ([`map`]) reads some
+//! ([`input`]) and runs the user's `map` over them; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
-//! [`command`], [`builtin`]) and writes lines.
+//! [`command`], [`builtin`]) and writes lines ([`lines`]). Without a reducer each map task writes them.
+//!
+//! Keys go to partitions by a hash, or by ranges that a first task finds ([`sample`]); a sort may
+//! have an order of its own ([`order`]); of a job that wants only the greatest a last task takes
+//! them from all the others' ([`top`]).
 //!
 //! *Invariant*: the result's bytes depend on code, configuration and input only. Partitions come
 //! from the configuration; values reach a reducer in (split, offset) order; what does not fit the
@@ -15,16 +19,18 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::engine::Runtime;
-use crate::ids::TaskId;
+use crate::ids::{FileRef, TaskId};
 use crate::kind::{
-    Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
+    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
 };
-use crate::message::Payload;
+use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
+mod bad;
 mod builtin;
 mod combine;
 mod command;
@@ -33,22 +39,34 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod group;
+mod input;
+mod inputs;
+mod lines;
 mod map;
+mod memo;
 mod merge;
+mod order;
 mod plan;
 mod record;
 mod reduce;
 mod run;
+mod sample;
 mod shuffle;
 mod split;
 mod template;
 #[cfg(test)]
 mod tests;
+mod top;
 
+pub use bad::Skipped;
 pub use builtin::Builtin;
-pub use config::{Config, PARTITIONS_LIMIT, Step};
+pub use config::{Config, PARTITIONS_LIMIT, Partition, Step};
+pub use input::{BAD_RECORDS_LIMIT, Codec, Compression, Packed};
+pub use inputs::INPUTS_LIMIT;
+pub use order::{By, Order};
 pub use record::RECORD_LIMIT;
-pub use split::{SPLIT, SPLITS_LIMIT, Split};
+pub use split::{MAPS_LIMIT, Split};
+pub use top::TOP_LIMIT;
 
 use plan::Body;
 
@@ -83,6 +101,14 @@ impl Kind for MapReduce {
         plan::tasks(&config, input)
     }
 
+    fn memo_input(&self, config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec<u8>> {
+        memo::input(config, body, inputs)
+    }
+
+    fn output_files(&self, body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
+        memo::files(body, output)
+    }
+
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload {
         match Body::decode(&task.body) {
             Some(Body::Reduce(partition)) => shuffle::pick(partition, output),
@@ -94,12 +120,25 @@ impl Kind for MapReduce {
         plan::outputs(outputs)
     }
 
+    fn remarks(&self, outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
+        bad::remarks(outputs.iter().map(|(_, output)| output))
+    }
+
     fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {
         let config =
             Config::read(work.config).map_err(|_| error::corrupt("the job's configuration"))?;
         match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
-            Body::Map(split) => map::run(&config, &split, host),
-            Body::Reduce(partition) => reduce::run(&config, partition, work, host),
+            Body::Sample(groups) => sample::run(&config, &groups, host),
+            Body::Map(group) => map::run(&config, &group, work, host),
+            Body::Reduce(partition) => {
+                let reduce =
+                    config.reduce.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                reduce::run(&config, &reduce, partition, work, host)
+            }
+            Body::Top => {
+                let limit = config.top.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                top::run(&config, limit, work, host)
+            }
         }
     }
 }

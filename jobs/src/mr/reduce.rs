@@ -1,40 +1,95 @@
 //! A reduce task: its partition's run of every map task, merged, and what becomes of each key's
-//! values written as `key<TAB>value` lines, in key order.
+//! values written as lines, in key order, or, of a job that wants the greatest only, kept for the
+//! last task.
 
 use bytes::Bytes;
 
 use crate::ids::{FileRef, TaskId};
-use crate::kind::{FileWriter, Host, Lasting, TaskError, Work};
+use crate::kind::{Host, TaskError, Work};
 use crate::message::{Input, Payload};
 
-use super::builtin::Fold;
+use super::bad::Skipped;
+use super::builtin::{Builtin, Fold};
 use super::config::{Config, Step};
 use super::error;
 use super::group::{Function, Grouper, GuestGroup, How};
+use super::lines::Lines;
 use super::map::{share, share_in_one_piece};
 use super::merge::{self, Merge};
+use super::order::Order;
 use super::run::Source;
-use super::shuffle::{Run, run_of};
-
-/// Bytes of lines gathered before they are written.
-const WRITE: usize = 64 << 10;
+use super::shuffle::{self, Run, run_of};
+use super::top::Top;
 
 /// Records between two words about progress: some milliseconds' worth.
 const PROGRESS_EVERY: u64 = 1 << 16;
 
 /// The longest index of a map task's runs that is read: far more than 1024 files' names.
-const INDEX_LIMIT: u64 = 1 << 20;
+const INDEX_LIMIT: usize = 1 << 20;
 
-/// Runs a reduce task on `partition`. Its output is the file of its lines.
+/// Runs a reduce task on `partition`. Its output is the file of its lines, or its greatest records.
 pub(super) fn run(
     config: &Config,
+    reduce: &Step,
     partition: u32,
     work: &Work<'_>,
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
+    // While runs are joined to fewer, values may only be folded where folding again gives the same.
+    let (on_the_way, at_last, memory) = match reduce {
+        Step::Builtin(Builtin::Sort) => (How::Pass, How::Pass, host.memory() / 2),
+        Step::Builtin(builtin) => {
+            let again = builtin.folds_again();
+            let on_the_way = if again { How::Fold(Fold::partial(*builtin)) } else { How::Pass };
+            // There is no guest to leave room for.
+            (on_the_way, How::Fold(Fold::last(*builtin)), host.memory() / 2)
+        }
+        Step::Module(module) => {
+            let limit = share_in_one_piece(host);
+            let guest = host.guest(module, config.given(""))?;
+            let group = GuestGroup::new(guest, Function::Reduce, limit);
+            (How::Pass, How::Guest(group), share(host))
+        }
+    };
+    with_sources(config, work, partition, host, |sources, skipped| {
+        let sources = merge::narrow(sources, merge::width(memory), on_the_way, host)?;
+        let mut output = Output::create(config, host)?;
+        let mut write = |key: &[u8], value: &[u8]| output.write(key, value);
+        let mut grouper = Grouper::new(at_last);
+        let total = sources.iter().map(Source::len).sum();
+        let mut merge = Merge::open(&sources, host)?;
+        let mut records = 0_u64;
+        while let Some((key, value)) = merge.record() {
+            grouper.add(key, value, &mut write)?;
+            merge.advance()?;
+            records += 1;
+            if records.is_multiple_of(PROGRESS_EVERY) {
+                host.progress(merge.read(), total);
+            }
+        }
+        grouper.end(&mut write)?;
+        host.progress(total, total);
+        output.finish(skipped, host)
+    })
+}
+
+/// Gives `run` the run of `partition` of every task before this one, and, for the first partition,
+/// which records these left out. Where a run is gone, the error says which task made it.
+pub(super) fn with_sources(
+    config: &Config,
+    work: &Work<'_>,
+    partition: u32,
+    host: &dyn Host,
+    run: impl FnOnce(Vec<Source>, Vec<Skipped>) -> Result<Payload, TaskError>,
+) -> Result<Payload, TaskError> {
     let mut makers = Vec::new();
-    let reduced = merge_and_reduce(config, partition, work, host, &mut makers);
-    reduced.map_err(|error| match error {
+    let sources = sources(work, partition, host, &mut makers);
+    let allowed = config.max_bad_records;
+    let done = sources.and_then(|(sources, skipped)| match skipped.len() {
+        many if many > allowed as usize => Err(error::too_many_bad(many, allowed)),
+        _ => run(sources, skipped),
+    });
+    done.map_err(|error| match error {
         TaskError::Missing { file, message, .. } => {
             let made = makers.iter().find(|(_, made)| *made == *file);
             TaskError::Missing { file, task: made.map(|(task, _)| *task), message }
@@ -43,123 +98,84 @@ pub(super) fn run(
     })
 }
 
-/// Notes in `makers` which map task made which file.
-fn merge_and_reduce(
-    config: &Config,
-    partition: u32,
+/// Notes in `makers` which task made which file.
+fn sources(
     work: &Work<'_>,
+    partition: u32,
     host: &dyn Host,
     makers: &mut Vec<(TaskId, FileRef)>,
-) -> Result<Payload, TaskError> {
-    // While runs are joined to fewer, values may only be folded where folding again gives the same.
-    let (on_the_way, at_last) = match &config.reduce {
-        Step::Builtin(builtin) => (
-            if builtin.of_partials() == *builtin {
-                How::Fold(Fold::partial(*builtin))
-            } else {
-                How::Pass
-            },
-            How::Fold(Fold::last(*builtin)),
-        ),
-        Step::Module(module) => {
-            let limit = share_in_one_piece(host);
-            let group = GuestGroup::new(host.guest(module)?, Function::Reduce, limit);
-            (How::Pass, How::Guest(group))
-        }
-    };
+) -> Result<(Vec<Source>, Vec<Skipped>), TaskError> {
     let mut sources = Vec::with_capacity(work.inputs.len());
+    let mut skipped = Vec::new();
     for input in work.inputs {
         if let Payload::File(index) = &input.payload {
             makers.push((input.task, *index));
         }
-        let source = source(input, partition, host)?;
+        let (source, bad) = source(input, partition, host)?;
+        if partition == 0 {
+            skipped.extend(bad);
+        }
         if let Some(Source::File(run, _)) = &source {
             makers.push((input.task, *run));
         }
         sources.extend(source);
     }
-    let sources = merge::narrow(sources, merge::width(share(host)), on_the_way, host)?;
-
-    let mut lines = Lines { file: host.create(Lasting::Kept)?, buffer: Vec::new() };
-    let mut write = |key: &[u8], value: &[u8]| lines.write(key, value);
-    let mut grouper = Grouper::new(at_last);
-    let total = sources.iter().map(Source::len).sum();
-    let mut merge = Merge::open(&sources, host)?;
-    let mut records = 0_u64;
-    while let Some((key, value)) = merge.record() {
-        grouper.add(key, value, &mut write)?;
-        merge.advance()?;
-        records += 1;
-        if records.is_multiple_of(PROGRESS_EVERY) {
-            host.progress(merge.read(), total);
-        }
-    }
-    grouper.end(&mut write)?;
-    host.progress(total, total);
-    let file = lines.finish()?;
-    let output = serde_json::to_vec(&file).expect("a file's name encodes");
-    Ok(Payload::Inline(output.into()))
+    Ok((sources, skipped))
 }
 
-/// The file that a reduce task's output names.
-pub(super) fn output_of(payload: &Payload) -> Option<FileRef> {
-    match payload {
-        Payload::Inline(text) => serde_json::from_slice(text).ok(),
-        Payload::File(_) => None,
-    }
-}
-
-/// Where the run of `partition` of one map task lies; none when it is empty.
-fn source(input: &Input, partition: u32, host: &dyn Host) -> Result<Option<Source>, TaskError> {
-    let run = match &input.payload {
-        Payload::Inline(text) => run_of(text, partition, false)?,
-        Payload::File(file) => run_of(&read_index(file, input, host)?, partition, true)?,
-    };
-    Ok(match run {
+/// Where the run of `partition` of one task lies, none when it is empty; and what that task left out.
+fn source(
+    input: &Input,
+    partition: u32,
+    host: &dyn Host,
+) -> Result<(Option<Source>, Vec<Skipped>), TaskError> {
+    let whole = matches!(input.payload, Payload::File(_));
+    let text: Bytes = shuffle::read(input, INDEX_LIMIT, host)?;
+    let (run, skipped) = run_of(&text, partition, whole)?;
+    let source = match run {
         Run::Empty => None,
         Run::Inline(bytes) => Some(Source::Inline(bytes)),
         Run::File(file) => Some(Source::File(file, input.holders.clone())),
-    })
+    };
+    Ok((source, skipped))
 }
 
-fn read_index(file: &FileRef, input: &Input, host: &dyn Host) -> Result<Bytes, TaskError> {
-    let len = usize::try_from(file.len.min(INDEX_LIMIT)).expect("the limit is a megabyte");
-    let mut index = Vec::with_capacity(len);
-    let mut bytes = host.open(file, &input.holders)?;
-    while index.len() < len {
-        let read = bytes
-            .read_at(index.len() as u64, len - index.len())
-            .map_err(|error| TaskError::of_read(file, error))?;
-        if read.is_empty() {
-            return Err(error::corrupt("a map task's output"));
-        }
-        index.extend_from_slice(&read);
+/// Where a reduce task's records go.
+enum Output {
+    /// To the result, their keys as they were before they were sorted.
+    Lines { lines: Lines, order: Order, key: Vec<u8> },
+    /// To the last task.
+    Top(Top),
+}
+
+impl Output {
+    fn create(config: &Config, host: &dyn Host) -> Result<Self, TaskError> {
+        Ok(match config.top {
+            Some(limit) => Output::Top(Top::new(limit, host)),
+            None => {
+                let lines = Lines::create(host)?;
+                Output::Lines { lines, order: config.order, key: Vec::new() }
+            }
+        })
     }
-    Ok(index.into())
-}
 
-/// Writes lines to a file.
-struct Lines {
-    file: Box<dyn FileWriter>,
-    buffer: Vec<u8>,
-}
-
-impl Lines {
     #[inline]
     fn write(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
-        self.buffer.extend_from_slice(key);
-        self.buffer.push(b'\t');
-        self.buffer.extend_from_slice(value);
-        self.buffer.push(b'\n');
-        if self.buffer.len() >= WRITE {
-            self.file.write(&self.buffer)?;
-            self.buffer.clear();
+        match self {
+            Output::Top(top) => top.add(key, value),
+            Output::Lines { lines, order, .. } if order.is_plain() => lines.write(key, value),
+            Output::Lines { lines, order, key: decoded } => {
+                decoded.clear();
+                order.decode(key, decoded).ok_or_else(|| error::corrupt("a run"))?;
+                lines.write(decoded, value)
+            }
         }
-        Ok(())
     }
 
-    fn finish(mut self) -> Result<FileRef, TaskError> {
-        self.file.write(&self.buffer)?;
-        self.file.finish()
+    fn finish(self, skipped: Vec<Skipped>, host: &dyn Host) -> Result<Payload, TaskError> {
+        match self {
+            Output::Lines { lines, .. } => lines.finish(&skipped),
+            Output::Top(top) => top.finish(skipped, host),
+        }
     }
 }

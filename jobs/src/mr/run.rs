@@ -1,12 +1,11 @@
 //! Sorted runs: records in key order, packed for disk and wire, written and read as streams.
 //!
-//! A run is a sequence of blocks, `[raw len u32][packed len u32][zstd]`, lengths little-endian.
-//! Unpacked, a block is a sequence of records, each
+//! A run is a sequence of blocks, `[raw len u32][packed len u32][zstd]`, lengths little-endian; a
+//! block that hardly shrinks stands as it is, and its lengths are equal. Unpacked, a block is a sequence of records, each
 //! `[shared][suffix len][value len][suffix][value]`, the numbers as LEB128: `shared` bytes of the
 //! key are those of the key before it in the block. The blocks of a run depend on its records
 //! only, so the same records are the same bytes wherever they are packed.
 
-use std::cmp::Ordering;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
@@ -21,19 +20,23 @@ use super::record::RECORD_LIMIT;
 
 /// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
 /// of many runs hold more.
-const BLOCK: usize = 64 << 10;
+const BLOCK: usize = 32 << 10;
 
 /// The longest block: one that was just short of closing, and a record with its numbers.
 const BLOCK_LIMIT: usize = BLOCK + RECORD_LIMIT + 32;
 
 /// The least that is asked of a file at once: less makes reads cost more than what they read.
-const WINDOW: usize = 64 << 10;
+const WINDOW: usize = 32 << 10;
 
 /// What reading one run takes, about: its block, a window of the file, the key.
-pub(super) const READER_MEMORY: u64 = 256 << 10;
+pub(super) const READER_MEMORY: u64 = 128 << 10;
 
 /// zstd's fastest level: a run lives for seconds.
 const LEVEL: i32 = 1;
+
+/// After a block that hardly shrank, so many are not even tried: random keys and hashes do not pack,
+/// and trying costs more than all the rest.
+const UNTRIED: u32 = 15;
 
 const HEADER: usize = 8;
 
@@ -46,12 +49,15 @@ pub(super) struct Encoder {
     block: Vec<u8>,
     last_key: Vec<u8>,
     packed: Vec<u8>,
+    /// Blocks of this run that still go untried.
+    untried: u32,
 }
 
 impl Encoder {
     pub(super) fn new() -> Result<Self, TaskError> {
         let zstd = Compressor::new(LEVEL).map_err(|error| error::compression(&error))?;
-        Ok(Encoder { zstd, block: Vec::new(), last_key: Vec::new(), packed: Vec::new() })
+        let (block, last_key, packed) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Encoder { zstd, block, last_key, packed, untried: 0 })
     }
 
     /// Appends a record, whose key is not before the last one's.
@@ -69,26 +75,46 @@ impl Encoder {
         self.block.extend_from_slice(value);
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
-        if self.block.len() >= BLOCK { self.end(out) } else { Ok(()) }
+        if self.block.len() >= BLOCK { self.close_block(out) } else { Ok(()) }
     }
 
     /// Ends the run; the next record begins another.
     pub(super) fn end(&mut self, out: &mut Out<'_>) -> Result<(), TaskError> {
-        if self.block.is_empty() {
-            return Ok(());
+        if !self.block.is_empty() {
+            self.close_block(out)?;
+        }
+        // What one run was like says nothing of the next.
+        self.untried = 0;
+        Ok(())
+    }
+
+    fn close_block(&mut self, out: &mut Out<'_>) -> Result<(), TaskError> {
+        let packed = if self.shrinks()? { &self.packed } else { &self.block };
+        let lengths = [self.block.len(), packed.len()]
+            .map(|len| u32::try_from(len).expect("a block is far below 4 GiB").to_le_bytes());
+        out(lengths.as_flattened())?;
+        out(packed)?;
+        self.block.clear();
+        self.last_key.clear();
+        Ok(())
+    }
+
+    /// Packs the block; whether that saves a quarter of it, and so was worth it.
+    fn shrinks(&mut self) -> Result<bool, TaskError> {
+        if self.untried > 0 {
+            self.untried -= 1;
+            return Ok(false);
         }
         self.packed.clear();
         self.packed.reserve(compress_bound(self.block.len()));
         self.zstd
             .compress_to_buffer(&self.block, &mut self.packed)
             .map_err(|error| error::compression(&error))?;
-        let lengths = [self.block.len(), self.packed.len()]
-            .map(|len| u32::try_from(len).expect("a block is far below 4 GiB").to_le_bytes());
-        out(lengths.as_flattened())?;
-        out(&self.packed)?;
-        self.block.clear();
-        self.last_key.clear();
-        Ok(())
+        let shrinks = self.packed.len() < self.block.len() / 4 * 3;
+        if !shrinks {
+            self.untried = UNTRIED;
+        }
+        Ok(shrinks)
     }
 }
 
@@ -123,7 +149,6 @@ pub(super) struct Reader {
     /// Where the next record begins in `block`.
     next: usize,
     key: Vec<u8>,
-    prefix: u64,
     value: std::ops::Range<usize>,
 }
 
@@ -142,7 +167,6 @@ impl Reader {
             block: Vec::new(),
             next: 0,
             key: Vec::new(),
-            prefix: 0,
             value: 0..0,
         })
     }
@@ -166,9 +190,9 @@ impl Reader {
         self.offset
     }
 
-    /// The order of two readers' current keys.
-    pub(super) fn compare_keys(&self, other: &Self) -> Ordering {
-        self.prefix.cmp(&other.prefix).then_with(|| self.key.cmp(&other.key))
+    /// The first eight bytes of the current key, as [`prefix`] gives them.
+    pub(super) fn prefix(&self) -> u64 {
+        prefix(&self.key)
     }
 
     fn read_record(&mut self) -> Option<()> {
@@ -182,7 +206,6 @@ impl Reader {
         }
         self.key.truncate(shared);
         self.key.extend_from_slice(suffix);
-        self.prefix = prefix(&self.key);
         let value_at = self.block.len() - rest.len();
         self.value = value_at..value_at + value_len;
         self.next = self.value.end;
@@ -206,10 +229,14 @@ impl Reader {
         self.fill(packed)?;
         let packed = self.ahead.split_to(packed);
         self.block.clear();
-        self.block.reserve(raw);
-        let unpacked = zstd.decompress_to_buffer(&packed, &mut self.block);
-        if unpacked.ok() != Some(raw) {
-            return Err(error::corrupt("a run"));
+        if packed.len() == raw {
+            self.block.extend_from_slice(&packed);
+        } else {
+            self.block.reserve(raw);
+            let unpacked = zstd.decompress_to_buffer(&packed, &mut self.block);
+            if unpacked.ok() != Some(raw) {
+                return Err(error::corrupt("a run"));
+            }
         }
         self.next = 0;
         self.key.clear();
@@ -348,6 +375,26 @@ mod tests {
             .map(|n| (format!("key {n:08}").into_bytes(), vec![b'v'; n as usize % 5]))
             .collect();
         assert_eq!(unpack(pack(&records)).unwrap(), records);
+    }
+
+    #[test]
+    fn what_does_not_pack_is_kept_as_it_is_and_what_does_is_packed() {
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state ^ state >> 31).wrapping_mul(0xff51_afd7_ed55_8ccd).to_be_bytes().to_vec()
+        };
+        let mut noise: Vec<_> = (0..20_000).map(|_| (random(), random())).collect();
+        noise.sort();
+        let raw = 20_000 * (4 + 8 + 3);
+        let run = pack(&noise);
+        assert!(run.len() > raw * 9 / 10, "{} of {raw}", run.len());
+        assert_eq!(unpack(run).unwrap(), noise);
+        let text: Vec<_> =
+            noise.into_iter().map(|(key, _)| (key, b"the same each time".repeat(3))).collect();
+        let run = pack(&text);
+        assert!(run.len() < raw, "{} of {raw}", run.len());
+        assert_eq!(unpack(run).unwrap(), text);
     }
 
     #[test]

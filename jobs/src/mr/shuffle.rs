@@ -1,16 +1,17 @@
-//! The shuffle: which partition a key belongs to, and what a map task leaves for the reducers.
+//! The shuffle: which partition a key belongs to, and what a task leaves for those after it.
 
 use bytes::Bytes;
 
-use crate::ids::{Cid, FileRef};
+use crate::ids::{Cid, FileRef, PeerId};
 use crate::kind::{FileWriter, Host, Lasting, TaskError};
-use crate::message::{INLINE_LIMIT, Payload};
+use crate::message::{INLINE_LIMIT, Input, Payload};
 
+use super::bad::Skipped;
 use super::error;
 use super::run::{read_length, read_number, write_number};
 
 /// The version of [`MapOutput`]'s written form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The longest binary CID that is read: what the swarm makes has 36 bytes.
 const CID_LIMIT: usize = 64;
@@ -30,10 +31,42 @@ pub(super) fn partition(key: &[u8], partitions: u32) -> u32 {
     ((mixed ^ (mixed >> 33)) % u64::from(partitions)) as u32
 }
 
-/// What a map task leaves: a sorted run for each partition.
+/// Which partition a key goes to.
+pub(super) enum Partitioner {
+    /// Of so many, by a hash of the key.
+    Hash(u32),
+    /// By the key's place among these, the first keys of each partition but the first.
+    Range(Vec<Bytes>),
+}
+
+impl Partitioner {
+    /// How many partitions there are.
+    pub(super) fn count(&self) -> u32 {
+        match self {
+            Partitioner::Hash(partitions) => *partitions,
+            Partitioner::Range(boundaries) => {
+                u32::try_from(boundaries.len() + 1).expect("partitions are counted in a u32")
+            }
+        }
+    }
+
+    /// The partition of `key`.
+    #[inline]
+    pub(super) fn of(&self, key: &[u8]) -> u32 {
+        match self {
+            Partitioner::Hash(partitions) => partition(key, *partitions),
+            Partitioner::Range(boundaries) => {
+                boundaries.partition_point(|boundary| &boundary[..] <= key) as u32
+            }
+        }
+    }
+}
+
+/// What a map task leaves: a sorted run for each partition, and the records that are in none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MapOutput {
     pub(super) runs: Vec<Run>,
+    pub(super) skipped: Vec<Skipped>,
 }
 
 /// The records of one map task for one partition.
@@ -49,7 +82,7 @@ pub(super) enum Run {
 
 impl MapOutput {
     /// `[version][number of runs]`, then for each run its tag and what belongs to it; the numbers
-    /// as LEB128.
+    /// as LEB128. After that, if any were, the skipped records in JSON.
     pub(super) fn encode(&self) -> Bytes {
         let mut text = vec![VERSION];
         write_number(&mut text, self.runs.len() as u64);
@@ -69,6 +102,11 @@ impl MapOutput {
                     write_number(&mut text, file.len);
                 }
             }
+        }
+        if !self.skipped.is_empty() {
+            text.extend(
+                serde_json::to_vec(&self.skipped).expect("a list of texts and numbers encodes"),
+            );
         }
         text.into()
     }
@@ -107,20 +145,26 @@ impl MapOutput {
                 _ => return None,
             });
         }
-        rest.is_empty().then_some(MapOutput { runs })
+        let skipped =
+            if rest.is_empty() { Vec::new() } else { serde_json::from_slice(rest).ok()? };
+        Some(MapOutput { runs, skipped })
     }
 }
 
-/// The one run of `partition` out of a map task's output, if that travels inline; else the whole,
+/// The one run of `partition` out of a map task's output, and for the first what was skipped, if it
+/// travels inline; else the whole,
 /// from whose file the reduce task picks by itself.
 pub(super) fn pick(partition: u32, output: &Payload) -> Payload {
     let Payload::Inline(text) = output else {
         return output.clone();
     };
-    let run =
-        MapOutput::decode(text).and_then(|output| output.runs.into_iter().nth(partition as usize));
-    match run {
-        Some(run) => Payload::Inline(MapOutput { runs: vec![run] }.encode()),
+    let picked = MapOutput::decode(text).and_then(|output| {
+        let run = output.runs.into_iter().nth(partition as usize)?;
+        let skipped = if partition == 0 { output.skipped } else { Vec::new() };
+        Some(MapOutput { runs: vec![run], skipped })
+    });
+    match picked {
+        Some(picked) => Payload::Inline(picked.encode()),
         // The reduce task will say what is wrong with it.
         None => output.clone(),
     }
@@ -202,8 +246,8 @@ impl<'a> RunsWriter<'a> {
     }
 
     /// The map task's output; every run has ended.
-    pub(super) fn finish(self) -> Result<Payload, TaskError> {
-        let text = MapOutput { runs: self.done }.encode();
+    pub(super) fn finish(self, skipped: Vec<Skipped>) -> Result<Payload, TaskError> {
+        let text = MapOutput { runs: self.done, skipped }.encode();
         if text.len() <= INLINE_LIMIT {
             return Ok(Payload::Inline(text));
         }
@@ -213,13 +257,55 @@ impl<'a> RunsWriter<'a> {
     }
 }
 
-/// The run of `partition` in a map task's output, as a reduce task got it; `whole` when the output
-/// was not picked apart before.
-pub(super) fn run_of(text: &Bytes, partition: u32, whole: bool) -> Result<Run, TaskError> {
+/// What a task's output says, which may lie in a file; at most `limit` bytes. Where the file is gone,
+/// the error says whose it was.
+pub(super) fn read(input: &Input, limit: usize, host: &dyn Host) -> Result<Bytes, TaskError> {
+    match &input.payload {
+        Payload::Inline(text) => Ok(text.clone()),
+        Payload::File(file) => {
+            read_file(file, &input.holders, limit, host).map_err(|error| match error {
+                TaskError::Missing { file, message, .. } => {
+                    TaskError::Missing { file, task: Some(input.task), message }
+                }
+                other => other,
+            })
+        }
+    }
+}
+
+fn read_file(
+    file: &FileRef,
+    holders: &[PeerId],
+    limit: usize,
+    host: &dyn Host,
+) -> Result<Bytes, TaskError> {
+    let len = usize::try_from(file.len).unwrap_or(usize::MAX).min(limit);
+    let mut text = Vec::with_capacity(len);
+    let mut bytes = host.open(file, holders)?;
+    while text.len() < len {
+        let read = bytes
+            .read_at(text.len() as u64, len - text.len())
+            .map_err(|error| TaskError::of_read(file, error))?;
+        if read.is_empty() {
+            return Err(error::corrupt("a task's output"));
+        }
+        text.extend_from_slice(&read);
+    }
+    Ok(text.into())
+}
+
+/// The run of `partition` in a map task's output, as a reduce task got it, and what was skipped;
+/// `whole` when the output was not picked apart before.
+pub(super) fn run_of(
+    text: &Bytes,
+    partition: u32,
+    whole: bool,
+) -> Result<(Run, Vec<Skipped>), TaskError> {
     let index = if whole { partition as usize } else { 0 };
-    MapOutput::decode(text)
-        .and_then(|output| output.runs.into_iter().nth(index))
-        .ok_or_else(|| error::corrupt("a map task's output"))
+    let corrupt = || error::corrupt("a map task's output");
+    let output = MapOutput::decode(text).ok_or_else(corrupt)?;
+    let run = output.runs.into_iter().nth(index).ok_or_else(corrupt)?;
+    Ok((run, output.skipped))
 }
 
 #[cfg(test)]
@@ -232,6 +318,7 @@ mod tests {
         let file = FileRef { cid: cid_of(CODEC_RAW, b"x"), len: 1 << 40 };
         MapOutput {
             runs: vec![Run::Empty, Run::Inline(Bytes::from_static(b"run")), Run::File(file)],
+            skipped: Vec::new(),
         }
     }
 
@@ -240,6 +327,15 @@ mod tests {
         // Changing one of these changes every result there is.
         let partitions = ["", "a", "the", "Wörter"].map(|key| partition(key.as_bytes(), 1000));
         assert_eq!(partitions, [342, 315, 849, 165]);
+    }
+
+    #[test]
+    fn ranges_begin_at_their_boundaries() {
+        let boundaries = ["b", "d", "d"].map(|key| Bytes::from_static(key.as_bytes()));
+        let ranges = Partitioner::Range(boundaries.into());
+        assert_eq!(ranges.count(), 4);
+        let partitions = ["", "a", "b", "c", "cz", "d", "e"].map(|key| ranges.of(key.as_bytes()));
+        assert_eq!(partitions, [0, 0, 1, 1, 1, 3, 3]);
     }
 
     #[test]
@@ -268,7 +364,7 @@ mod tests {
         let whole = Payload::Inline(output().encode());
         for (partition, expected) in (0..).zip(output().runs) {
             let Payload::Inline(picked) = pick(partition, &whole) else { unreachable!() };
-            assert_eq!(run_of(&picked, partition, false).unwrap(), expected);
+            assert_eq!(run_of(&picked, partition, false).unwrap().0, expected);
         }
     }
 }

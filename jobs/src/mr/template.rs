@@ -26,6 +26,8 @@ pub(super) const TEMPLATES: &[Template] = &[
             ("src/lib.rs", include_str!("../../../examples/wordcount/src/lib.rs")),
             ("ipdc-guest/Cargo.toml", include_str!("template/guest-Cargo.toml")),
             ("ipdc-guest/src/lib.rs", include_str!("../../../guest/src/lib.rs")),
+            ("ipdc-guest/src/json.rs", include_str!("../../../guest/src/json.rs")),
+            ("ipdc-guest/src/side.rs", include_str!("../../../guest/src/side.rs")),
         ],
         build: Some(BUILD),
     },

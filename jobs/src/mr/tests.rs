@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::fake::{Native, World};
 use super::*;
+use crate::chunk::RecordKind;
 use crate::ids::PeerId;
 use crate::kind::KINDS;
 use crate::message::Input;
@@ -70,9 +71,20 @@ struct Conditions {
 const ROOMY: Conditions =
     Conditions { memory: 1 << 30, read_limit: 1 << 20, frame_limit: 64 << 10 };
 
+impl Conditions {
+    fn world(&self) -> World {
+        let mut world = World::new();
+        world.memory = self.memory;
+        world.read_limit = self.read_limit;
+        world.frame_limit = self.frame_limit;
+        world
+    }
+}
+
 struct Job {
     native: Native,
     combine: &'static str,
+    /// Empty in a job of maps only.
     reduce: &'static str,
     partitions: u32,
 }
@@ -80,36 +92,24 @@ struct Job {
 impl Job {
     /// The result's files, in order.
     fn run(&self, texts: &[Vec<u8>], how: &Conditions) -> Result<Vec<Vec<u8>>, TaskError> {
-        let mut world = World::new();
-        world.memory = how.memory;
-        world.read_limit = how.read_limit;
-        world.frame_limit = how.frame_limit;
-        self.run_in(&world, texts)
+        self.run_in(&how.world(), texts)
+    }
+
+    /// As [`Job::run`], with a configuration that was changed.
+    fn run_with(
+        &self,
+        texts: &[Vec<u8>],
+        how: &Conditions,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Vec<Vec<u8>>, TaskError> {
+        let world = how.world();
+        let mut config = Config::read(&self.config(&world)).unwrap();
+        change(&mut config);
+        run_in(&world, &serde_json::to_value(config).unwrap(), texts)
     }
 
     fn run_in(&self, world: &World, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, TaskError> {
-        let config = self.config(world);
-        let files = texts.iter().enumerate().map(|(n, text)| (format!("{n:03}"), world.put(text)));
-        let tasks = MapReduce.plan(&config, &world.tree(files.collect())).unwrap();
-        let mut outputs: Vec<Payload> = Vec::new();
-        for (n, task) in tasks.iter().enumerate() {
-            let Range { start, end } = task.needs;
-            let inputs: Vec<Input> = (start..end)
-                .map(|need| Input {
-                    task: TaskId(need),
-                    payload: MapReduce.pick(task, &outputs[need as usize]),
-                    holders: vec![PeerId::random()],
-                })
-                .collect();
-            let work =
-                Work { config: &config, task: TaskId(n as u32), body: &task.body, inputs: &inputs };
-            outputs.push(MapReduce.run(&work, world)?);
-        }
-        let last = tasks.iter().position(|task| task.stage == 1).unwrap();
-        let last: Vec<_> = (0..).map(TaskId).zip(outputs).skip(last).collect();
-        let files = MapReduce.finish(&last).unwrap();
-        assert_eq!(files.len(), self.partitions as usize);
-        Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
+        run_in(world, &self.config(world), texts)
     }
 
     fn config(&self, world: &World) -> Value {
@@ -121,13 +121,47 @@ impl Job {
         let config = Config {
             map: module,
             combine: (!self.combine.is_empty()).then(|| step(self.combine)),
-            reduce: step(self.reduce),
+            reduce: (!self.reduce.is_empty()).then(|| step(self.reduce)),
             partitions: self.partitions,
+            record: RecordKind::Lines,
+            compression: Compression::ByName,
+            max_bad_records: 0,
+            partition: Partition::Hash,
+            order: Order::default(),
+            top: None,
+            inputs: Vec::new(),
             params: serde_json::Map::new(),
             files: BTreeMap::new(),
         };
         serde_json::to_value(config).unwrap()
     }
+}
+
+/// Runs all tasks of a job one after the other; the result's files, in order.
+fn run_in(world: &World, config: &Value, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, TaskError> {
+    let files = texts.iter().enumerate().map(|(n, text)| (format!("{n:03}"), world.put(text)));
+    let tasks = MapReduce.plan(config, &world.tree(files.collect())).unwrap();
+    let mut outputs: Vec<Payload> = Vec::new();
+    for (n, task) in tasks.iter().enumerate() {
+        let Range { start, end } = task.needs;
+        let inputs: Vec<Input> = (start..end)
+            .map(|need| Input {
+                task: TaskId(need),
+                payload: MapReduce.pick(task, &outputs[need as usize]),
+                holders: vec![PeerId::random()],
+            })
+            .collect();
+        let work = Work { config, task: TaskId(n as u32), body: &task.body, inputs: &inputs };
+        outputs.push(MapReduce.run(&work, world)?);
+    }
+    let last = tasks.iter().map(|task| task.stage).max();
+    let last: Vec<_> = (0..)
+        .map(TaskId)
+        .zip(outputs)
+        .filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last)
+        .collect();
+    let files = MapReduce.finish(&last).unwrap();
+    Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
 }
 
 /// The parts that counting the words of `texts` must give.
@@ -210,6 +244,24 @@ fn a_tight_memory_does_spill() {
 }
 
 #[test]
+fn without_a_reducer_each_map_writes_what_it_emits_in_the_order_of_the_input() {
+    fn echo(_: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+        for line in input.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            emit(b"", line);
+            emit(&line[..1], b"");
+            emit(&line[..1], line);
+        }
+    }
+    let job = Job { native: echo, combine: "", reduce: "", partitions: 0 };
+    let texts = [b"a1\na2\n".to_vec(), Vec::new(), b"b".to_vec()];
+    for how in [ROOMY, Conditions { memory: 0, read_limit: 1, frame_limit: 1 }] {
+        let parts = job.run(&texts, &how).unwrap();
+        assert_eq!(parts, [&b"a1\na\na\ta1\na2\na\na\ta2\n"[..], b"b\nb\nb\tb\n"]);
+    }
+    assert!(job.run(&[], &ROOMY).unwrap().is_empty());
+}
+
+#[test]
 fn values_keep_the_order_of_the_input() {
     let lines = |from: u32| {
         let line = |n: u32| format!("k{} {n}\n", n % 7).into_bytes();
@@ -288,7 +340,7 @@ fn a_run_that_nobody_has_is_missing() {
     let output = MapReduce.run(&work, &world).unwrap();
     let payload = MapReduce.pick(&tasks[1], &output);
     let Payload::Inline(text) = &payload else { unreachable!("two runs' names are short") };
-    let shuffle::Run::File(lost) = shuffle::run_of(text, 0, false).unwrap() else {
+    let (shuffle::Run::File(lost), _) = shuffle::run_of(text, 0, false).unwrap() else {
         unreachable!("forty thousand words are more than a message holds")
     };
     world.lose(&lost);
@@ -322,8 +374,215 @@ fn what_another_node_made_up_fails_without_a_panic() {
     assert!(MapReduce.run(&work, &world).is_err());
 }
 
+/// `map` emits each line as a key without a value.
+fn lines(_: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+    for line in lines_of(input) {
+        emit(line, b"");
+    }
+}
+
+/// `map` emits (what is before the first space, what is after it).
+fn pairs(_: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+    for line in lines_of(input) {
+        let (key, value) = pair(line);
+        emit(key, value);
+    }
+}
+
+fn pair(line: &[u8]) -> (&[u8], &[u8]) {
+    let cut = line.iter().position(|&byte| byte == b' ').unwrap();
+    (&line[..cut], &line[cut + 1..])
+}
+
+fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn joined<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    lines.into_iter().flat_map(|line| [line, b"\n"].concat()).collect()
+}
+
+/// A line `key value` with few keys and numbers of every sort.
+fn numbered() -> impl Strategy<Value = String> {
+    (0..6_u8, -30..30_i64, prop_oneof![Just(1_i64), Just(10_000_000_000)])
+        .prop_map(|(key, number, scale)| format!("k{key} {}", number * scale))
+}
+
+/// Texts of such lines.
+fn texts_of(line: impl Strategy<Value = String>) -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let text = prop::collection::vec(line, 0..200).prop_map(|lines| lines.join("\n").into_bytes());
+    prop::collection::vec(text, 0..4)
+}
+
+fn any_conditions() -> impl Strategy<Value = Conditions> {
+    let memory = prop_oneof![0_u64..64, 1000_u64..20_000, Just(1 << 30)];
+    (memory, 1_usize..5000, 1_usize..500).prop_map(|(memory, read_limit, frame_limit)| Conditions {
+        memory,
+        read_limit,
+        frame_limit,
+    })
+}
+
+#[test]
+fn a_total_sort_is_even_over_its_parts_and_the_same_whatever_the_memory() {
+    let texts = vec![text(60_000, 3), text(50_000, 4)];
+    let words = |_: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])| {
+        word_count("map", input, &mut |word, _| emit(word, b""));
+    };
+    let job = Job { native: words, combine: "", reduce: "sort", partitions: 7 };
+    let by_range = |config: &mut Config| config.partition = Partition::Range;
+    let parts = job.run_with(&texts, &ROOMY, by_range).unwrap();
+    let mut expected: Vec<&[u8]> = texts
+        .iter()
+        .flat_map(|text| text.split(u8::is_ascii_whitespace))
+        .filter(|word| !word.is_empty())
+        .collect();
+    expected.sort();
+    assert_eq!(parts.concat(), joined(expected.iter().copied()));
+    let fair = parts.concat().len() / 7;
+    assert!(parts.iter().all(|part| part.len().abs_diff(fair) < fair / 2), "uneven");
+    let tight = Conditions { memory: 64 << 10, read_limit: 999, frame_limit: 99 };
+    assert_eq!(job.run_with(&texts, &tight, by_range).unwrap(), parts);
+}
+
+#[test]
+fn counters_of_a_sample_do_not_count_and_its_boundaries_need_no_more_than_the_input() {
+    let world = World::new();
+    let job = Job { native: lines, combine: "", reduce: "sort", partitions: 3 };
+    let mut config = Config::read(&job.config(&world)).unwrap();
+    config.partition = Partition::Range;
+    let config = serde_json::to_value(config).unwrap();
+    let empty = MapReduce.plan(&config, &world.tree(vec![])).unwrap();
+    assert_eq!(empty.len(), 3, "nothing to sample, nothing to map");
+    let input = world.put(b"a\nb\nc\n");
+    let tasks = MapReduce.plan(&config, &world.tree(vec![(String::new(), input)])).unwrap();
+    let stages: Vec<_> = tasks.iter().map(|task| plan::STAGES[usize::from(task.stage)]).collect();
+    assert_eq!(stages, ["sample", "map", "reduce", "reduce", "reduce"]);
+    assert_eq!((tasks[1].needs.clone(), tasks[2].needs.clone()), (0..1, 1..2));
+    assert_eq!(run_in(&world, &config, &[b"c\nb\na\n".to_vec()]).unwrap().concat(), b"a\nb\nc\n");
+}
+
+#[test]
+fn what_cannot_be_ranked_is_named() {
+    let job = Job { native: pairs, combine: "", reduce: "", partitions: 0 };
+    let error = job.run_with(&[b"k 1x".to_vec()], &ROOMY, |config| config.top = Some(3));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("key `k`") && error.contains("`1x`"), "{error}");
+    let job = Job { native: pairs, combine: "", reduce: "sort", partitions: 1 };
+    let by = Order { by: By::Number, descending: false };
+    let error = job.run_with(&[b"k 1".to_vec()], &ROOMY, |config| config.order = by).unwrap_err();
+    assert!(error.to_string().contains("the key `k`"), "{error}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_sort_keeps_every_record_in_any_order_under_any_conditions(
+        texts in texts_of("-?[0-9]{1,3}(\\.[0-9])? [a-c]{0,2}"),
+        (number, descending, range) in any::<(bool, bool, bool)>(),
+        partitions in 1_u32..6,
+        how in any_conditions(),
+    ) {
+        let order = Order { by: if number { By::Number } else { By::Bytes }, descending };
+        let job = Job { native: pairs, combine: "", reduce: "sort", partitions };
+        let parts = job.run_with(&texts, &how, |config| {
+            config.order = order;
+            config.partition = if range { Partition::Range } else { Partition::Hash };
+        });
+        let parts = parts.unwrap();
+        prop_assert_eq!(parts.len(), partitions as usize);
+        let mut expected: Vec<_> = texts.iter().flat_map(|text| lines_of(text)).map(pair).collect();
+        let rank = |key: &[u8]| {
+            let text = str::from_utf8(key).unwrap();
+            if number { text.parse::<f64>().unwrap() } else { 0.0 }
+        };
+        let compare = |a: &[u8], b: &[u8]| {
+            let order = rank(a).partial_cmp(&rank(b)).unwrap().then(a.cmp(b));
+            if descending { order.reverse() } else { order }
+        };
+        expected.sort_by(|a, b| compare(a.0, b.0));
+        let line = |(key, value): (&[u8], &[u8])| {
+            if value.is_empty() { key.to_vec() } else { [key, b"\t", value].concat() }
+        };
+        let expected: Vec<Vec<u8>> = expected.into_iter().map(line).collect();
+        if range || partitions == 1 {
+            prop_assert_eq!(parts.concat(), joined(expected.iter().map(|line| &line[..])));
+        } else {
+            let mut all: Vec<&[u8]> = parts.iter().flat_map(|part| lines_of(part)).collect();
+            let mut expected: Vec<&[u8]> = expected.iter().map(|line| &line[..]).collect();
+            all.sort();
+            expected.sort();
+            prop_assert_eq!(all, expected);
+        }
+    }
+
+    #[test]
+    fn the_top_is_that_of_all_records_under_any_conditions(
+        texts in texts_of(numbered()),
+        top in 1_u32..20,
+        (sums, partitions) in (any::<bool>(), 1_u32..6),
+        how in any_conditions(),
+    ) {
+        let how = Conditions { memory: how.memory.max(64 << 10), ..how };
+        let (reduce, partitions) = if sums { ("sum", partitions) } else { ("", 0) };
+        let job = Job { native: pairs, combine: "", reduce, partitions };
+        let parts = job.run_with(&texts, &how, |config| config.top = Some(top)).unwrap();
+        let records = texts.iter().flat_map(|text| lines_of(text)).map(pair);
+        let records = records.map(|(key, value)| {
+            (str::from_utf8(value).unwrap().parse::<i64>().unwrap(), key)
+        });
+        let mut all: Vec<(i64, &[u8])> = records.collect();
+        if sums {
+            let mut by_key = BTreeMap::<&[u8], i64>::new();
+            all.iter().for_each(|(value, key)| *by_key.entry(key).or_default() += value);
+            all = by_key.into_iter().map(|(key, value)| (value, key)).collect();
+        }
+        all.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
+        all.truncate(top as usize);
+        let lines: Vec<Vec<u8>> = all
+            .iter()
+            .map(|(value, key)| [key, value.to_string().as_bytes()].join(&b'\t'))
+            .collect();
+        prop_assert_eq!(parts, [joined(lines.iter().map(|line| &line[..]))]);
+    }
+
+    #[test]
+    fn distinct_and_mean_are_the_naive_ones_under_any_conditions(
+        texts in texts_of(numbered()),
+        combine in prop_oneof![Just(""), Just("distinct")],
+        (partitions, range) in (1_u32..6, any::<bool>()),
+        how in any_conditions(),
+    ) {
+        let mut values = BTreeMap::<&[u8], Vec<i64>>::new();
+        for (key, value) in texts.iter().flat_map(|text| lines_of(text)).map(pair) {
+            let value = str::from_utf8(value).unwrap().parse().unwrap();
+            values.entry(key).or_default().push(value);
+        }
+        let partition = |config: &mut Config| {
+            config.partition = if range { Partition::Range } else { Partition::Hash };
+        };
+        let sorted = |parts: Vec<Vec<u8>>| {
+            let mut lines: Vec<Vec<u8>> =
+                parts.iter().flat_map(|part| lines_of(part)).map(<[u8]>::to_vec).collect();
+            lines.sort();
+            lines
+        };
+        let job = Job { native: pairs, combine, reduce: "distinct", partitions };
+        let keys = sorted(job.run_with(&texts, &how, partition).unwrap());
+        prop_assert!(keys.iter().map(|key| &key[..]).eq(values.keys().copied()));
+
+        let job = Job { native: pairs, combine: "", reduce: "mean", partitions };
+        let means = sorted(job.run_with(&texts, &how, partition).unwrap());
+        prop_assert_eq!(means.len(), values.len());
+        for (line, (key, values)) in means.iter().zip(values) {
+            let cut = line.iter().position(|&byte| byte == b'\t').unwrap();
+            prop_assert_eq!(&line[..cut], key);
+            let mean: f64 = str::from_utf8(&line[cut + 1..]).unwrap().parse().unwrap();
+            let exact = values.iter().map(|value| *value as f64).sum::<f64>() / values.len() as f64;
+            prop_assert!((mean - exact).abs() <= 1e-6 + exact.abs() * 1e-9, "{} {}", mean, exact);
+        }
+    }
 
     #[test]
     fn any_text_under_any_conditions_gives_the_naive_count(

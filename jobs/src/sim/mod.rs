@@ -61,6 +61,8 @@ pub struct Tally {
     pub failed_builds: u64,
     pub failed_stores: u64,
     pub lost_inputs: u64,
+    pub memo_hits: u64,
+    pub memo_losses: u64,
     pub engines: Counters,
 }
 
@@ -117,6 +119,8 @@ impl Tally {
             failed_builds,
             failed_stores,
             lost_inputs,
+            memo_hits,
+            memo_losses,
             engines,
         } = other;
         self.events += events;
@@ -146,6 +150,8 @@ impl Tally {
         self.failed_builds += failed_builds;
         self.failed_stores += failed_stores;
         self.lost_inputs += lost_inputs;
+        self.memo_hits += memo_hits;
+        self.memo_losses += memo_losses;
         self.engines.add(engines);
     }
 }

@@ -44,6 +44,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { old_orders, old_notes, crashes, controller_crashes, take_overs, .. } = *sum;
     let Tally { scrapped, partitions, clock_jumps, freezes, slow_nodes, wiped_disks, .. } = *sum;
     let Tally { drains, refusals, failed_attempts, failed_builds, failed_stores, .. } = *sum;
+    let Tally { memo_hits, memo_losses, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -68,6 +69,8 @@ fn everything_happened(sum: &Tally) {
         ("failed attempts", failed_attempts, 500),
         ("failed builds", failed_builds, 15),
         ("failed stores", failed_stores, 30),
+        ("answers from a memo", memo_hits, 1_000),
+        ("memos that lost what they had just answered", memo_losses, 100),
         ("commits", engines.commits, 10_000),
         ("retries", engines.retries, 2_000),
         ("steals", engines.steals, 1_000),

@@ -30,8 +30,8 @@ use crate::view::{
 type Shared = State<Arc<Node>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
-/// How much of a file is read at once while it is sent.
-const CAT_CHUNK: usize = 1 << 20;
+/// How much of a file is asked for at once while it is sent: so far ahead it is fetched.
+const CAT_AHEAD: usize = 8 << 20;
 
 pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
@@ -84,13 +84,14 @@ async fn stop(State(node): Shared, Json(request): Json<Stop>) -> Answer<Empty> {
 async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body) -> Answer<Added> {
     node.blocks.store().room()?;
     let add = node.blocks.store().add(Tier::Durable);
-    let mut file = FileBuilder::new(add.clone());
+    let mut file = FileBuilder::chunked(add.clone());
     let mut parts = body.into_data_stream();
     while let Some(part) = parts.next().await {
         let part = part.map_err(|error| ApiError::Malformed(error.to_string()))?;
         file.write(&part).await?;
     }
-    let added = file.finish().await?;
+    let (added, chunks) = file.finish_chunks().await?;
+    node.blocks.tables().remember(&added, chunks).await?;
     if query.pin {
         node.blocks.pins().pin(added.cid, Reason::User).await?;
     }
@@ -137,7 +138,7 @@ async fn cat(
         if range.is_empty() {
             return Ok::<_, unixfs::Error>(None);
         }
-        let want = usize::try_from(range.end - range.start).map_or(CAT_CHUNK, |n| n.min(CAT_CHUNK));
+        let want = usize::try_from(range.end - range.start).map_or(CAT_AHEAD, |n| n.min(CAT_AHEAD));
         let bytes = file.read_at(range.start, want).await?;
         let rest = range.start + bytes.len() as u64..range.end;
         Ok(Some((bytes, (file, rest))))

@@ -8,6 +8,7 @@
 //! | [`exchange`] | `/ipdc/blocks/1`: blocks between admitted peers |
 //! | [`fetch`] | local first, then holders, then any peer |
 //! | [`pins`] | what is kept, and collecting the rest |
+//! | [`tables`] | the chunks that files are cut into |
 //!
 //! Blocks flow one way: a stream or a file gives bytes, hashing makes them a [`Block`](block::Block),
 //! an [`Add`] puts it into a tier. No bytes get in unhashed, and none get out of the store unhashed.
@@ -29,18 +30,20 @@ pub mod exchange;
 pub mod fetch;
 pub mod pins;
 pub mod store;
+pub mod tables;
 pub mod unixfs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ipdc_jobs::ids::{FileRef, PeerId};
+use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, PeerId};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::fetch::{Fetcher, Session};
+use self::fetch::{FetchError, Fetcher, Session};
 use self::pins::Pins;
 use self::store::{Add, Store, StoreError, Tier};
+use self::tables::Tables;
 use self::unixfs::{FileBuilder, FileReader};
 use crate::state::Db;
 use crate::swarm::streams::{Protocol, Streams};
@@ -52,6 +55,7 @@ pub struct Blocks {
     store: Store,
     fetcher: Fetcher,
     pins: Pins,
+    tables: Tables,
     _serving: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -65,8 +69,9 @@ impl Blocks {
         let serving = exchange::serve(store.clone(), streams.incoming(Protocol::Blocks));
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let fetcher = Fetcher::new(store.clone(), streams, stall);
+        let tables = Tables::new(db.clone());
         let pins = Pins::new(db, store.clone());
-        Blocks { store, fetcher, pins, _serving: Arc::new(serving) }
+        Blocks { store, fetcher, pins, tables, _serving: Arc::new(serving) }
     }
 
     /// What is held here.
@@ -79,6 +84,12 @@ impl Blocks {
     #[must_use]
     pub fn pins(&self) -> &Pins {
         &self.pins
+    }
+
+    /// The chunks that files are cut into.
+    #[must_use]
+    pub fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Fetching.
@@ -101,6 +112,23 @@ impl Blocks {
         let mut file = FileBuilder::new(add.clone());
         file.write(bytes).await?;
         file.finish().await
+    }
+
+    /// The blocks of the tree at `root`, which must be here.
+    ///
+    /// # Errors
+    /// When a node of the tree is not, or is not of a known form.
+    pub async fn tree(&self, root: Cid) -> Result<Vec<Cid>, unixfs::Error> {
+        let mut blocks = vec![root];
+        let mut looked_at = 0;
+        while let Some(cid) = blocks.get(looked_at).copied() {
+            looked_at += 1;
+            if cid.codec() != CODEC_RAW {
+                let block = self.store.get(&cid).await?;
+                blocks.extend(unixfs::links(&block.ok_or_else(|| FetchError::not_here(cid))?)?);
+            }
+        }
+        Ok(blocks)
     }
 
     /// All bytes of a small file.

@@ -63,6 +63,8 @@ pub struct Usage {
     pub scratch: u64,
     /// The cache of fetched blocks.
     pub cache: u64,
+    /// Outputs that the memo names.
+    pub memo: u64,
     /// What is free.
     pub free: u64,
 }
@@ -159,6 +161,7 @@ impl Pins {
             pinned,
             scratch: self.store.scratch_jobs().iter().map(|(_, bytes)| bytes).sum(),
             cache: self.store.cached(),
+            memo: self.store.remembered(),
             free: self.store.free()?,
         })
     }

@@ -180,12 +180,23 @@ pub(super) enum CliError {
         jobs: Vec<Detail>,
     },
 
-    #[error("the input `{input}` is neither a file or directory here nor a CID")]
+    #[error("the input `{input}` is no file or directory here, matches none, and is no CID")]
     #[diagnostic(
         code("IPDC-1622"),
-        help("--input takes a path or a CID (bafy…, bafk…), with or without a path below it")
+        help(
+            "--input takes a path, a pattern such as 'logs/*.gz' in quotes, or a CID (bafy…, bafk…), with or without a path below it"
+        )
     )]
     Input { input: String },
+
+    #[error("`--input {input}` does not go with the others")]
+    #[diagnostic(
+        code("IPDC-1628"),
+        help(
+            "a job has one input, or several with a name each: --input left=PATH --input right=CID"
+        )
+    )]
+    Inputs { input: String },
 
     #[error("after {} s, {ready} of {nodes} local nodes see all the others", after.as_secs())]
     #[diagnostic(
@@ -256,6 +267,7 @@ impl CliError {
             | CliError::NotJobDir { .. }
             | CliError::Input { .. }
             | CliError::JobName { .. }
+            | CliError::Inputs { .. }
             | CliError::NoToken => Exit::Usage,
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::Usage

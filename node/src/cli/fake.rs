@@ -79,6 +79,7 @@ impl FakeNode {
             seconds: 0.5,
             tasks: 1,
             memoized: 0,
+            counters: std::collections::BTreeMap::new(),
             stages: Vec::new(),
             bytes_done: 0,
             bytes_total: 0,

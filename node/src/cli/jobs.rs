@@ -181,6 +181,9 @@ impl Answer for JobView {
                 writeln!(to, "{name:<11} {value}")?;
             }
         }
+        for (name, count) in &self.counters {
+            writeln!(to, "{:<11} {count} {}", "counter", name.escape_debug())?;
+        }
         self.notes.iter().try_for_each(|note| writeln!(to, "{:<11} {note}", "note"))?;
         if let Some(error) = &self.error {
             writeln!(to, "{:<11} {}: {}", "error", error.code, error.message)?;

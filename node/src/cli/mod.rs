@@ -8,6 +8,7 @@ mod data;
 mod error;
 #[cfg(test)]
 mod fake;
+mod gather;
 mod interrupt;
 mod jobs;
 mod local;
@@ -188,9 +189,10 @@ fn explain(error: &clap::Error, json: bool) -> Exit {
 /// What the node does goes to stderr, as much of it as was asked for. `IPDC_LOG` overrides it, in
 /// the words of `tracing_subscriber::EnvFilter`.
 fn log_to_stderr(global: &Global) {
+    // connexa calls each dial that failed an error; to us an absent peer is an everyday thing.
     let default = match (global.quiet, global.verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn,ipdc_node=info",
+        (true, _) => "error,connexa=off",
+        (false, 0) => "warn,connexa=off,ipdc_node=info",
         (false, 1) => "info,ipdc_node=debug",
         (false, _) => "debug,ipdc_node=trace",
     };

@@ -1,5 +1,6 @@
 //! `ipdc run`: adds a job directory, submits it, follows it, fetches its result.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
@@ -18,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Session;
 use super::error::CliError;
+use super::gather;
 use super::interrupt::Interrupts;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
@@ -61,9 +63,14 @@ pub(super) struct Run {
     /// How many nodes should work for it; fewer do when there are fewer
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
-    /// The input, in place of the one that job.toml names: a path, or a CID
-    #[arg(long, value_name = "PATH|CID")]
-    input: Option<String>,
+    /// The input, in place of the one that job.toml names: a path, a pattern ('logs/*.gz'), or a CID;
+    /// of a job with several,
+    /// NAME=PATH or NAME=CID for each
+    #[arg(long = "input", value_name = "[NAME=]PATH|CID")]
+    inputs: Vec<Input>,
+    /// Run every task, also those whose outputs a node remembers
+    #[arg(long)]
+    no_memo: bool,
     /// Fetch the result to this directory, which must not be there or be empty
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -81,6 +88,7 @@ pub(super) struct Run {
 impl Run {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         check_job_dir(&self.dir)?;
+        check_inputs(&self.inputs)?;
         if let Some(out) = &self.out {
             transfer::check_goal(out)?;
         }
@@ -129,10 +137,14 @@ impl Run {
     }
 
     async fn submit(&self, client: &Client, progress: &Progress) -> Result<Accepted, CliError> {
-        let input = match &self.input {
-            Some(input) => Some(resolve_input(client, input, progress).await?),
-            None => None,
-        };
+        let (mut input, mut inputs) = (None, BTreeMap::new());
+        for given in &self.inputs {
+            let cid = resolve_input(client, &given.place, progress).await?;
+            match &given.name {
+                Some(name) => drop(inputs.insert(name.clone(), cid.to_string())),
+                None => input = Some(cid),
+            }
+        }
         let dir = transfer::send_job(client, &self.dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
@@ -140,7 +152,9 @@ impl Run {
             job: Some(dir.added.cid),
             files: None,
             input,
+            inputs,
             workers: self.workers.map(NonZeroU32::get),
+            memo: self.no_memo.then_some(false),
             params: self.params.iter().map(|p| (p.key.clone(), p.value.clone())).collect(),
             key: None,
         };
@@ -171,11 +185,15 @@ fn check_job_dir(dir: &Path) -> Result<(), CliError> {
     Ok(())
 }
 
-/// The CID of what `--input` names; a path is added first.
+/// The CID of what `--input` names; a path, or what a pattern matches, is added first.
 async fn resolve_input(client: &Client, input: &str, progress: &Progress) -> Result<Cid, CliError> {
     let path = Path::new(input);
     if path.exists() {
         return Ok(transfer::send(client, path, progress).await?.added.cid);
+    }
+    let matches = gather::matches(input)?;
+    if !matches.is_empty() {
+        return Ok(transfer::send_matches(client, input, matches, progress).await?.added.cid);
     }
     let path: ContentPath =
         input.parse().map_err(|_| CliError::Input { input: input.to_owned() })?;
@@ -334,6 +352,40 @@ impl Answer for Accepted {
     }
 }
 
+/// One `--input`: `PATH`, `CID`, or either after `NAME=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Input {
+    name: Option<String>,
+    place: String,
+}
+
+impl FromStr for Input {
+    type Err = std::convert::Infallible;
+
+    /// What is there as a path is one, whatever its name.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let named = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty() && name.chars().all(plain))
+            .filter(|_| !Path::new(text).exists());
+        Ok(match named {
+            Some((name, place)) => Input { name: Some(name.to_owned()), place: place.to_owned() },
+            None => Input { name: None, place: text.to_owned() },
+        })
+    }
+}
+
+/// Says what is wrong with several inputs before anything is added or started.
+fn check_inputs(inputs: &[Input]) -> Result<(), CliError> {
+    let mut names = BTreeSet::new();
+    let fits = |input: &Input| input.name.is_some() || inputs.len() == 1;
+    match inputs.iter().find(|input| !fits(input) || !names.insert(&input.name)) {
+        Some(input) => Err(CliError::Inputs { input: input.place.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// One `KEY=VALUE`.
 #[derive(Debug, Clone, PartialEq)]
 struct Param {
@@ -426,6 +478,21 @@ mod tests {
         }
         for wrong in ["", "x", "=1", "a b=1", "a.b=1"] {
             assert_eq!(wrong.parse::<Param>(), Err(BadParam), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn several_inputs_have_a_name_each() {
+        let input = |text: &str| text.parse::<Input>().unwrap();
+        let inputs = |texts: &[&str]| texts.iter().map(|text| input(text)).collect::<Vec<_>>();
+        assert_eq!(input("left=a=b.csv").name.as_deref(), Some("left"));
+        assert_eq!(input("left=a=b.csv").place, "a=b.csv");
+        assert_eq!(input("dir/a=b.csv"), Input { name: None, place: "dir/a=b.csv".into() });
+        for fine in [&["x"][..], &["a=x"], &["a=x", "b=x"]] {
+            assert!(check_inputs(&inputs(fine)).is_ok(), "{fine:?}");
+        }
+        for wrong in [&["x", "y"][..], &["x", "a=y"], &["a=x", "a=y"]] {
+            assert!(check_inputs(&inputs(wrong)).is_err(), "{wrong:?}");
         }
     }
 

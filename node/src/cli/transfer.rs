@@ -84,12 +84,41 @@ async fn send_dir(
 ) -> Result<Sent, CliError> {
     let label = format!("adding {}", path.display());
     let root = path.to_owned();
-    let walked = tokio::task::spawn_blocking(move || walk(&root, leave_out))
+    send_walked(client, &label, move || walk(&root, leave_out), progress).await
+}
+
+/// Adds files and directories as one directory, each at the name beside it, and pins that for the
+/// user. `what` they are is for the progress.
+pub(super) async fn send_matches(
+    client: &Client,
+    what: &str,
+    matches: Vec<(PathBuf, String)>,
+    progress: &Progress,
+) -> Result<Sent, CliError> {
+    let walk = move || {
+        let mut walked = Walked::default();
+        for (path, name) in matches {
+            // What is matched is meant: a symbolic link too.
+            let what = fs::metadata(&path).map_err(CliError::file("read", &path))?;
+            walked.take(path, name, &what)?;
+        }
+        Ok(walked.end())
+    };
+    send_walked(client, &format!("adding {what}"), walk, progress).await
+}
+
+async fn send_walked(
+    client: &Client,
+    label: &str,
+    walk: impl FnOnce() -> Result<Walked, CliError> + Send + 'static,
+    progress: &Progress,
+) -> Result<Sent, CliError> {
+    let walked = tokio::task::spawn_blocking(walk)
         .await
         .expect("a walk does not panic and is not aborted")?;
     let meter = Meter::default();
     let sending = send_files(client, &walked.files, &meter);
-    let entries = progress.during(&label, &meter, Some(walked.size), sending).await?;
+    let entries = progress.during(label, &meter, Some(walked.size), sending).await?;
     let added = client.add_dir(&NewDir { entries }, AddQuery::default()).await?;
     Ok(Sent { added, skipped: walked.skipped })
 }
@@ -140,36 +169,64 @@ struct Found {
 /// `leave_out` names.
 fn walk(root: &Path, leave_out: fn(&Path) -> bool) -> Result<Walked, CliError> {
     let mut walked = Walked::default();
-    let mut dirs = VecDeque::from([(root.to_owned(), String::new())]);
-    while let Some((dir, prefix)) = dirs.pop_front() {
-        for entry in fs::read_dir(&dir).map_err(CliError::file("read", &dir))? {
-            let entry = entry.map_err(CliError::file("read", &dir))?;
-            let path = entry.path();
-            let Ok(name) = entry.file_name().into_string() else {
-                return Err(CliError::NotAddable { path, why: "its name is not UTF-8" });
-            };
-            let name = format!("{prefix}{name}");
-            // Of the entry itself: a symbolic link is not followed.
-            let what = entry.metadata().map_err(CliError::file("read", &path))?;
-            if what.is_dir() {
-                if !leave_out(&path) {
-                    dirs.push_back((path, format!("{name}/")));
+    walked.take_below(root, "", leave_out)?;
+    Ok(walked.end())
+}
+
+impl Walked {
+    /// Takes the file at `path` under `name`, or, of a directory, all below it.
+    fn take(&mut self, path: PathBuf, name: String, what: &fs::Metadata) -> Result<(), CliError> {
+        if what.is_dir() {
+            return self.take_below(&path, &format!("{name}/"), |_| false);
+        }
+        if what.is_file() {
+            self.size += what.len();
+            self.files.push(Found { path, name });
+        } else {
+            self.skipped.push(path);
+        }
+        Ok(())
+    }
+
+    fn take_below(
+        &mut self,
+        root: &Path,
+        prefix: &str,
+        leave_out: fn(&Path) -> bool,
+    ) -> Result<(), CliError> {
+        let mut dirs = VecDeque::from([(root.to_owned(), prefix.to_owned())]);
+        while let Some((dir, prefix)) = dirs.pop_front() {
+            for entry in fs::read_dir(&dir).map_err(CliError::file("read", &dir))? {
+                let entry = entry.map_err(CliError::file("read", &dir))?;
+                let path = entry.path();
+                let Ok(name) = entry.file_name().into_string() else {
+                    return Err(CliError::NotAddable { path, why: "its name is not UTF-8" });
+                };
+                let name = format!("{prefix}{name}");
+                // Of the entry itself: a symbolic link is not followed.
+                let what = entry.metadata().map_err(CliError::file("read", &path))?;
+                if what.is_dir() {
+                    if !leave_out(&path) {
+                        dirs.push_back((path, format!("{name}/")));
+                    }
+                } else {
+                    self.take(path, name, &what)?;
                 }
-            } else if what.is_file() {
-                walked.size += what.len();
-                walked.files.push(Found { path, name });
-            } else {
-                walked.skipped.push(path);
+            }
+            if self.files.len() + dirs.len() > ENTRIES_LIMIT {
+                let place = root.display().to_string();
+                return Err(CliError::TooMany { place, limit: ENTRIES_LIMIT });
             }
         }
-        if walked.files.len() + dirs.len() > ENTRIES_LIMIT {
-            let place = root.display().to_string();
-            return Err(CliError::TooMany { place, limit: ENTRIES_LIMIT });
-        }
+        Ok(())
     }
-    walked.files.sort_by(|a, b| a.name.cmp(&b.name));
-    walked.skipped.sort();
-    Ok(walked)
+
+    /// All that was taken, in order.
+    fn end(mut self) -> Walked {
+        self.files.sort_by(|a, b| a.name.cmp(&b.name));
+        self.skipped.sort();
+        self
+    }
 }
 
 /// What was fetched.

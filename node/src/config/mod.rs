@@ -130,6 +130,8 @@ impl Default for Http {
 pub struct Blocks {
     /// The most that is kept of blocks that others have too.
     pub cache: Size,
+    /// The most that outputs of tasks take which are kept in case they are asked for again.
+    pub memo: Size,
     /// With less room on the disk than this, the node takes no new work.
     pub low_water: Size,
     /// How long a fetch may bring nothing before it asks another node.
@@ -139,7 +141,12 @@ pub struct Blocks {
 
 impl Default for Blocks {
     fn default() -> Self {
-        Blocks { cache: Size::GIB, low_water: Size::MIB * 256, stall: Duration::from_secs(20) }
+        Blocks {
+            cache: Size::GIB,
+            memo: Size::GIB * 2,
+            low_water: Size::MIB * 256,
+            stall: Duration::from_secs(20),
+        }
     }
 }
 

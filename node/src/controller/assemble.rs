@@ -27,6 +27,15 @@ struct Determined<'a> {
     config: &'a serde_json::Value,
 }
 
+/// The report: the engine's, and what the kind has to say.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    report: &'a JobReport,
+    #[serde(flatten)]
+    remarks: serde_json::Map<String, serde_json::Value>,
+}
+
 /// Builds result and report, all their blocks on this node's disk and pinned.
 pub(super) async fn result(
     context: &Context,
@@ -107,7 +116,8 @@ async fn build(
     let result = unixfs::build_dir(&add, context.blocks.store(), entries)
         .await
         .map_err(BuildFailure::passing)?;
-    let report = add_json(context, &add, report).await?.cid;
+    let report = Report { report, remarks: kind.remarks(&inline) };
+    let report = add_json(context, &add, &report).await?.cid;
     let pins = context.blocks.pins();
     let reason = Reason::Result(job);
     tokio::try_join!(pins.pin(result, reason), pins.pin(report, reason))

@@ -9,14 +9,15 @@ use std::time::Duration;
 use ipdc_jobs::engine::{
     Action, End, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
 };
-use ipdc_jobs::ids::{JobId, PeerId};
+use ipdc_jobs::ids::{JobId, PeerId, TaskId};
 use ipdc_jobs::manifest::Manifest;
+use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{ToWorker, WorkerOrder};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Context, assemble};
+use super::{Context, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
 use crate::view::{AttemptFailure, JobLogs, JobState, JobView, LogLine, StageView};
@@ -51,6 +52,7 @@ pub(super) struct Drive {
     events: mpsc::Sender<Event>,
     journal: mpsc::UnboundedSender<(u64, Record)>,
     build: Option<JoinHandle<()>>,
+    names: Names,
     view: watch::Sender<JobView>,
     shown: Instant,
     /// Whether the engine went on since.
@@ -62,6 +64,7 @@ impl Drive {
     pub(super) async fn run(
         context: Arc<Context>,
         plan: JobPlan,
+        names: Names,
         recovered: Vec<Record>,
         view: watch::Sender<JobView>,
         mail: Mail,
@@ -81,6 +84,7 @@ impl Drive {
             events: sender,
             journal,
             build: None,
+            names,
             view,
             shown: started,
             stale: true,
@@ -132,15 +136,30 @@ impl Drive {
                     }));
                 }
                 Action::Ended(end) => {
+                    let report = self.engine.report();
+                    // Before anybody hears of the end, and asks for the same again.
+                    self.note_makers(&report).await;
                     self.view.send_modify(|view| show_end(view, end));
                     self.show();
                     let view = self.view.borrow().clone();
-                    self.context.ended(&view, &logs_of(&self.engine.report())).await;
+                    self.context.ended(&view, &logs_of(&report)).await;
                 }
                 Action::Over => over = true,
             }
         }
         over
+    }
+
+    /// Notes who gave which output: the same task finds a warm memo there next time.
+    async fn note_makers(&self, report: &JobReport) {
+        let maker = |(task, key): &(TaskId, MemoKey)| {
+            let commit = report.tasks.get(task.0 as usize)?.commit.as_ref()?;
+            Some((*key, commit.worker))
+        };
+        let makers = self.names.iter().filter_map(maker).collect();
+        if let Err(error) = state::memo::note_makers(&self.context.memo, makers).await {
+            tracing::warn!(job = %self.job, %error, "the memo cannot be written");
+        }
     }
 
     async fn send(&self, to: PeerId, mut message: ToWorker) {
@@ -233,6 +252,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     });
     view.stages = stages.collect();
     view.memoized = progress.memoized.into();
+    view.counters = progress.counters;
     view.bytes_done = progress.bytes_done;
     view.bytes_total = progress.bytes_total;
     view.workers = view.workers.max(progress.workers);

@@ -12,16 +12,17 @@ mod assemble;
 mod drive;
 mod submit;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record};
-use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, cid_of};
+use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
+use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::ToController;
 use libp2p_identity::Keypair;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -34,7 +35,7 @@ use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
-use crate::state::{Db, StateError};
+use crate::state::{Db, StateError, memo};
 use crate::view::{JobLogs, JobState, JobView};
 pub use submit::SubmitError;
 
@@ -52,6 +53,8 @@ pub struct Context {
     pub keypair: Keypair,
     /// Durable state.
     pub db: Db,
+    /// Who made what before.
+    pub memo: Db,
     /// Blocks.
     pub blocks: Blocks,
     /// Checks code before a job is accepted.
@@ -175,9 +178,9 @@ impl Controller {
             let context = Arc::clone(&controller.context);
             let peers = controller.peers().clone().into_iter().collect();
             match plan(&context, job, manifest_file, manifest, peers, &records).await {
-                Ok(plan) => {
+                Ok((plan, names)) => {
                     let mail = drive::Mail { sender: events, events: mail, logs_asked };
-                    drive::Drive::run(context, plan, records, view, mail).await;
+                    drive::Drive::run(context, plan, names, records, view, mail).await;
                 }
                 Err(_) if had_ended => {
                     let last = view.borrow().clone();
@@ -393,7 +396,7 @@ async fn plan(
     manifest: Manifest,
     peers: Vec<(PeerId, PeerFacts)>,
     records: &[Record],
-) -> Result<JobPlan, JobError> {
+) -> Result<(JobPlan, Names), JobError> {
     let failed = |code: &str, message: String| JobError {
         code: code.into(),
         message,
@@ -412,7 +415,9 @@ async fn plan(
     let before = before.max().unwrap_or(0);
     // A new job's first epoch was committed with it.
     let epoch = if records.len() == 1 { Epoch(before) } else { Epoch(before + 1) };
-    Ok(JobPlan {
+    let names = name(kind, &manifest, &tasks);
+    let warm = warm(context, &names).await;
+    let plan = JobPlan {
         job,
         epoch,
         controller: context.me,
@@ -422,8 +427,35 @@ async fn plan(
         kind,
         needs,
         peers,
+        warm,
         limits: Limits::default(),
-    })
+    };
+    Ok((plan, names))
+}
+
+/// The names under which it is noted who gave the outputs of a job's tasks: their memo keys, those
+/// of tasks that need others' outputs without them. None for a job that does not use the memo.
+type Names = Vec<(TaskId, MemoKey)>;
+
+fn name(kind: &dyn Kind, manifest: &Manifest, tasks: &[TaskSpec]) -> Names {
+    if !manifest.memo {
+        return Names::new();
+    }
+    let name = |(task, spec): (u32, &TaskSpec)| {
+        let key = MemoKey::of(kind, &manifest.config, &manifest.limits, &spec.body, &[])?;
+        Some((TaskId(task), key))
+    };
+    (0..).zip(tasks).filter_map(name).collect()
+}
+
+/// Who gave these outputs last.
+async fn warm(context: &Context, names: &Names) -> BTreeMap<TaskId, PeerId> {
+    let keys = names.iter().map(|(_, key)| *key).collect();
+    let makers = memo::makers(&context.memo, keys).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the memo cannot be read");
+        HashMap::new()
+    });
+    names.iter().filter_map(|(task, key)| Some((*task, *makers.get(key)?))).collect()
 }
 
 async fn plan_tasks(
@@ -433,7 +465,8 @@ async fn plan_tasks(
 ) -> io::Result<Vec<TaskSpec>> {
     let caller = Caller::new(tokio::runtime::Handle::current(), CancellationToken::new());
     let session = context.blocks.session(&[], Tier::Cache);
-    let tree = BlockingTree::new(session, manifest.input, caller);
+    let tables = context.blocks.tables().clone();
+    let tree = BlockingTree::new(session, manifest.input, tables, caller);
     let config = manifest.config.clone();
     tokio::task::spawn_blocking(move || kind.plan(&config, &tree).map_err(io::Error::other))
         .await
@@ -452,6 +485,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         seconds: 0.0,
         tasks: 0,
         memoized: 0,
+        counters: BTreeMap::new(),
         stages: vec![],
         bytes_done: 0,
         bytes_total: 0,

@@ -145,7 +145,7 @@ impl Controller {
         // What is added here is safe from collection until it is pinned.
         let add = context.blocks.store().add(Tier::Durable);
         let code = job_directory(context, &add, &submission).await?;
-        let manifest = self.freeze(submission, code, key.clone()).await?;
+        let manifest = self.freeze(&add, submission, code, key.clone()).await?;
         let signed = SignedManifest::sign(&manifest, &context.keypair)?;
         let (job, bytes) = (signed.job(), signed.to_bytes());
         let notes = self.notes(&manifest);
@@ -179,6 +179,7 @@ impl Controller {
     /// Checks the job directory whole and writes down what it says.
     async fn freeze(
         &self,
+        add: &Add,
         submission: Submission,
         code: Cid,
         key: String,
@@ -193,12 +194,26 @@ impl Controller {
             runtime: context.runtime.clone(),
         };
         let given = submission.kind.clone();
-        let params = submission.params;
-        let checked = tokio::task::spawn_blocking(move || check(&given, &params, &directory));
+        let (params, inputs) = (submission.params, submission.inputs);
+        let checked = tokio::task::spawn_blocking(move || {
+            let over = spec::Given { params: &params, inputs: &inputs };
+            check(&given, over, &directory)
+        });
         let (spec, config) = checked.await.expect("checking a job directory does not panic")?;
         let input = match (submission.input, &spec.input) {
+            (Some(_), _) if !spec.inputs.is_empty() => {
+                let names: Vec<_> = spec.inputs.keys().map(String::as_str).collect();
+                let message = format!(
+                    "the job has several inputs, and the submission names one; name each: {}",
+                    names.join(", ")
+                );
+                return Err(wrong(message));
+            }
+            (None, _) if !spec.inputs.is_empty() => {
+                inputs_directory(add, &session, code, &spec).await?
+            }
             (Some(input), _) => input,
-            (None, Some(named)) => named_input(&session, code, named).await?,
+            (None, Some(named)) => named_input(&session, code, "input", named).await?,
             (None, None) => return Err(SubmitError::NoInput),
         };
         // Nobody has it: better said now than by a job that fails.
@@ -210,6 +225,7 @@ impl Controller {
             input,
             config,
             limits: spec.limits,
+            memo: submission.memo.or(spec.memo).unwrap_or(true),
             workers: submission.workers.or(spec.workers),
             submitter: context.me,
             roster: vec![context.me],
@@ -257,16 +273,36 @@ async fn job_directory(
     }
 }
 
-/// The root that `input` in `job.toml` names: a file or directory of the job directory, else a CID.
-async fn named_input(session: &Session, code: Cid, named: &str) -> Result<Cid, SubmitError> {
+/// The directory whose entries are the job's inputs.
+async fn inputs_directory(
+    add: &Add,
+    session: &Session,
+    code: Cid,
+    spec: &JobSpec,
+) -> Result<Cid, SubmitError> {
+    let mut entries = Vec::with_capacity(spec.inputs.len());
+    for (name, input) in &spec.inputs {
+        let cid = named_input(session, code, &format!("inputs.{name}"), &input.value).await?;
+        let root = session.get(&cid).await.map_err(unixfs::Error::from)?;
+        entries.push((name.clone(), FileRef { cid, len: root.len() }));
+    }
+    Ok(unixfs::build_dir(add, session, entries).await?)
+}
+
+/// The root that an input of `job.toml` names: a file or directory of the job directory, else a CID.
+async fn named_input(
+    session: &Session,
+    code: Cid,
+    key: &str,
+    named: &str,
+) -> Result<Cid, SubmitError> {
     match unixfs::resolve(session, code, named).await {
         Ok(root) => Ok(root),
         Err(unixfs::Error::NotFound { .. } | unixfs::Error::NotADirectory(_)) => {
             named.parse().map_err(|_| {
-                let message = format!(
-                    "`input = \"{named}\"` names no file or directory of the job directory, and is no CID"
-                );
-                vec![SpecError { file: spec::FILE.into(), line: None, message }].into()
+                wrong(format!(
+                    "`{key} = \"{named}\"` names no file or directory of the job directory, and is no CID"
+                ))
             })
         }
         Err(error) => Err(error.into()),
@@ -276,25 +312,29 @@ async fn named_input(session: &Session, code: Cid, named: &str) -> Result<Cid, S
 /// The job directory's `job.toml` and what its kind froze of it.
 fn check(
     kind: &str,
-    params: &serde_json::Map<String, serde_json::Value>,
+    over: spec::Given<'_>,
     directory: &Directory,
 ) -> Result<(JobSpec, serde_json::Value), SubmitError> {
     if kind::find(kind).is_none() {
         let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
         return Err(SubmitError::UnknownKind { given: kind.to_owned(), known: known.join(", ") });
     }
-    let wrong = |message: String| vec![SpecError { file: spec::FILE.into(), line: None, message }];
     let file = directory
         .find(spec::FILE)
         .ok_or_else(|| wrong("not found; every job directory has one at its top".into()))?;
     let text = directory.read(&file, JOB_TOML_LIMIT).map_err(|error| wrong(error.to_string()))?;
     let text = std::str::from_utf8(&text).map_err(|_| wrong("is not UTF-8 text".into()))?;
-    let (spec, config) = spec::check(text, spec::FILE, params, directory)?;
+    let (spec, config) = spec::check(text, spec::FILE, over, directory)?;
     if spec.kind != kind {
         let message = format!("is a job of kind `{}`, and was submitted as `{kind}`", spec.kind);
-        return Err(wrong(message).into());
+        return Err(wrong(message));
     }
     Ok((spec, config))
+}
+
+/// An error about `job.toml` as a whole.
+fn wrong(message: String) -> SubmitError {
+    vec![SpecError { file: spec::FILE.into(), line: None, message }].into()
 }
 
 /// A job directory in blocks.

@@ -1,17 +1,15 @@
 //! WASI commands: programs that run from `_start` to their end, with their input on stdin and
 //! `key<TAB>value` lines on stdout.
 //!
-//! A command runs on the attempt's thread. When it reads, its stdin asks for the next piece of
-//! input; what it writes goes on as records, line by line; nothing is held but one piece and one
-//! line. What it says on stderr is its log. Each call of the guest is a run of a fresh instance.
+//! Each call of the guest is a run of a fresh instance, on the attempt's thread, with the call's
+//! input on stdin. What it writes goes on as records, line by line, while it runs; nothing of it is
+//! held but one line. What it says on stderr is its log.
 //!
 //! [`preview1`](super::preview1) has the functions that it may import.
 
 use std::collections::VecDeque;
-use std::ptr::NonNull;
-use std::time::Instant;
 
-use ipdc_jobs::kind::{Form, Guest, Pieces, TaskError};
+use ipdc_jobs::kind::{Form, Given, Guest, TaskError};
 use ipdc_jobs::manifest::Limits;
 use memchr::memchr;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +60,7 @@ impl Command {
         limits: &Limits,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
+        given: Given,
         clock: Hold,
     ) -> Result<Self, TaskError> {
         check(module)?;
@@ -69,13 +68,15 @@ impl Command {
         let linked = preview1::link(&mut linker, module);
         let program = linked.and_then(|()| linker.instantiate_pre(module));
         let program = program.map_err(|error| GuestError::Import(format!("{error:#}")))?;
-        let state = State::new(limits, stop, listener, clock);
+        let state = State::new(limits, stop, listener, given, clock);
         Ok(Command { program, process: Some(Process::new(state)) })
     }
+}
 
-    fn run(&mut self, function: &str, stdin: Stdin, sink: &mut Sink<'_>) -> Result<(), TaskError> {
+impl Guest for Command {
+    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
         let mut process = self.process.take().expect("a command runs once at a time");
-        process.start(function, stdin);
+        process.start(function, input);
         process.state.outlet.open(sink);
         let mut store = Store::new(self.program.module().engine(), process);
         store.limiter(|process| process.state.cap());
@@ -88,38 +89,12 @@ impl Command {
         let ended = process.ended(ran);
         let sent = process.state.outlet.close();
         process.state.end();
-        process.stdin = Stdin::default();
         self.process = Some(process);
         ended.and(sent)
-    }
-}
-
-impl Guest for Command {
-    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
-        self.feed(function, &mut Whole(Some(input)), sink)
-    }
-
-    fn feed(
-        &mut self,
-        function: &str,
-        pieces: &mut dyn Pieces,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), TaskError> {
-        // `run` lets go of the pieces before it returns, on every path.
-        self.run(function, Stdin::of(pieces), sink)
     }
 
     fn form(&self) -> Form {
         Form::Command
-    }
-}
-
-/// Input that is there already.
-struct Whole<'a>(Option<&'a [u8]>);
-
-impl Pieces for Whole<'_> {
-    fn next(&mut self) -> Result<Option<&[u8]>, TaskError> {
-        Ok(self.0.take())
     }
 }
 
@@ -141,7 +116,7 @@ impl Process {
     fn new(state: State) -> Self {
         Process {
             state,
-            world: World::new(""),
+            world: World::default(),
             stdin: Stdin::default(),
             stdout: Lines::default(),
             stderr: Words::default(),
@@ -149,20 +124,17 @@ impl Process {
     }
 
     /// Everything as a fresh run finds it, but for the time that is left.
-    fn start(&mut self, function: &str, stdin: Stdin) {
-        self.world = World::new(function);
-        self.stdin = stdin;
+    fn start(&mut self, function: &str, input: &[u8]) {
+        self.world = World::new(function, &self.state.side);
+        self.stdin.start(input);
         self.stdout = Lines::default();
         self.stderr = Words::default();
         self.state.begin();
     }
 
     /// Bytes of stdin into `room`, at least one unless it is at its end.
-    pub(super) fn read(&mut self, room: &mut [u8]) -> Result<usize, wasmtime::Error> {
-        let began = Instant::now();
-        let read = self.stdin.read(room);
-        self.state.waited(began);
-        self.state.keep(read)
+    pub(super) fn read(&mut self, room: &mut [u8]) -> usize {
+        self.stdin.read(room)
     }
 
     pub(super) fn write_stdout(&mut self, bytes: &[u8]) -> Result<(), wasmtime::Error> {
@@ -200,55 +172,26 @@ impl Process {
 /// For a command that failed and that can open files.
 const NO_FILES: &str = " (the sandbox has no files)";
 
-/// Where a command's input comes from.
+/// A run's input, of which `given` bytes were read.
 #[derive(Default)]
 struct Stdin {
-    pieces: Option<NonNull<dyn Pieces>>,
-    /// The last piece, of which `given` bytes were read.
-    piece: Vec<u8>,
+    bytes: Vec<u8>,
     given: usize,
 }
 
 impl Stdin {
-    /// Whoever calls this keeps the borrow of `pieces` for as long as the answer exists.
-    fn of(pieces: &mut dyn Pieces) -> Self {
-        let pieces: NonNull<dyn Pieces + '_> = NonNull::from(pieces);
-        // SAFETY: only the lifetime changes. `Command::feed`, the one caller, holds the borrow
-        // for longer than this exists: `Command::run` drops it before it returns.
-        #[allow(unsafe_code)]
-        let pieces = unsafe {
-            std::mem::transmute::<NonNull<dyn Pieces + '_>, NonNull<dyn Pieces + 'static>>(pieces)
-        };
-        Stdin { pieces: Some(pieces), ..Stdin::default() }
+    fn start(&mut self, input: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(input);
+        self.given = 0;
     }
 
-    fn read(&mut self, room: &mut [u8]) -> Result<usize, TaskError> {
-        if self.given == self.piece.len() && !room.is_empty() {
-            self.next()?;
-        }
-        let rest = &self.piece[self.given..];
+    fn read(&mut self, room: &mut [u8]) -> usize {
+        let rest = &self.bytes[self.given..];
         let read = rest.len().min(room.len());
         room[..read].copy_from_slice(&rest[..read]);
         self.given += read;
-        Ok(read)
-    }
-
-    /// Takes the next piece that is not empty; at the end there is none.
-    fn next(&mut self) -> Result<(), TaskError> {
-        self.piece.clear();
-        self.given = 0;
-        while self.piece.is_empty() {
-            let Some(mut pieces) = self.pieces else { return Ok(()) };
-            // SAFETY: whoever called `of` still borrows the pieces, and uses them through this
-            // pointer alone, from the one thread that runs the command.
-            #[allow(unsafe_code)]
-            let pieces = unsafe { pieces.as_mut() };
-            match pieces.next()? {
-                Some(piece) => self.piece.extend_from_slice(piece),
-                None => self.pieces = None,
-            }
-        }
-        Ok(())
+        read
     }
 }
 

@@ -1,10 +1,12 @@
-//! What a guest may call: `flush`, `emit`, `log` and `progress` of the module `ipdc`.
+//! What a guest may call: the functions of the module `ipdc`.
 //!
 //! Every pointer and length is checked against the guest's memory; a wrong one ends the guest.
 
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use ipdc_jobs::kind::TaskError;
+use ipdc_jobs::message::COUNTER_NAME_LIMIT;
 use wasmtime::{Caller, Extern, Linker, Memory};
 
 use super::instance::State;
@@ -14,7 +16,11 @@ use super::{GuestError, Listener};
 pub(super) const MODULE: &str = "ipdc";
 
 /// What is in it.
-pub(super) const NAMES: [&str; 4] = ["flush", "emit", "log", "progress"];
+pub(super) const NAMES: [&str; 9] =
+    ["flush", "emit", "log", "progress", "counter", "params", "input", "file_len", "file_read"];
+
+/// What `file_len` and `file_read` answer when the job has no side file of the name.
+const NO_FILE: i32 = -1;
 
 /// Bytes of emitted records that are collected before they go on in one piece.
 const EMIT_BUFFER: usize = 64 << 10;
@@ -25,6 +31,9 @@ pub(super) const LOG_LINE: usize = 1_024;
 /// Bytes that one guest may log in all: enough to find a fault, too few to fill a disk.
 const LOG_LIMIT: usize = 256 << 10;
 
+/// The most bytes that one `file_read` gives: its answer is a signed number.
+const READ_LIMIT: u32 = 1 << 30;
+
 /// Where a guest's records go during one call.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
 
@@ -33,8 +42,8 @@ pub(super) struct Outlet {
     sink: Option<NonNull<Sink<'static>>>,
     pending: Vec<u8>,
     logged: usize,
-    listener: Box<dyn Listener>,
-    /// What the sink failed with: it ends the guest, and then the attempt.
+    pub(super) listener: Box<dyn Listener>,
+    /// What the host failed with: it ends the guest, and then the attempt.
     pub(super) failure: Option<TaskError>,
 }
 
@@ -97,6 +106,14 @@ impl Outlet {
         if self.pending.len() < EMIT_BUFFER { Ok(()) } else { self.send_pending() }
     }
 
+    fn count(&mut self, name: &[u8], by: u64) -> Result<(), GuestError> {
+        let refused = || GuestError::Counter(format!("`{}`", name.escape_ascii()));
+        let text = std::str::from_utf8(name).map_err(|_| refused())?;
+        let fits =
+            (1..=COUNTER_NAME_LIMIT).contains(&text.len()) && !text.chars().any(char::is_control);
+        if fits && self.listener.count(text, by) { Ok(()) } else { Err(refused()) }
+    }
+
     pub(super) fn log(&mut self, bytes: &[u8]) {
         for line in String::from_utf8_lossy(bytes).lines() {
             if self.logged >= LOG_LIMIT {
@@ -140,7 +157,60 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
             caller.data_mut().outlet.listener.progress(done, total);
         },
     )?;
+    linker.func_wrap(
+        MODULE,
+        "counter",
+        |mut caller: Caller<'_, State>, np: u32, nl: u32, by: u64| {
+            let (memory, state) = memory_of(&mut caller)?;
+            let name = slice(memory, np, nl, "a name to `counter`")?;
+            let counted = state.outlet.count(name, by);
+            state.keep(counted.map_err(TaskError::from))
+        },
+    )?;
+    linker.func_wrap(MODULE, "params", |mut caller: Caller<'_, State>, ptr: u32, cap: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        give(memory, ptr, cap, state.side.params(), "room for `params`")
+    })?;
+    linker.func_wrap(MODULE, "input", |mut caller: Caller<'_, State>, ptr: u32, cap: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        give(memory, ptr, cap, state.side.input(), "room for `input`")
+    })?;
+    linker.func_wrap(MODULE, "file_len", |mut caller: Caller<'_, State>, np: u32, nl: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        let name = slice(memory, np, nl, "a name to `file_len`")?;
+        let len = state.side.len(name).map(|len| i64::try_from(len).unwrap_or(i64::MAX));
+        Ok::<_, wasmtime::Error>(len.unwrap_or(NO_FILE.into()))
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "file_read",
+        |mut caller: Caller<'_, State>, np: u32, nl: u32, offset: u64, ptr: u32, cap: u32| {
+            let (memory, state) = memory_of(&mut caller)?;
+            let name = slice(memory, np, nl, "a name to `file_read`")?.to_vec();
+            let cap = cap.min(READ_LIMIT);
+            let room = slice_mut(memory, ptr, cap, "room for `file_read`")?;
+            let began = Instant::now();
+            let read = state.side.read(&name, offset, room, state.outlet.listener.as_mut());
+            state.waited(began);
+            let read = state.keep(read)?;
+            Ok::<_, wasmtime::Error>(read.map_or(NO_FILE, |len| len as i32))
+        },
+    )?;
     Ok(())
+}
+
+/// Writes what of `bytes` has room in `cap` bytes at `ptr`; the length of them all.
+fn give(
+    memory: &mut [u8],
+    ptr: u32,
+    cap: u32,
+    bytes: &[u8],
+    what: &'static str,
+) -> Result<u32, wasmtime::Error> {
+    let room = slice_mut(memory, ptr, cap, what)?;
+    let fits = room.len().min(bytes.len());
+    room[..fits].copy_from_slice(&bytes[..fits]);
+    Ok(bytes.len() as u32)
 }
 
 /// The guest's memory and what its store holds.

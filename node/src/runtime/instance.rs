@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::kind::{Given, Guest, TaskError};
 use ipdc_jobs::manifest::Limits;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
@@ -10,6 +10,7 @@ use wasmtime::{
 };
 
 use super::imports::{self, Outlet, Sink};
+use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener};
 
@@ -22,12 +23,13 @@ const BACKTRACE_LIMIT: usize = 8;
 /// What the guest's store holds.
 pub(super) struct State {
     pub(super) outlet: Outlet,
+    pub(super) side: Side,
     limits: Limits,
     memory: MemoryCap,
     stop: CancellationToken,
     /// Time the guest may still run.
     left: Duration,
-    /// When the call under way must have ended.
+    /// When the call under way must have ended. Moves on while the host fetches for the guest.
     deadline: Instant,
     _clock: Hold,
 }
@@ -37,11 +39,13 @@ impl State {
         limits: &Limits,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
+        given: Given,
         clock: Hold,
     ) -> Self {
         let left = Duration::from_millis(limits.time_ms);
         State {
             outlet: Outlet::new(listener),
+            side: Side::new(given),
             limits: *limits,
             memory: MemoryCap { bytes: limits.memory, wanted_more: false },
             stop,
@@ -61,11 +65,6 @@ impl State {
         self.left = self.deadline.saturating_duration_since(Instant::now());
     }
 
-    /// Spares the guest the time since `since`, in which it waited for the host.
-    pub(super) fn waited(&mut self, since: Instant) {
-        self.deadline += since.elapsed();
-    }
-
     /// What its memory may grow to.
     pub(super) fn cap(&mut self) -> &mut dyn ResourceLimiter {
         &mut self.memory
@@ -77,6 +76,11 @@ impl State {
             self.outlet.failure = Some(failure);
             wasmtime::Error::msg("the host could not do what the guest asked")
         })
+    }
+
+    /// Spares the guest the time since `since`, in which it waited for the host.
+    pub(super) fn waited(&mut self, since: Instant) {
+        self.deadline += since.elapsed();
     }
 
     /// Asked at every tick of the clock.
@@ -142,10 +146,11 @@ impl Instance {
         limits: &Limits,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
+        given: Given,
         clock: Hold,
     ) -> Result<Self, TaskError> {
         super::check_imports(module)?;
-        let state = State::new(limits, stop, listener, clock);
+        let state = State::new(limits, stop, listener, given, clock);
         let mut store = Store::new(module.engine(), state);
         store.limiter(State::cap);
         store.epoch_deadline_callback(|context| context.data().may_go_on());

@@ -5,6 +5,7 @@
 //! | [`cache`] | modules compiled once, in memory and on disk |
 //! | [`instance`] | one instance of a guest, with its limits |
 //! | [`imports`] | what a guest may call: module `ipdc` |
+//! | [`side`] | what it may read beside its input: params and side files |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
@@ -17,14 +18,16 @@ mod command;
 mod imports;
 mod instance;
 mod preview1;
+mod side;
 mod ticker;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::ids::FileRef;
+use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
-use ipdc_jobs::message::FailureClass;
+use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, FailureClass};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Config, Engine, ExternType, FuncType, Module, OptLevel, ValType};
 
@@ -49,12 +52,19 @@ struct Machine {
     ticker: Ticker,
 }
 
-/// What a guest tells its host beside its records.
+/// What a guest tells its host beside its records, and has read for it.
 pub trait Listener: Send {
+    /// A reader of a side file.
+    ///
+    /// # Errors
+    /// When its root block cannot be had: the attempt's trouble, not the guest's.
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError>;
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
     /// How far it says it is.
     fn progress(&mut self, done: u64, total: u64);
+    /// Adds to one of its counters; false when it has too many.
+    fn count(&mut self, name: &str, by: u64) -> bool;
 }
 
 /// A guest's fault, or a fault of its module.
@@ -81,6 +91,12 @@ pub(crate) enum GuestError {
         /// The memory's size.
         size: usize,
     },
+    /// It counted under a name that no counter may have, or under too many names.
+    #[error(
+        "the guest counted under {0}: names have 1 to {COUNTER_NAME_LIMIT} bytes of printable UTF-8, and \
+         a task counts under at most {COUNTERS_LIMIT} of them"
+    )]
+    Counter(String),
     /// It is no wasm module.
     #[error("this is no WebAssembly module: {0}")]
     NotWasm(String),
@@ -111,6 +127,7 @@ impl GuestError {
             GuestError::NotWasm(_) => "IPDC-5305",
             GuestError::Export(_) => "IPDC-5306",
             GuestError::Import(_) | GuestError::NoCommand(_) => "IPDC-5307",
+            GuestError::Counter(_) => "IPDC-5308",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
         }
@@ -134,8 +151,8 @@ impl Runtime {
         Runtime { shared: Arc::new(Shared { directory, machine: OnceLock::new() }) }
     }
 
-    /// A fresh instance of the module `code` (wasm, or wat text). Cancelling `stop` ends a call
-    /// under way within some 20 ms, with [`TaskError::Stopped`].
+    /// A fresh instance of the module `code` (wasm, or wat text), which may read what is `given`.
+    /// Cancelling `stop` ends a call under way within some 20 ms, with [`TaskError::Stopped`].
     ///
     /// # Errors
     /// When it is no module, imports what there is not, or is too large for `limits`.
@@ -145,15 +162,16 @@ impl Runtime {
         limits: &Limits,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
+        given: Given,
     ) -> Result<Box<dyn Guest>, TaskError> {
         let machine = self.machine();
         let module = machine.cache.module(&machine.engine, code)?;
         let running = machine.ticker.hold();
         if command::is_command(&module) {
-            let command = command::Command::new(&module, limits, stop, listener, running)?;
+            let command = command::Command::new(&module, limits, stop, listener, given, running)?;
             return Ok(Box::new(command));
         }
-        let instance = instance::Instance::new(&module, limits, stop, listener, running)?;
+        let instance = instance::Instance::new(&module, limits, stop, listener, given, running)?;
         Ok(Box::new(instance))
     }
 

@@ -11,6 +11,7 @@ use wasmtime::{Caller, ExternType, Linker, Module, Val};
 use super::GuestError;
 use super::command::{Exit, Process};
 use super::imports::{memory_of, slice, slice_mut};
+use super::side::Side;
 
 /// The module that commands import from.
 pub(super) const MODULE: &str = "wasi_snapshot_preview1";
@@ -101,8 +102,10 @@ const PIECES_LIMIT: u32 = 1_024;
 const EVENTS_LIMIT: u32 = 64;
 
 /// What a run sees of the world beside its stdin.
+#[derive(Default)]
 pub(super) struct World {
-    arguments: [String; 1],
+    arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
     /// Nanoseconds since 1970.
     clock: u64,
     /// Blocks of random bytes drawn.
@@ -112,9 +115,18 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Its name, the one argument, is that of the function it is run for.
-    pub(super) fn new(function: &str) -> Self {
-        World { arguments: [function.to_owned()], clock: EPOCH, drawn: 0, looked_for_files: false }
+    /// Its name, the one argument, is that of the function it is run for. In its environment are the
+    /// job's params and the name of the input.
+    pub(super) fn new(function: &str, side: &Side) -> Self {
+        World {
+            arguments: vec![function.into()],
+            environment: vec![
+                [b"IPDC_PARAMS=", side.params()].concat(),
+                [b"IPDC_INPUT=", side.input()].concat(),
+            ],
+            clock: EPOCH,
+            ..World::default()
+        }
     }
 
     pub(super) fn looked_for_files(&self) -> bool {
@@ -178,11 +190,18 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         MODULE,
         "environ_sizes_get",
         |mut caller: Caller<'_, Process>, n: u32, size: u32| {
-            let (memory, _) = memory_of(&mut caller)?;
-            sizes(memory, &[], n, size)
+            let (memory, process) = memory_of(&mut caller)?;
+            sizes(memory, &process.world.environment, n, size)
         },
     )?;
-    linker.func_wrap(MODULE, "environ_get", |_: u32, _: u32| Errno::Success as i32)?;
+    linker.func_wrap(
+        MODULE,
+        "environ_get",
+        |mut caller: Caller<'_, Process>, list: u32, text: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            strings(memory, &process.world.environment, list, text)
+        },
+    )?;
     linker.func_wrap(
         MODULE,
         "clock_res_get",
@@ -312,7 +331,7 @@ fn read(
     let mut total = 0;
     for index in 0..n {
         let (ptr, len) = piece(memory, list, index)?;
-        let read = process.read(slice_mut(memory, ptr, len, "room for `fd_read`")?)?;
+        let read = process.read(slice_mut(memory, ptr, len, "room for `fd_read`")?);
         total += read as u32;
         if read < len as usize {
             break;
@@ -380,18 +399,18 @@ fn time(memory: &mut [u8], clock: u32, at: u32, nanoseconds: u64) -> Answer {
 }
 
 /// How many strings there are, and their bytes in all, each with a zero at its end.
-fn sizes(memory: &mut [u8], strings: &[String], n: u32, size: u32) -> Answer {
+fn sizes(memory: &mut [u8], strings: &[Vec<u8>], n: u32, size: u32) -> Answer {
     let total: usize = strings.iter().map(|text| text.len() + 1).sum();
     put(memory, n, &(strings.len() as u32).to_le_bytes())?;
     put(memory, size, &(total as u32).to_le_bytes())
 }
 
 /// Writes the strings to `text` and a pointer to each to `list`.
-fn strings(memory: &mut [u8], strings: &[String], list: u32, text: u32) -> Answer {
+fn strings(memory: &mut [u8], strings: &[Vec<u8>], list: u32, text: u32) -> Answer {
     let (mut list, mut text) = (list, text);
     for string in strings {
         put(memory, list, &text.to_le_bytes())?;
-        put(memory, text, string.as_bytes())?;
+        put(memory, text, string)?;
         text = text.saturating_add(string.len() as u32);
         put(memory, text, &[0])?;
         (list, text) = (list.saturating_add(4), text.saturating_add(1));

@@ -3,6 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use ipdc_jobs::ids::{CODEC_RAW, cid_of};
+
 use super::*;
 
 /// A module whose `map` has `body`, with a memory of one page and a fixed buffer at 1024.
@@ -13,8 +16,14 @@ fn module(body: &str) -> String {
             (import "ipdc" "emit" (func $emit (param i32 i32 i32 i32)))
             (import "ipdc" "log" (func $log (param i32 i32)))
             (import "ipdc" "progress" (func $progress (param i64 i64)))
+            (import "ipdc" "counter" (func $counter (param i32 i32 i64)))
+            (import "ipdc" "params" (func $params (param i32 i32) (result i32)))
+            (import "ipdc" "input" (func $input (param i32 i32) (result i32)))
+            (import "ipdc" "file_len" (func $file_len (param i32 i32) (result i64)))
+            (import "ipdc" "file_read" (func $file_read (param i32 i32 i64 i32 i32) (result i32)))
             (memory (export "memory") 1)
             (data (i32.const 0) "keyvalue")
+            (data (i32.const 16) "therelost")
             (func (export "ipdc_alloc") (param i32) (result i32) (i32.const 1024))
             (func $inner {body})
             (func (export "map") (param $ptr i32) (param $len i32) (call $inner)))"#
@@ -30,6 +39,33 @@ impl Listener for Heard {
     }
     fn progress(&mut self, done: u64, total: u64) {
         self.0.lock().unwrap().push(format!("{done}/{total}"));
+    }
+    fn count(&mut self, name: &str, by: u64) -> bool {
+        self.0.lock().unwrap().push(format!("{name} +{by}"));
+        by < 10
+    }
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
+        if file.cid != cid_of(CODEC_RAW, FILE) {
+            let message = "nobody has it".to_owned();
+            return Err(TaskError::Missing { file: Box::new(*file), task: None, message });
+        }
+        Ok(Box::new(Stored))
+    }
+}
+
+/// The bytes of the one side file there is.
+const FILE: &[u8] = b"side file";
+
+/// Reads [`FILE`], four bytes at most at a time.
+struct Stored;
+
+impl ReadAt for Stored {
+    fn len(&self) -> u64 {
+        FILE.len() as u64
+    }
+    fn read_at(&mut self, offset: u64, want: usize) -> std::io::Result<Bytes> {
+        let rest = &FILE[(offset as usize).min(FILE.len())..];
+        Ok(Bytes::from_static(&rest[..rest.len().min(want).min(4)]))
     }
 }
 
@@ -57,7 +93,17 @@ impl Bench {
 
     pub(super) fn guest(&self, code: &str) -> Result<Box<dyn Guest>, TaskError> {
         let listener = Box::new(self.heard.clone());
-        self.runtime.instantiate(code.as_bytes(), &self.limits, self.stop.clone(), listener)
+        let file = |bytes: &[u8], len| FileRef { cid: cid_of(CODEC_RAW, bytes), len };
+        let given = Given {
+            params: Bytes::from_static(b"{\"n\":1}"),
+            files: [("there", file(FILE, 9)), ("lost", file(b"x", 1))]
+                .map(|(name, file)| (name.to_owned(), file))
+                .into(),
+            input: "left".to_owned(),
+            mute: false,
+        };
+        let stop = self.stop.clone();
+        self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener, given)
     }
 
     pub(super) fn check(&self, code: &str, function: &str) -> Result<(), String> {
@@ -111,6 +157,71 @@ fn a_guest_is_heard() {
     );
     bench.map(&code, b"").unwrap();
     assert_eq!(*bench.heard.0.lock().unwrap(), ["key", "1/2"]);
+}
+
+/// A `map` that emits what `get`, a call that writes to 4096, wrote there, and the call's answer,
+/// one byte of it, as the key.
+fn emits_what(get: &str) -> String {
+    module(&format!(
+        "(i32.store8 (i32.const 2048) {get})
+         (call $emit (i32.const 2048) (i32.const 1) (i32.const 4096) (i32.const 9))"
+    ))
+}
+
+#[test]
+fn a_guest_reads_its_params_and_which_input_it_works_on() {
+    let bench = Bench::new();
+    let emitted = |get: &str| bench.map(&emits_what(get), b"").unwrap()[8..].to_vec();
+    assert_eq!(emitted("(call $params (i32.const 4096) (i32.const 99))"), b"\x07{\"n\":1}\0\0");
+    // Where they do not fit, the length says so.
+    assert_eq!(emitted("(call $params (i32.const 4096) (i32.const 3))"), b"\x07{\"n\0\0\0\0\0\0");
+    assert_eq!(emitted("(call $input (i32.const 4096) (i32.const 9))"), b"\x04left\0\0\0\0\0");
+}
+
+#[test]
+fn a_guest_reads_a_side_file_in_ranges() {
+    let bench = Bench::new();
+    let emitted = |get: &str| bench.map(&emits_what(get), b"").unwrap()[8..].to_vec();
+    let read = |offset: u64, room: u32| {
+        emitted(&format!(
+            "(call $file_read (i32.const 16) (i32.const 5) (i64.const {offset}) (i32.const 4096) (i32.const {room}))"
+        ))
+    };
+    assert_eq!(emitted("(i32.wrap_i64 (call $file_len (i32.const 16) (i32.const 5)))")[0], 9);
+    assert_eq!(read(0, 60), b"\x09side file");
+    assert_eq!(read(5, 3), b"\x03fil\0\0\0\0\0\0");
+    assert_eq!(read(9, 3)[0], 0);
+    assert_eq!(read(u64::MAX, 3)[0], 0);
+}
+
+#[test]
+fn a_side_file_that_is_not_there_is_an_answer_and_one_that_is_lost_ends_the_attempt() {
+    let bench = Bench::new();
+    let call = |name: u32, len: u32| {
+        format!(
+            "(call $file_read (i32.const {name}) (i32.const {len}) (i64.const 0) (i32.const 4096) (i32.const 9))"
+        )
+    };
+    assert_eq!(bench.map(&emits_what(&call(0, 3)), b"").unwrap()[8], 0xff);
+    let len = emits_what("(i32.wrap_i64 (call $file_len (i32.const 0) (i32.const 3)))");
+    assert_eq!(bench.map(&len, b"").unwrap()[8], 0xff);
+    let lost = bench.map(&emits_what(&call(21, 4)), b"");
+    assert!(matches!(lost, Err(TaskError::Missing { .. })), "{lost:?}");
+}
+
+#[test]
+fn a_guest_counts_under_names_that_people_can_read() {
+    let bench = Bench::new();
+    let count = |ptr: u32, len: u32, by: u32| {
+        let call = format!("(call $counter (i32.const {ptr}) (i32.const {len}) (i64.const {by}))");
+        module(&call)
+    };
+    bench.map(&count(0, 3, 7), b"").unwrap();
+    assert_eq!(*bench.heard.0.lock().unwrap(), ["key +7"]);
+    // Without a name, with control characters, too long, one too many.
+    for (ptr, len, by) in [(0, 0, 1), (30, 1, 1), (0, 65, 1), (0, 3, 10)] {
+        assert_eq!(bench.fails(&count(ptr, len, by)).0, "IPDC-5308");
+    }
 }
 
 #[test]
@@ -204,7 +315,7 @@ fn a_sinks_failure_ends_the_guest_and_is_passed_on() {
     let listener = Box::new(bench.heard.clone());
     let mut guest = bench
         .runtime
-        .instantiate(code.as_bytes(), &bench.limits, bench.stop.clone(), listener)
+        .instantiate(code.as_bytes(), &bench.limits, bench.stop.clone(), listener, Given::default())
         .unwrap();
     let full = || TaskError::Failed {
         class: FailureClass::Worker,

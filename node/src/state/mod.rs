@@ -8,8 +8,10 @@
 //! writes SQL.
 
 pub mod attempts;
+pub mod chunks;
 pub mod jobs;
 pub mod members;
+pub mod memo;
 pub mod pins;
 
 use std::path::Path;
@@ -21,7 +23,11 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] = &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA];
+const MIGRATIONS: &[&str] =
+    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA];
+
+/// The tables of the memo's file.
+const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
 pub const BATCH_LIMIT: usize = 256;
@@ -81,7 +87,23 @@ impl Db {
     /// # Errors
     /// When it cannot be opened or is of a newer version.
     pub fn open(path: &Path) -> Result<Db, StateError> {
-        Self::start(Connection::open(path)?)
+        Self::start(Connection::open(path)?, Durability::Full, MIGRATIONS)
+    }
+
+    /// Opens or makes the memo's file at `path`, apart from the rest: its commits are not flushed,
+    /// so a loss of power takes the last of them, and wait for nobody else's flush. A file that
+    /// cannot be read is begun anew.
+    ///
+    /// # Errors
+    /// When it can be neither opened nor made.
+    pub fn open_memo(path: &Path) -> Result<Db, StateError> {
+        let open = || Self::start(Connection::open(path)?, Durability::Lazy, MEMO_MIGRATIONS);
+        open().or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "the memo cannot be read: begun anew");
+            // If it cannot be removed, opening it says why.
+            let _ = std::fs::remove_file(path);
+            open()
+        })
     }
 
     /// A database that is gone when dropped, for tests.
@@ -89,15 +111,20 @@ impl Db {
     /// # Errors
     /// When SQLite cannot be set up.
     pub fn in_memory() -> Result<Db, StateError> {
-        Self::start(Connection::open_in_memory()?)
+        let all = [MIGRATIONS, MEMO_MIGRATIONS].concat();
+        Self::start(Connection::open_in_memory()?, Durability::Lazy, &all)
     }
 
-    fn start(mut connection: Connection) -> Result<Db, StateError> {
+    fn start(
+        mut connection: Connection,
+        durability: Durability,
+        migrations: &[&str],
+    ) -> Result<Db, StateError> {
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "wal")?;
-        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "synchronous", durability.pragma())?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        migrate(&mut connection)?;
+        migrate(&mut connection, migrations)?;
         let (queue, jobs) = std_mpsc::sync_channel(QUEUE_LIMIT);
         std::thread::Builder::new()
             .name("state".into())
@@ -142,14 +169,32 @@ impl Db {
     }
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), StateError> {
+/// What a commit waits for.
+#[derive(Debug, Clone, Copy)]
+enum Durability {
+    /// The disk.
+    Full,
+    /// The operating system: survives the process, not the machine, and is never left broken.
+    Lazy,
+}
+
+impl Durability {
+    fn pragma(self) -> &'static str {
+        match self {
+            Durability::Full => "full",
+            Durability::Lazy => "normal",
+        }
+    }
+}
+
+fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), StateError> {
     let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let known = MIGRATIONS.len() as u32;
+    let known = migrations.len() as u32;
     if found > known {
         return Err(StateError::Newer { found, known });
     }
     let transaction = connection.transaction()?;
-    for migration in &MIGRATIONS[found as usize..] {
+    for migration in &migrations[found as usize..] {
         transaction.execute_batch(migration)?;
     }
     transaction.pragma_update(None, "user_version", known)?;
@@ -211,7 +256,8 @@ mod tests {
     fn a_file_of_a_newer_version_is_refused() -> Result<(), StateError> {
         let connection = Connection::open_in_memory()?;
         connection.pragma_update(None, "user_version", 1_000)?;
-        assert!(matches!(Db::start(connection), Err(StateError::Newer { found: 1_000, .. })));
+        let started = Db::start(connection, Durability::Full, MIGRATIONS);
+        assert!(matches!(started, Err(StateError::Newer { found: 1_000, .. })));
         Ok(())
     }
 }

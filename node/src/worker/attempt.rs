@@ -9,14 +9,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
-use ipdc_jobs::kind::{self, FileWriter, Guest, Host, Lasting, ReadAt, TaskError, Work};
+use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
 use ipdc_jobs::manifest::Manifest;
-use ipdc_jobs::message::{Assignment, Cost, FailureClass, INLINE_LIMIT, Input, Outcome, Payload};
+use ipdc_jobs::memo::MemoKey;
+use ipdc_jobs::message::{
+    Assignment, COUNTERS_LIMIT, Cost, Counters, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, admit};
+use super::{Parts, admit, memo};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
@@ -28,7 +31,7 @@ use crate::state::pins::Reason;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The longest list of inputs or body that a worker reads: a million inputs.
-const PAYLOAD_LIMIT: usize = 128 << 20;
+pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
 
 /// The longest code module. The largest known useful one, CPython, has 26 MB.
 const MODULE_LIMIT: usize = 64 << 20;
@@ -90,8 +93,11 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             format!("this node knows no job kind `{}`", manifest.kind),
         )
     })?;
-    let desk = Arc::clone(desk);
+    let (at, on) = (Arc::clone(desk), body.clone());
     let ran = tokio::task::spawn_blocking(move || {
+        let (desk, body) = (at, on);
+        let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
+        let key = manifest.memo.then(key).flatten();
         let host = AttemptHost { desk: &desk, manifest: &manifest };
         let work = Work {
             config: &manifest.config,
@@ -100,16 +106,21 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             inputs: &inputs,
         };
         let output = kind.run(&work, &host)?;
-        host.shorten(output)
+        Ok((host.shorten(output)?, key))
     })
     .await;
-    ran.unwrap_or_else(|error| {
+    let (output, key) = ran.unwrap_or_else(|error| {
         Err(failed(
             FailureClass::Worker,
             "IPDC-5403",
             format!("the attempt's thread broke: {error}"),
         ))
-    })
+    })?;
+    if let Some(key) = key {
+        let counters = desk.counters().clone();
+        memo::remember(&desk.parts, desk.job, key, kind, &body, &output, counters).await;
+    }
+    Ok(output)
 }
 
 fn failed(class: FailureClass, code: &'static str, message: String) -> TaskError {
@@ -125,6 +136,7 @@ struct Desk {
     caller: Caller,
     events: mpsc::Sender<WorkerEvent>,
     log: Mutex<VecDeque<String>>,
+    counters: Mutex<Counters>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     /// What fetches for this attempt; the first one asks the assignment's holders.
@@ -149,6 +161,7 @@ impl Desk {
             caller,
             events,
             log: Mutex::default(),
+            counters: Mutex::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             sessions: Mutex::default(),
@@ -169,6 +182,10 @@ impl Desk {
         }
     }
 
+    fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,6 +196,17 @@ impl Desk {
         let session = self.parts.blocks.session(holders, Tier::Cache);
         self.sessions().push(session.clone());
         session
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        file: &FileRef,
+        holders: &[PeerId],
+    ) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.stopped()?;
+        let inner = BlockingReader::open(self.session(holders), file, self.caller.clone())
+            .map_err(|error| TaskError::of_read(file, error))?;
+        Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
 
     async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
@@ -209,7 +237,10 @@ impl Desk {
     fn outcome(&self, result: Result<Payload, TaskError>) -> Option<Outcome> {
         let log = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
         match result {
-            Ok(output) => Some(Outcome::Done { output, memoized: false }),
+            Ok(output) => {
+                let counters = std::mem::take(&mut *self.counters());
+                Some(Outcome::Done { output, memoized: false, counters })
+            }
             Err(TaskError::Stopped) => None,
             Err(TaskError::Missing { task: Some(task), message, .. }) => {
                 Some(Outcome::InputLost { tasks: vec![task], message })
@@ -249,11 +280,7 @@ impl AttemptHost<'_> {
 
 impl Host for AttemptHost<'_> {
     fn open(&self, file: &FileRef, holders: &[PeerId]) -> Result<Box<dyn ReadAt>, TaskError> {
-        self.desk.stopped()?;
-        let session = self.desk.session(holders);
-        let inner = BlockingReader::open(session, file, self.desk.caller.clone())
-            .map_err(|error| TaskError::of_read(file, error))?;
-        Ok(Box::new(CountedReader { inner, desk: Arc::clone(self.desk) }))
+        self.desk.open(file, holders)
     }
 
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
@@ -269,13 +296,14 @@ impl Host for AttemptHost<'_> {
         Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
     }
 
-    fn guest(&self, module: &FileRef) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
-        let listener = Box::new(Ear(Arc::clone(self.desk)));
+        let listener = Box::new(Ear { desk: Arc::clone(self.desk), mute: given.mute });
         let stop = self.desk.stop.clone();
-        self.desk.parts.runtime.instantiate(&code, &self.manifest.limits, stop, listener)
+        let limits = &self.manifest.limits;
+        self.desk.parts.runtime.instantiate(&code, limits, stop, listener, given)
     }
 
     fn memory(&self) -> u64 {
@@ -288,11 +316,19 @@ impl Host for AttemptHost<'_> {
 }
 
 /// Hears a guest.
-struct Ear(Arc<Desk>);
+struct Ear {
+    desk: Arc<Desk>,
+    /// What it counts does not count.
+    mute: bool,
+}
 
 impl Listener for Ear {
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.desk.open(file, &[])
+    }
+
     fn log(&mut self, line: &str) {
-        let mut log = self.0.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.desk.log.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == LOG_LINES {
             log.pop_front();
         }
@@ -300,7 +336,23 @@ impl Listener for Ear {
     }
 
     fn progress(&mut self, done: u64, total: u64) {
-        self.0.progress(done, total);
+        self.desk.progress(done, total);
+    }
+
+    fn count(&mut self, name: &str, by: u64) -> bool {
+        if self.mute {
+            return true;
+        }
+        let mut counters = self.desk.counters();
+        if let Some(count) = counters.get_mut(name) {
+            *count = count.saturating_add(by);
+            return true;
+        }
+        let has_room = counters.len() < COUNTERS_LIMIT;
+        if has_room {
+            counters.insert(name.to_owned(), by);
+        }
+        has_room
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! [`Worker`] is a handle to one task that owns the pure machine
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
-//! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`admit`] says
-//! for whom this node works.
+//! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`memo`] what was
+//! made here before; [`admit`] says for whom this node works.
 
 mod admit;
 mod attempt;
+mod memo;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub post: Post,
     /// Durable records.
     pub db: Db,
+    /// What was made here before.
+    pub memo: Db,
 }
 
 /// The worker of this node.
@@ -198,6 +201,13 @@ impl Desk {
                         let checked = admit::check(&parts, job, manifest, from).await;
                         let checked = checked.map_err(|refusal| refusal.to_string());
                         let _ = events.send(WorkerEvent::ManifestChecked { job, checked }).await;
+                    });
+                }
+                WorkerAction::Recall { job, assignments, manifest } => {
+                    let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    tokio::spawn(async move {
+                        let attempts = memo::recall(&parts, job, manifest, assignments).await;
+                        let _ = events.send(WorkerEvent::Recalled { job, attempts }).await;
                     });
                 }
                 WorkerAction::Start { job, assignment, manifest } => {

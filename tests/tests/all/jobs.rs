@@ -31,7 +31,7 @@ fn run_gives_one_json_value_with_what_a_program_needs() {
 }
 
 #[test]
-fn the_same_job_gives_the_same_cid() {
+fn the_same_job_gives_the_same_cid_and_runs_nothing_again() {
     let mut node = Node::first();
     node.start();
     let (input, _) = many_splits(node.folder(), 3);
@@ -42,6 +42,7 @@ fn the_same_job_gives_the_same_cid() {
     };
     let (first, second) = (run(), run());
     assert_eq!(first["result"], second["result"]);
+    assert_eq!((&first["memoized"], &second["memoized"]), (&0.into(), &5.into()));
 }
 
 #[test]

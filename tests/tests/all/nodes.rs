@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use ipdc_tests::node::api;
 use ipdc_tests::program::Signal;
-use ipdc_tests::{Node, Program, SOON, Swarm, eventually, ipdc};
+use ipdc_tests::{JobDir, Node, Program, SOON, Swarm, eventually, ipdc};
 
 #[test]
 fn a_home_holds_what_the_documentation_says_and_its_secrets_are_its_owners() {
@@ -208,4 +208,20 @@ fn nodes_find_each_other_again_when_all_come_back_at_other_ports_but_one() {
         swarm[node].start();
     }
     swarm.wait_connected();
+}
+
+#[test]
+fn a_node_that_slept_is_missed_and_comes_back_by_itself() {
+    let mut swarm = Swarm::of(3);
+    // A machine that sleeps: nothing runs, its connections stand and say nothing.
+    swarm[1].process().signal(Signal::STOP);
+    swarm[0].wait_peers(1);
+    swarm[2].wait_peers(1);
+    swarm[1].process().signal(Signal::CONT);
+    swarm.wait_connected();
+    let text = swarm[1].folder().join("text");
+    std::fs::write(&text, "a b a\n").unwrap();
+    let job = swarm[1].submit(JobDir::words(0, 1).path(), text.to_str().unwrap());
+    let _ = swarm[1].job_done(&job);
+    swarm[1].assert_counts(&job, b"a\t2\nb\t1\n");
 }

@@ -109,6 +109,7 @@ fn commit(task: u32, worker: PeerId) -> Record {
         output: output(task),
         cost: Cost::default(),
         memoized: false,
+        counters: Default::default(),
     }
 }
 
@@ -153,8 +154,8 @@ fn a_note_of_an_older_epoch_changes_nothing_but_is_answered() {
     lab.wait(5 * S);
     lab.said.clear();
     let old = Attempt { epoch: Epoch(1), n: 1 };
-    let output = Outcome::Done { output: output(TaskId(0)), memoized: false };
-    let report = Report { task: TaskId(0), attempt: old, outcome: output, cost: Cost::default() };
+    let report =
+        Report { task: TaskId(0), attempt: old, outcome: done(TaskId(0)), cost: Cost::default() };
     let note = ControllerNote::Report { reports: vec![report] };
     lab.note(peer(1), Epoch(1), note.clone());
     assert_eq!(lab.order(), (peer(1), WorkerOrder::Query));

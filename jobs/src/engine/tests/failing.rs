@@ -167,7 +167,11 @@ fn a_lost_output_is_made_again_elsewhere_and_must_be_the_same() {
     assert_eq!(lab.settled().0, maker);
 
     let different = Payload::Inline("something else".into());
-    lab.report(other, (task, attempt), Outcome::Done { output: different, memoized: false });
+    lab.report(
+        other,
+        (task, attempt),
+        Outcome::Done { output: different, memoized: false, counters: Default::default() },
+    );
     let error = lab.fails();
     assert_eq!(error.code, "IPDC-5103");
     lab.goodbyes();

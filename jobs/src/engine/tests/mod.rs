@@ -43,6 +43,10 @@ fn root(text: &str) -> Cid {
     cid_of(CODEC_RAW, text.as_bytes())
 }
 
+fn done(task: TaskId) -> Outcome {
+    Outcome::Done { output: output(task), memoized: false, counters: Default::default() }
+}
+
 fn output(task: TaskId) -> Payload {
     Payload::Inline(format!("output of {task}").into())
 }
@@ -56,6 +60,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         input: root("input"),
         config: serde_json::Value::Null,
         limits: manifest::Limits::default(),
+        memo: true,
         workers: None,
         submitter: controller(),
         roster: vec![controller()],
@@ -73,6 +78,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         kind: &Hashing,
         needs: Needs::default(),
         peers: std::iter::once((controller(), facts(0))).chain(workers).collect(),
+        warm: BTreeMap::new(),
         limits: Limits::default(),
     }
 }
@@ -124,7 +130,7 @@ impl Lab {
     }
 
     fn good(&mut self, from: PeerId, key: (TaskId, Attempt)) {
-        self.report(from, key, Outcome::Done { output: output(key.0), memoized: false });
+        self.report(from, key, done(key.0));
     }
 
     fn failed(&mut self, from: PeerId, key: (TaskId, Attempt), class: FailureClass) {

@@ -221,3 +221,32 @@ fn a_straggler_gets_a_rival_and_the_first_report_wins() {
     assert!(matches!(lab.next(), Action::Build { .. }));
     lab.finish_looking();
 }
+
+#[test]
+fn counters_count_once_for_a_task_however_often_it_is_reported() {
+    let mut lab = Lab::new(job(2, 0, &[2]));
+    let counted = |task, count| match done(task) {
+        Outcome::Done { output, memoized, .. } => {
+            let counters = [("lines".to_owned(), count)].into();
+            Outcome::Done { output, memoized, counters }
+        }
+        other => other,
+    };
+    let given = lab.assigned();
+    let keys: Vec<_> = given.iter().map(|(worker, a)| (*worker, (a.task, a.attempt))).collect();
+    let [(worker, first), (_, second)] = keys[..] else { panic!("two tasks") };
+    for _ in 0..2 {
+        lab.report(worker, first, counted(first.0, 3));
+    }
+    assert!(lab.engine.progress().counters.is_empty(), "nothing counts before it is durable");
+    assert_eq!(lab.committed(), first.0);
+    lab.report(worker, first, counted(first.0, 3));
+    assert_eq!(lab.settled(), (worker, vec![first]));
+    assert_eq!(lab.engine.progress().counters["lines"], 3);
+    lab.report(worker, second, counted(second.0, 4));
+    assert_eq!(lab.committed(), second.0);
+    assert_eq!(lab.engine.progress().counters["lines"], 7);
+    let Action::Build { report, .. } = lab.next() else { panic!("expected a build") };
+    assert_eq!(report.counters["lines"], 7);
+    lab.finish_looking();
+}

@@ -49,6 +49,9 @@ pub(super) struct Mine {
 /// Where an attempt is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// The memo is asked for its output.
+    Recalling,
+    /// For a slot.
     Waiting,
     Running,
     /// Told to stop; its slot is not free yet.
@@ -61,6 +64,8 @@ pub(super) struct Unsettled {
     pub(super) report: Report,
     pub(super) at: Duration,
     pub(super) sends: u32,
+    /// Whether a record of it is kept. One from the memo has none: it costs nothing to look again.
+    pub(super) is_written: bool,
 }
 
 /// A result that the controller wants held.
@@ -105,7 +110,8 @@ impl Job {
 
     /// Attempts that take a slot.
     pub(super) fn running(&self) -> usize {
-        self.attempts.values().filter(|mine| mine.stage != Stage::Waiting).count()
+        let has_slot = |mine: &&Mine| matches!(mine.stage, Stage::Running | Stage::Stopping);
+        self.attempts.values().filter(has_slot).count()
     }
 
     /// The waiting attempt that came first.

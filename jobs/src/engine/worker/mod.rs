@@ -5,8 +5,8 @@
 //! job before that epoch is durable. It repeats what the controller must know until that answers;
 //! when nothing is held and nothing is owed it is silent. It runs nothing itself: its driver does.
 //!
-//! What a crash may take: attempts that had not ended (their leases run out), and the last report
-//! when its record was still on its way. What it may not take: an epoch that anybody was answered
+//! What a crash may take: attempts that had not ended (their leases run out), the last report when
+//! its record was still on its way, and reports from the memo, which are never written. What it may not take: an epoch that anybody was answered
 //! under.
 
 mod job;
@@ -25,7 +25,7 @@ use crate::message::{
 };
 use job::{Job, Key, Mine, Stage, Store, Unsettled};
 
-pub use types::{CheckedManifest, WorkerAction, WorkerEvent, WorkerRecord};
+pub use types::{CheckedManifest, Remembered, WorkerAction, WorkerEvent, WorkerRecord};
 
 /// Orders kept while a manifest is checked. The rest comes again.
 const UNCHECKED_LIMIT: usize = 64;
@@ -114,7 +114,9 @@ impl Worker {
                 let key = (report.task, report.attempt);
                 let newest = known.newest.entry(report.task).or_insert(report.attempt);
                 *newest = report.attempt.max(*newest);
-                known.reports.insert(key, Unsettled { report, at: now, sends: 0 });
+                known
+                    .reports
+                    .insert(key, Unsettled { report, at: now, sends: 0, is_written: true });
                 known.quiet_since = Some(now);
             }
             WorkerRecord::Settled { job, attempts } => {
@@ -135,6 +137,7 @@ impl Worker {
         match event {
             WorkerEvent::Message { from, message } => self.on_message(from, message),
             WorkerEvent::ManifestChecked { job, checked } => self.on_checked(job, checked),
+            WorkerEvent::Recalled { job, attempts } => self.on_recalled(job, attempts),
             WorkerEvent::Finished { job, task, attempt, outcome, cost } => {
                 self.on_finished(job, (task, attempt), outcome, cost);
             }
@@ -312,10 +315,7 @@ impl Worker {
                     self.say(from, id, epoch, ControllerNote::Refused { reason });
                     return;
                 }
-                for assignment in assignments {
-                    self.take_on(id, assignment);
-                }
-                self.start_waiting();
+                self.take_on(id, assignments);
                 self.renew_soon(id);
             }
             WorkerOrder::Revoke { attempts } => {
@@ -326,8 +326,9 @@ impl Worker {
                 self.start_waiting();
             }
             WorkerOrder::Settled { attempts } => {
-                let known: Vec<Key> =
-                    attempts.into_iter().filter(|key| job.reports.remove(key).is_some()).collect();
+                let is_kept =
+                    |key: &Key| job.reports.remove(key).is_some_and(|report| report.is_written);
+                let known: Vec<Key> = attempts.into_iter().filter(is_kept).collect();
                 if !known.is_empty() {
                     self.persist(WorkerRecord::Settled { job: id, attempts: known });
                 }
@@ -341,20 +342,49 @@ impl Worker {
         }
     }
 
-    /// Queues an attempt that was not seen before.
-    fn take_on(&mut self, id: JobId, assignment: Assignment) {
-        let (_, waiting) = self.load();
+    /// Takes on those attempts that were not seen before, and asks the memo for them.
+    fn take_on(&mut self, id: JobId, assignments: Vec<Assignment>) {
+        let (_, mut waiting) = self.load();
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let newest = job.newest.get(&assignment.task);
-        let is_full = waiting as usize >= self.limits.queue;
-        if newest >= Some(&assignment.attempt) || is_full {
-            return;
+        let mut fresh = Vec::new();
+        for assignment in assignments {
+            let newest = job.newest.get(&assignment.task);
+            let is_full = waiting as usize >= self.limits.queue;
+            if newest >= Some(&assignment.attempt) || is_full {
+                continue;
+            }
+            waiting += 1;
+            job.newest.insert(assignment.task, assignment.attempt);
+            let key = (assignment.task, assignment.attempt);
+            let (arrival, stage) = (self.arrivals, Stage::Recalling);
+            self.arrivals += 1;
+            fresh.push(assignment.clone());
+            job.attempts.insert(key, Mine { assignment, arrival, stage, done: 0, total: 0 });
         }
-        job.newest.insert(assignment.task, assignment.attempt);
-        let key = (assignment.task, assignment.attempt);
-        let (arrival, stage) = (self.arrivals, Stage::Waiting);
-        self.arrivals += 1;
-        job.attempts.insert(key, Mine { assignment, arrival, stage, done: 0, total: 0 });
+        if !fresh.is_empty() {
+            let manifest = job.manifest;
+            self.actions.push(WorkerAction::Recall { job: id, assignments: fresh, manifest });
+        }
+    }
+
+    /// The memo answered: what it has is reported, the rest waits for a slot.
+    fn on_recalled(&mut self, id: JobId, attempts: Vec<(TaskId, Attempt, Option<Remembered>)>) {
+        for (task, attempt, found) in attempts {
+            let Some(job) = self.jobs.get_mut(&id) else { return };
+            let Some(mine) = job.attempts.get_mut(&(task, attempt)) else { continue };
+            if mine.stage != Stage::Recalling {
+                continue;
+            }
+            mine.stage = Stage::Waiting;
+            if let Some(Remembered { output, counters, bytes_out }) = found {
+                job.attempts.remove(&(task, attempt));
+                let outcome = Outcome::Done { output, memoized: true, counters };
+                let cost = Cost { bytes_out, ..Cost::default() };
+                self.report(id, Report { task, attempt, outcome, cost });
+            }
+        }
+        self.fall_silent_if_idle(id);
+        self.start_waiting();
     }
 
     /// Drops an attempt, or stops it.
@@ -364,7 +394,7 @@ impl Worker {
         *newest = key.1.max(*newest);
         let Some(mine) = job.attempts.get_mut(&key) else { return };
         match mine.stage {
-            Stage::Waiting => {
+            Stage::Recalling | Stage::Waiting => {
                 job.attempts.remove(&key);
             }
             Stage::Running => {
@@ -429,9 +459,13 @@ impl Worker {
         let now = self.now;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let key = (report.task, report.attempt);
-        job.reports.insert(key, Unsettled { report: report.clone(), at: now, sends: 0 });
+        let is_written = !matches!(report.outcome, Outcome::Done { memoized: true, .. });
+        let unsettled = Unsettled { report: report.clone(), at: now, sends: 0, is_written };
+        job.reports.insert(key, unsettled);
         job.quiet_since = job.quiet_since.or(Some(now));
-        self.persist(WorkerRecord::Report { job: id, report });
+        if is_written {
+            self.persist(WorkerRecord::Report { job: id, report });
+        }
     }
 
     fn store(&mut self, id: JobId, roots: Vec<Cid>, holders: Vec<PeerId>) {
@@ -489,7 +523,9 @@ impl Worker {
             .jobs
             .iter()
             .flat_map(|(id, job)| {
-                let waiting = job.attempts.iter().filter(|(_, m)| m.stage == Stage::Waiting);
+                let is_unbegun =
+                    |mine: &Mine| matches!(mine.stage, Stage::Recalling | Stage::Waiting);
+                let waiting = job.attempts.iter().filter(move |(_, mine)| is_unbegun(mine));
                 waiting.map(|(key, _)| (*id, *key))
             })
             .collect();

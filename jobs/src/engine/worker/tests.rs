@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::{CODEC_RAW, FileRef, cid_of};
-use crate::message::{FailureClass, Held, Payload};
+use crate::message::{Counters, FailureClass, Held, Payload};
 
 const S: Duration = Duration::from_secs(1);
 const LEASE_MS: u64 = 12_000;
@@ -41,7 +41,8 @@ fn assign(keys: &[Key]) -> WorkerOrder {
 }
 
 fn done() -> Outcome {
-    Outcome::Done { output: Payload::Inline(Bytes::from_static(b"out")), memoized: false }
+    let output = Payload::Inline(Bytes::from_static(b"out"));
+    Outcome::Done { output, memoized: false, counters: Default::default() }
 }
 
 /// A worker of controllers 1 and 2, who are the roster of every job.
@@ -50,6 +51,8 @@ struct Lab {
     now: Duration,
     said: VecDeque<WorkerAction>,
     written: Vec<WorkerRecord>,
+    /// Tasks whose outputs are remembered.
+    memo: Vec<TaskId>,
 }
 
 impl Lab {
@@ -59,7 +62,7 @@ impl Lab {
 
     fn recovered(slots: u32, records: Vec<WorkerRecord>) -> Lab {
         let (worker, actions) = Worker::new(slots, WorkerLimits::default(), S, records);
-        Lab { worker, now: S, said: actions.into(), written: Vec::new() }
+        Lab { worker, now: S, said: actions.into(), written: Vec::new(), memo: Vec::new() }
     }
 
     /// A worker that has these attempts of job 1; the first `slots` of them run.
@@ -74,8 +77,25 @@ impl Lab {
         lab
     }
 
+    /// The memo knows nothing, unless a test says so by [`Lab::memo`].
     fn tell(&mut self, event: WorkerEvent) {
-        self.said.extend(self.worker.apply(self.now, event));
+        let mut asked = Vec::new();
+        for action in self.worker.apply(self.now, event) {
+            let WorkerAction::Recall { job, assignments, .. } = action else {
+                self.said.push_back(action);
+                continue;
+            };
+            let attempts = assignments.iter().map(|assignment| {
+                let found = self.memo.contains(&assignment.task).then(|| Remembered {
+                    output: Payload::Inline(Bytes::from_static(b"out")),
+                    counters: Counters::default(),
+                    bytes_out: 3,
+                });
+                (assignment.task, assignment.attempt, found)
+            });
+            asked.push(WorkerEvent::Recalled { job, attempts: attempts.collect() });
+        }
+        asked.into_iter().for_each(|answer| self.tell(answer));
     }
 
     fn wait(&mut self, time: Duration) {
@@ -407,5 +427,36 @@ fn a_question_about_an_unknown_job_is_answered_with_nothing() {
     let note = lab.note(1);
     assert_eq!(note.epoch, Epoch(7));
     assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3 });
+    lab.finish_looking();
+}
+
+#[test]
+fn what_the_memo_has_is_reported_at_once_without_a_slot_or_a_record() {
+    let mut lab = Lab::with(1, &[key(0, 1)]);
+    lab.memo = vec![TaskId(1), TaskId(2)];
+    lab.order(1, 1, 1, assign(&[key(1, 1), key(2, 1), key(3, 1)]));
+    let output = Payload::Inline(Bytes::from_static(b"out"));
+    let hit = Outcome::Done { output, memoized: true, counters: Counters::default() };
+    assert_eq!(lab.renewed(1).len(), 4, "they are held while the memo is asked");
+    assert_eq!(lab.reported(1), [(key(1, 1), hit.clone()), (key(2, 1), hit)]);
+    assert_eq!(lab.worker.load(), (1, 1), "the slot is taken: the last one waits");
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(1, 1), key(2, 1)] });
+    assert_eq!(lab.written.len(), 1, "the epoch");
+    lab.finish_looking();
+}
+
+#[test]
+fn an_attempt_that_is_revoked_while_the_memo_is_asked_is_not_started() {
+    let mut lab = Lab::new(1);
+    lab.order(1, 1, 1, assign(&[key(0, 1)]));
+    let checked = Ok(CheckedManifest { roster: vec![peer(1)] });
+    lab.next();
+    let message = WorkerEvent::ManifestChecked { job: job(1), checked };
+    let asked = lab.worker.apply(lab.now, message);
+    assert!(asked.iter().any(|action| matches!(action, WorkerAction::Recall { .. })));
+    lab.order(1, 1, 1, WorkerOrder::Revoke { attempts: vec![key(0, 1)] });
+    let (task, attempt) = key(0, 1);
+    lab.tell(WorkerEvent::Recalled { job: job(1), attempts: vec![(task, attempt, None)] });
+    assert_eq!(lab.worker.load(), (0, 0));
     lab.finish_looking();
 }

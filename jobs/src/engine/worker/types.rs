@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
-use crate::message::{Assignment, Cost, Outcome, Report, ToController, ToWorker};
+use crate::message::{
+    Assignment, Cost, Counters, Outcome, Payload, Report, ToController, ToWorker,
+};
 
 /// What happened on or to this node. Events may come in any order, any number of times.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +24,13 @@ pub enum WorkerEvent {
         /// What the manifest says, or why this node does not work for the job: it could not be
         /// had, is not what it claims, or the node's policy refuses its submitter.
         checked: Result<CheckedManifest, String>,
+    },
+    /// The answer to [`WorkerAction::Recall`].
+    Recalled {
+        /// The job.
+        job: JobId,
+        /// Each of the attempts asked about, with its output if the memo has it whole.
+        attempts: Vec<(TaskId, Attempt, Option<Remembered>)>,
     },
     /// An attempt ended.
     Finished {
@@ -86,6 +95,17 @@ pub struct CheckedManifest {
     pub roster: Vec<PeerId>,
 }
 
+/// An output that this node made before and still has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// The output.
+    pub output: Payload,
+    /// What its guests counted.
+    pub counters: Counters,
+    /// Bytes of the files it names.
+    pub bytes_out: u64,
+}
+
 /// What is to be done, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WorkerAction {
@@ -98,6 +118,16 @@ pub enum WorkerAction {
         manifest: FileRef,
         /// Who has it.
         from: PeerId,
+    },
+    /// Look whether the memo has the outputs of these attempts; then say
+    /// [`WorkerEvent::Recalled`] of all of them, soon: they wait.
+    Recall {
+        /// The job.
+        job: JobId,
+        /// The attempts.
+        assignments: Vec<Assignment>,
+        /// The job's manifest.
+        manifest: FileRef,
     },
     /// Run the attempt; say [`WorkerEvent::Finished`] when it ended, however it did.
     Start {

@@ -12,6 +12,7 @@ mod workers;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Tally;
@@ -45,6 +46,7 @@ enum Happening {
     Journaled { job: usize, life: u32, seq: u64 },
     Persisted { node: usize, life: u32, seq: u64 },
     Checked { node: usize, life: u32, job: JobId },
+    Recalled { node: usize, life: u32, job: JobId, assignments: Vec<Assignment> },
     Halfway { node: usize, life: u32, run: RunKey },
     Ran { node: usize, life: u32, run: RunKey },
     Stored { node: usize, life: u32, job: JobId, roots: Vec<Cid>, holders: Vec<PeerId> },
@@ -89,6 +91,8 @@ struct Node {
     pinned: BTreeSet<Cid>,
     /// Scratch: outputs of tasks it ran. A crash takes them.
     scratch: BTreeSet<(JobId, TaskId)>,
+    /// Outputs it made before and remembers, jobs and crashes through.
+    memo: BTreeSet<Bytes>,
     running: BTreeMap<RunKey, Run>,
     wake_at: Option<Duration>,
 }
@@ -185,6 +189,7 @@ impl World {
                 written_by: Duration::ZERO,
                 pinned: BTreeSet::new(),
                 scratch: BTreeSet::new(),
+                memo: BTreeSet::new(),
                 running: BTreeMap::new(),
                 wake_at: None,
             });
@@ -211,6 +216,7 @@ impl World {
             input: code,
             config: serde_json::Value::Null,
             limits: Limits::default(),
+            memo: true,
             workers: draw.workers,
             submitter: controller,
             roster: vec![controller],
@@ -325,6 +331,11 @@ impl World {
                 };
                 self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })
             }
+            Happening::Recalled { node, life, job, assignments }
+                if self.nodes[node].life == life =>
+            {
+                self.recalled(node, job, &assignments)
+            }
             Happening::Halfway { node, life, run } if self.nodes[node].life == life => {
                 let (job, task, attempt) = run;
                 let event = WorkerEvent::Progress { job, task, attempt, done: 50, total: 100 };
@@ -368,6 +379,7 @@ impl World {
             Happening::WakeWorker { node, .. }
             | Happening::Persisted { node, .. }
             | Happening::Checked { node, .. }
+            | Happening::Recalled { node, .. }
             | Happening::Halfway { node, .. }
             | Happening::Ran { node, .. }
             | Happening::Stored { node, .. } => Some(*node),

@@ -1,7 +1,7 @@
 //! The workers' side: machines that boot and crash, their disks, the attempts they run.
 
 use super::{Happening, Run, RunKey, Wire, World};
-use crate::engine::{Record, Worker, WorkerAction, WorkerEvent};
+use crate::engine::{Record, Remembered, Worker, WorkerAction, WorkerEvent};
 use crate::ids::{Cid, Epoch, JobId, PeerId, TaskId};
 use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Input, Outcome, Payload, ToController,
@@ -95,6 +95,10 @@ impl World {
                     let pause = self.rng.millis(1, 200);
                     self.at(pause, Happening::Checked { node, life, job });
                 }
+                WorkerAction::Recall { job, assignments, .. } => {
+                    let pause = self.rng.millis(0, 50);
+                    self.at(pause, Happening::Recalled { node, life, job, assignments });
+                }
                 WorkerAction::Start { job, assignment, .. } => {
                     self.start_run(node, job, assignment)?;
                 }
@@ -129,6 +133,36 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The memo answers. Once in a while what it has goes right after.
+    pub(super) fn recalled(
+        &mut self,
+        node: usize,
+        job: JobId,
+        assignments: &[Assignment],
+    ) -> Result<(), Broken> {
+        let mut attempts = Vec::new();
+        for assignment in assignments {
+            let Assignment { task, attempt, .. } = *assignment;
+            let (body, inputs) = read(assignment);
+            let output = work::output_of(body, &inputs);
+            let Payload::Inline(name) = &output else { unreachable!("hashes are short") };
+            // What is not found was evicted, or its row was lost with the power.
+            let is_found = self.nodes[node].memo.contains(name) && self.rng.chance(300);
+            let found = is_found.then(|| {
+                self.tally.memo_hits += 1;
+                if self.are_faults_on && self.rng.chance(100) {
+                    self.tally.memo_losses += 1;
+                    self.nodes[node].memo.remove(name);
+                } else {
+                    self.nodes[node].scratch.insert((job, task));
+                }
+                Remembered { output: output.clone(), counters: Default::default(), bytes_out: 32 }
+            });
+            attempts.push((task, attempt, found));
+        }
+        self.tell_worker(node, WorkerEvent::Recalled { job, attempts })
     }
 
     pub(super) fn start_run(
@@ -175,20 +209,16 @@ impl World {
         };
         let (id, task, attempt) = run;
         let outcome = if is_stopped { None } else { Some(self.outcome(node, id, &assignment)) };
-        if let Some(Outcome::Done { .. }) = outcome {
+        if let Some(Outcome::Done { output: Payload::Inline(name), .. }) = &outcome {
             self.nodes[node].scratch.insert((id, task));
+            self.nodes[node].memo.insert(name.clone());
         }
         let cost = Cost { wall_ms: 300, bytes_in: 100, bytes_out: 32, fetched: 0 };
         self.tell_worker(node, WorkerEvent::Finished { job: id, task, attempt, outcome, cost })
     }
 
     pub(super) fn outcome(&mut self, node: usize, id: JobId, assignment: &Assignment) -> Outcome {
-        let (Payload::Inline(body), Payload::Inline(inputs)) =
-            (&assignment.body, &assignment.inputs)
-        else {
-            unreachable!("the simulator leaves payloads inline")
-        };
-        let inputs: Vec<Input> = serde_json::from_slice(inputs).expect("inputs decode");
+        let (body, inputs) = read(assignment);
         let lost: Vec<TaskId> = inputs
             .iter()
             .filter(|input| !self.can_read(node, id, input.task, &input.holders))
@@ -218,8 +248,8 @@ impl World {
             let is_missing = self.rng.chance(300);
             return fail(if is_missing { FailureClass::Missing } else { FailureClass::Worker });
         }
-        let memoized = self.rng.chance(30);
-        Outcome::Done { output: work::output_of(body, &inputs), memoized }
+        let output = work::output_of(body, &inputs);
+        Outcome::Done { output, memoized: false, counters: Default::default() }
     }
 
     pub(super) fn stored(
@@ -243,4 +273,13 @@ impl World {
         };
         self.tell_worker(node, WorkerEvent::StoreDone { job, roots, error })
     }
+}
+
+/// What an attempt is to work on.
+fn read(assignment: &Assignment) -> (&[u8], Vec<Input>) {
+    let (Payload::Inline(body), Payload::Inline(inputs)) = (&assignment.body, &assignment.inputs)
+    else {
+        unreachable!("the simulator leaves payloads inline")
+    };
+    (body, serde_json::from_slice(inputs).expect("inputs decode"))
 }

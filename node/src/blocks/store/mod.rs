@@ -2,7 +2,7 @@
 //!
 //! **Durable** blocks lie in rust-ipfs's repository: each is flushed, with its directory, before
 //! [`Add::put`] returns, and a crash at any moment leaves each whole or absent. **Scratch** blocks
-//! (a job's intermediate files, the cache of fetched input) are plain files that nobody
+//! (a job's intermediate files, what the memo names, the cache of fetched input) are plain files that nobody
 //! flushes. Every read hashes what it read: a corrupt block is removed, logged and reported as
 //! absent, so that it is fetched again.
 //!
@@ -36,6 +36,8 @@ pub enum Tier {
     Durable,
     /// A plain file of a job, kept until [`Store::drop_job`].
     Scratch(JobId),
+    /// A plain file that a memo names, kept until others need its room.
+    Memo,
     /// A plain file, kept until the cache needs its room.
     Cache,
 }
@@ -45,6 +47,8 @@ pub enum Tier {
 pub struct Limits {
     /// The most that the cache of fetched blocks may hold.
     pub cache: u64,
+    /// The most that the outputs which the memo names may take.
+    pub memo: u64,
     /// Less free space than this refuses new work ([`Store::room`]).
     pub low_water: u64,
     /// Less free space than this refuses every block, so that the node's database can go on.
@@ -52,10 +56,11 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 1 GiB of cache: the input of a few hundred tasks. 256 MiB below which no work is taken:
+    /// 1 GiB of cache: the input of a few hundred tasks. 2 GiB of memo: what the map tasks of some
+    /// 20 GB of text leave, when they combine. 256 MiB below which no work is taken:
     /// the scratch files of a task or two. 32 MiB that are left to the database and the logs.
     fn default() -> Self {
-        Limits { cache: 1 << 30, low_water: 256 << 20, floor: 32 << 20 }
+        Limits { cache: 1 << 30, memo: 2 << 30, low_water: 256 << 20, floor: 32 << 20 }
     }
 }
 
@@ -142,7 +147,7 @@ impl Store {
         repo.init().await.map_err(io_error("open its repository"))?;
         let killed = blocks.join("blockstore");
         blocking("remove unfinished files", move || remove_unfinished(&killed)).await?;
-        let scratch = blocking("open", move || Scratch::open(root, limits.cache)).await?;
+        let scratch = blocking("open", move || Scratch::open(root, limits)).await?;
         let inner = Inner {
             repo,
             writers: std::array::from_fn(|_| Repo::new_fs(&blocks)),
@@ -222,6 +227,17 @@ impl Store {
         blocking("free a job's scratch files", move || scratch.drop_job(job)).await
     }
 
+    /// Puts blocks that `from` holds into `to` as well, without a copy: both are tiers of plain
+    /// files. False when one of them is in neither any more.
+    ///
+    /// # Errors
+    /// When the disk fails, or its file system has no links.
+    pub async fn link(&self, blocks: Vec<Cid>, from: Tier, to: Tier) -> Result<bool, StoreError> {
+        let (Some(from), Some(to)) = (group(from), group(to)) else { return Ok(false) };
+        let scratch = self.inner.scratch.clone();
+        blocking("link scratch blocks", move || scratch.link(&blocks, from, to)).await
+    }
+
     /// The jobs that have scratch blocks here, with the bytes of each. After a restart, those that
     /// no longer live are to be dropped.
     #[must_use]
@@ -233,6 +249,12 @@ impl Store {
     #[must_use]
     pub fn cached(&self) -> u64 {
         self.inner.scratch.cached()
+    }
+
+    /// Bytes of the memo. Those of a live job's scratch may be the same files.
+    #[must_use]
+    pub fn remembered(&self) -> u64 {
+        self.inner.scratch.remembered()
     }
 
     /// Bytes of the durable tier. Looks at every file.
@@ -342,20 +364,22 @@ impl Store {
         Ok(())
     }
 
-    /// Sees that `len` more bytes leave the floor free; the cache gives way first.
+    /// Sees that `len` more bytes leave the floor free; the cache gives way first, then the memo.
     async fn keep_floor(&self, len: u64) -> Result<(), StoreError> {
         let wanted = self.inner.limits.floor.saturating_add(len);
         let free = self.free()?;
         if free >= wanted {
             return Ok(());
         }
-        let limit = self.cached().saturating_sub(wanted - free);
-        let scratch = self.inner.scratch.clone();
-        blocking("shrink the cache", move || {
-            scratch.shrink_cache(limit);
-            Ok(())
-        })
-        .await?;
+        for (group, held) in [(Group::Cache, self.cached()), (Group::Memo, self.remembered())] {
+            let limit = held.saturating_sub(wanted.saturating_sub(self.free()?));
+            let scratch = self.inner.scratch.clone();
+            blocking("make room", move || {
+                scratch.shrink(group, limit);
+                Ok(())
+            })
+            .await?;
+        }
         let free = self.free()?;
         if free >= wanted { Ok(()) } else { Err(StoreError::Full { free, wanted }) }
     }
@@ -419,6 +443,7 @@ fn group(tier: Tier) -> Option<Group> {
     match tier {
         Tier::Durable => None,
         Tier::Scratch(job) => Some(Group::Job(job)),
+        Tier::Memo => Some(Group::Memo),
         Tier::Cache => Some(Group::Cache),
     }
 }

@@ -1,6 +1,8 @@
 //! The scratch tier: plain files, not flushed, grouped by job, and the cache of fetched blocks.
 //!
-//! It owns `scratch/`: one directory a job, and `cache/`. Which block lies where is kept in memory
+//! It owns `scratch/`: one directory a job, `cache/`, and `memo/`, the outputs of tasks that may be
+//! asked for again. A block may be in several: then its files are links to one.
+//! Which block lies where is kept in memory
 //! and read back from the directories at the start. A crash of the process loses nothing; a
 //! crash of the machine may lose any of it, or leave files with wrong bytes, which are found out
 //! when they are read.
@@ -15,8 +17,10 @@ use bytes::Bytes;
 use ipdc_jobs::ids::{Cid, JobId};
 
 use super::super::block::{Block, key};
+use super::Limits;
 
 const CACHE: &str = "cache";
+const MEMO: &str = "memo";
 const UNFINISHED: &str = "tmp";
 
 /// Where a scratch block lies.
@@ -24,13 +28,15 @@ const UNFINISHED: &str = "tmp";
 pub(super) enum Group {
     /// With a job, until it ends.
     Job(JobId),
+    /// With the memo, until there is need of its room.
+    Memo,
     /// In the cache, until there is need of its room.
     Cache,
 }
 
 pub(super) struct Scratch {
     root: PathBuf,
-    cache_limit: u64,
+    limits: Limits,
     index: Mutex<Index>,
     /// Makes the names of unfinished files unique.
     unfinished: AtomicU64,
@@ -39,29 +45,37 @@ pub(super) struct Scratch {
 #[derive(Default)]
 struct Index {
     jobs: HashMap<JobId, HashMap<Cid, u64>>,
+    memo: Cache,
     cache: Cache,
 }
 
 impl Scratch {
     /// Reads back what the directory holds, and removes files that were not finished.
-    pub(super) fn open(root: PathBuf, cache_limit: u64) -> io::Result<Scratch> {
+    pub(super) fn open(root: PathBuf, limits: Limits) -> io::Result<Scratch> {
         std::fs::create_dir_all(root.join(CACHE))?;
+        std::fs::create_dir_all(root.join(MEMO))?;
         let mut index = Index::default();
         for directory in std::fs::read_dir(&root)? {
             let directory = directory?;
             let name = directory.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name == CACHE {
+            let kept = match name {
+                CACHE => Some(&mut index.cache),
+                MEMO => Some(&mut index.memo),
+                _ => None,
+            };
+            if let Some(kept) = kept {
                 for (cid, size) in blocks_in(&directory.path())? {
-                    index.cache.insert(cid, size);
+                    kept.insert(cid, size);
                 }
             } else if let Ok(job) = name.parse() {
                 index.jobs.insert(job, blocks_in(&directory.path())?.into_iter().collect());
             }
         }
         let unfinished = AtomicU64::new(0);
-        let scratch = Scratch { root, cache_limit, index: Mutex::new(index), unfinished };
-        scratch.shrink_cache(cache_limit);
+        let scratch = Scratch { root, limits, index: Mutex::new(index), unfinished };
+        scratch.shrink(Group::Cache, limits.cache);
+        scratch.shrink(Group::Memo, limits.memo);
         Ok(scratch)
     }
 
@@ -109,8 +123,34 @@ impl Scratch {
             return Err(error);
         }
         self.index().insert(group, name, block.len());
-        self.shrink_cache(self.cache_limit);
+        self.shrink(Group::Cache, self.limits.cache);
         Ok(())
+    }
+
+    /// Puts blocks of `from` into `to` as well, without a copy. False when one of them is in
+    /// neither any more; then some may have been put.
+    pub(super) fn link(&self, names: &[Cid], from: Group, to: Group) -> io::Result<bool> {
+        std::fs::create_dir_all(self.directory(to))?;
+        for name in names.iter().map(key).filter(|name| Block::inlined(name).is_none()) {
+            if self.index().touch_in(to, &name) {
+                continue;
+            }
+            let Some(size) = self.index().size_in(from, &name) else { return Ok(false) };
+            match std::fs::hard_link(self.path(from, &name), self.path(to, &name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.index().forget(from, &name);
+                    return Ok(false);
+                }
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            self.index().touch_in(from, &name);
+            self.index().insert(to, name, size);
+        }
+        if to == Group::Memo {
+            self.shrink(to, self.limits.memo);
+        }
+        Ok(true)
     }
 
     /// Frees everything that was kept for `job`.
@@ -122,11 +162,12 @@ impl Scratch {
         }
     }
 
-    /// Removes the cache's least recently used blocks until it holds at most `limit` bytes.
-    pub(super) fn shrink_cache(&self, limit: u64) {
-        let evicted = self.index().cache.shrink(limit);
+    /// Removes the least recently used blocks of `group`, the cache or the memo, until it holds at
+    /// most `limit` bytes.
+    pub(super) fn shrink(&self, group: Group, limit: u64) {
+        let evicted = self.index().kept(group).map(|kept| kept.shrink(limit)).unwrap_or_default();
         for name in evicted {
-            remove_file(&self.path(Group::Cache, &name));
+            remove_file(&self.path(group, &name));
         }
     }
 
@@ -141,12 +182,21 @@ impl Scratch {
         self.index().cache.bytes
     }
 
-    fn path(&self, group: Group, name: &Cid) -> PathBuf {
-        let directory = match group {
+    /// Bytes in the memo.
+    pub(super) fn remembered(&self) -> u64 {
+        self.index().memo.bytes
+    }
+
+    fn directory(&self, group: Group) -> PathBuf {
+        match group {
             Group::Job(job) => self.root.join(job.to_string()),
+            Group::Memo => self.root.join(MEMO),
             Group::Cache => self.root.join(CACHE),
-        };
-        directory.join(name.to_string())
+        }
+    }
+
+    fn path(&self, group: Group, name: &Cid) -> PathBuf {
+        self.directory(group).join(name.to_string())
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -159,24 +209,45 @@ impl Index {
         let job = self.jobs.iter().find(|(_, blocks)| blocks.contains_key(name));
         match job {
             Some((job, _)) => Some(Group::Job(*job)),
+            None if self.memo.holds(name) => Some(Group::Memo),
             None => self.cache.holds(name).then_some(Group::Cache),
         }
     }
 
-    fn holds(&self, group: Group, name: &Cid) -> bool {
+    /// The group's blocks in the order of their use; none for a job, which keeps all it has.
+    fn kept(&mut self, group: Group) -> Option<&mut Cache> {
         match group {
-            Group::Job(job) => self.jobs.get(&job).is_some_and(|blocks| blocks.contains_key(name)),
-            Group::Cache => self.cache.holds(name),
+            Group::Job(_) => None,
+            Group::Memo => Some(&mut self.memo),
+            Group::Cache => Some(&mut self.cache),
+        }
+    }
+
+    fn holds(&self, group: Group, name: &Cid) -> bool {
+        self.size_in(group, name).is_some()
+    }
+
+    fn size_in(&self, group: Group, name: &Cid) -> Option<u64> {
+        match group {
+            Group::Job(job) => self.jobs.get(&job)?.get(name).copied(),
+            Group::Memo => self.memo.size(name),
+            Group::Cache => self.cache.size(name),
         }
     }
 
     /// As [`Index::find`], and counts as a use.
     fn touch(&mut self, name: &Cid) -> Option<Group> {
         let group = self.find(name)?;
-        if group == Group::Cache {
-            self.cache.touch(name);
-        }
+        self.touch_in(group, name);
         Some(group)
+    }
+
+    /// As [`Index::holds`], and counts as a use.
+    fn touch_in(&mut self, group: Group, name: &Cid) -> bool {
+        if let Some(kept) = self.kept(group) {
+            kept.touch(name);
+        }
+        self.holds(group, name)
     }
 
     fn insert(&mut self, group: Group, name: Cid, size: u64) {
@@ -184,6 +255,7 @@ impl Index {
             Group::Job(job) => {
                 self.jobs.entry(job).or_default().insert(name, size);
             }
+            Group::Memo => self.memo.insert(name, size),
             Group::Cache => self.cache.insert(name, size),
         }
     }
@@ -195,12 +267,13 @@ impl Index {
                     blocks.remove(name);
                 }
             }
+            Group::Memo => self.memo.remove(name),
             Group::Cache => self.cache.remove(name),
         }
     }
 }
 
-/// Which blocks the cache holds, in the order of their last use.
+/// Which blocks the cache, or the memo, holds, in the order of their last use.
 #[derive(Default)]
 struct Cache {
     blocks: HashMap<Cid, (u64, u64)>,
@@ -212,6 +285,10 @@ struct Cache {
 impl Cache {
     fn holds(&self, name: &Cid) -> bool {
         self.blocks.contains_key(name)
+    }
+
+    fn size(&self, name: &Cid) -> Option<u64> {
+        self.blocks.get(name).map(|(_, size)| *size)
     }
 
     fn touch(&mut self, name: &Cid) {
@@ -252,17 +329,22 @@ impl Cache {
     }
 }
 
+/// The blocks of a directory, the oldest first.
 fn blocks_in(directory: &Path) -> io::Result<Vec<(Cid, u64)>> {
     let mut blocks = Vec::new();
     for file in std::fs::read_dir(directory)? {
         let file = file?;
         let name = file.file_name();
         match name.to_str().and_then(|name| name.parse::<Cid>().ok()) {
-            Some(cid) => blocks.push((cid, file.metadata()?.len())),
+            Some(cid) => {
+                let metadata = file.metadata()?;
+                blocks.push((metadata.modified()?, cid, metadata.len()));
+            }
             None => remove_file(&file.path()),
         }
     }
-    Ok(blocks)
+    blocks.sort_unstable_by_key(|(written, ..)| *written);
+    Ok(blocks.into_iter().map(|(_, cid, size)| (cid, size)).collect())
 }
 
 fn write_and_rename(unfinished: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {

@@ -11,7 +11,7 @@ pub(in crate::blocks) struct World {
 }
 
 pub(in crate::blocks) async fn world() -> World {
-    world_with(Limits { cache: 64 << 20, low_water: 0, floor: 0 }).await
+    world_with(Limits { cache: 64 << 20, memo: 64 << 20, low_water: 0, floor: 0 }).await
 }
 
 async fn world_with(limits: Limits) -> World {
@@ -161,7 +161,7 @@ async fn dropping_a_job_frees_its_blocks_and_no_others() {
 
 #[tokio::test]
 async fn the_cache_lets_go_of_what_was_used_least_recently() {
-    let world = world_with(Limits { cache: 30, low_water: 0, floor: 0 }).await;
+    let world = world_with(Limits { cache: 30, memo: 30, low_water: 0, floor: 0 }).await;
     let blocks = ["first 10 b", "second 10 ", "third 10 b", "fourth 10 "].map(block);
     let cache = world.store.add(Tier::Cache);
     for block in &blocks[..3] {
@@ -179,7 +179,7 @@ async fn the_cache_lets_go_of_what_was_used_least_recently() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_blocks_and_work_and_leaves_nothing_behind() {
-    let full = Limits { cache: 100, low_water: u64::MAX, floor: u64::MAX };
+    let full = Limits { cache: 100, memo: 100, low_water: u64::MAX, floor: u64::MAX };
     let world = world_with(full).await;
     assert!(matches!(world.store.room(), Err(StoreError::Full { .. })));
     for tier in tiers() {

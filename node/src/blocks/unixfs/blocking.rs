@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io;
 
 use bytes::Bytes;
+use ipdc_jobs::chunk::{RecordKind, Table};
 use ipdc_jobs::ids::{Cid, FileRef};
 use ipdc_jobs::kind::{FileWriter, ReadAt, TaskError, Tree};
 use ipdc_jobs::message::FailureClass;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Error, FileBuilder, FileReader, Source, files};
 use crate::blocks::fetch::FetchError;
 use crate::blocks::store::StoreError;
+use crate::blocks::tables::{TableError, Tables};
 
 /// A blocking thread's way into the async runtime.
 #[derive(Clone)]
@@ -36,7 +38,10 @@ impl Caller {
         self.runtime.block_on(self.stop.run_until_cancelled(work))
     }
 
-    fn wait_io<T>(&self, work: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
+    fn wait_io<T, E>(&self, work: impl Future<Output = Result<T, E>>) -> io::Result<T>
+    where
+        io::Error: From<E>,
+    {
         let stopped = || io::Error::new(io::ErrorKind::Interrupted, TaskError::Stopped);
         self.wait(work).ok_or_else(stopped)?.map_err(io::Error::from)
     }
@@ -109,14 +114,15 @@ impl FileWriter for BlockingWriter {
 pub struct BlockingTree<S> {
     source: S,
     root: Cid,
+    tables: Tables,
     caller: Caller,
 }
 
 impl<S> BlockingTree<S> {
-    /// The input at `root`.
+    /// The input at `root`, whose files' chunks `tables` tell.
     #[must_use]
-    pub fn new(source: S, root: Cid, caller: Caller) -> BlockingTree<S> {
-        BlockingTree { source, root, caller }
+    pub fn new(source: S, root: Cid, tables: Tables, caller: Caller) -> BlockingTree<S> {
+        BlockingTree { source, root, tables, caller }
     }
 }
 
@@ -129,6 +135,10 @@ impl<S: Source> Tree for BlockingTree<S> {
         let reader = BlockingReader::open(self.source.clone(), file, self.caller.clone())?;
         Ok(Box::new(reader))
     }
+
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table> {
+        self.caller.wait_io(self.tables.of(&self.source, file, records))
+    }
 }
 
 fn task_error(error: StoreError) -> TaskError {
@@ -139,6 +149,15 @@ fn task_error(error: StoreError) -> TaskError {
     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
     let message = format!("{error}{}", cause.unwrap_or_default());
     TaskError::Failed { class: FailureClass::Worker, code, message }
+}
+
+impl From<TableError> for io::Error {
+    fn from(error: TableError) -> io::Error {
+        match error {
+            TableError::Read(error) => error.into(),
+            TableError::State(error) => io::Error::other(error),
+        }
+    }
 }
 
 impl From<Error> for io::Error {

@@ -1,9 +1,15 @@
 //! Building a file's tree while its bytes come in.
+//!
+//! A file is a tree over chunks, and each chunk is the tree that its bytes would have as a file of
+//! their own: raw leaves of 1 MiB below balanced nodes. In the plain layout all of a file is one
+//! chunk, and so it is Kubo's; in the other the chunks are cut by content ([`chunk`]), and an edit
+//! changes only the subtrees of those it touches.
 
 use std::collections::VecDeque;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
+use ipdc_jobs::chunk::{Chunk, Chunker, RecordKind};
 use ipdc_jobs::ids::{Cid, FileRef};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -11,7 +17,7 @@ use super::dagpb::{Entry, Link, Node};
 use crate::blocks::block::{Block, CHUNK};
 use crate::blocks::store::{Add, StoreError};
 
-/// Links of a node: Kubo's number, so that the CIDs are Kubo's.
+/// Links of a node: Kubo's number, so that a chunk's CID is what Kubo gives its bytes.
 const WIDTH: usize = 174;
 
 /// Leaves that are hashed and written at the same time, and so the builder's memory in MiB. Enough to
@@ -21,12 +27,28 @@ const IN_FLIGHT: usize = 8;
 /// Builds one file. Its leaves are hashed and put in parallel; what a crash or a drop leaves behind
 /// is unpinned blocks.
 pub struct FileBuilder {
-    add: Add,
-    chunk: BytesMut,
-    leaves: VecDeque<AbortOnDropHandle<Result<Child, StoreError>>>,
-    /// Nodes without a parent yet: leaves, their parents, and so on.
-    levels: Vec<Vec<Child>>,
+    to: Destination,
+    /// Cuts the file into chunks; none in the plain layout.
+    cuts: Option<Chunker>,
+    leaf: BytesMut,
+    /// Whether the current leaf is its chunk's last.
+    at_cut: bool,
+    leaves: VecDeque<Leaf>,
+    /// The chunk whose leaves come in.
+    chunk: Levels,
+    /// The file, whose leaves are chunks.
+    file: Levels,
+    chunks: Vec<Chunk>,
     len: u64,
+}
+
+/// Where finished blocks go; none, when only their names are wanted.
+type Destination = Option<Add>;
+
+/// A leaf on its way.
+struct Leaf {
+    putting: AbortOnDropHandle<Result<Child, StoreError>>,
+    ends_chunk: bool,
 }
 
 /// A finished subtree.
@@ -37,11 +59,36 @@ struct Child {
 }
 
 impl FileBuilder {
-    /// A builder of a file whose blocks go where `add` puts them.
+    /// A builder of a file in the plain layout, whose blocks go where `add` puts them.
     #[must_use]
     pub fn new(add: Add) -> FileBuilder {
-        let (leaves, levels) = (VecDeque::new(), Vec::new());
-        FileBuilder { add, chunk: BytesMut::new(), leaves, levels, len: 0 }
+        Self::with(Some(add), None)
+    }
+
+    /// A builder of a file that is cut by its content into chunks of whole lines.
+    #[must_use]
+    pub fn chunked(add: Add) -> FileBuilder {
+        Self::with(Some(add), Some(Chunker::new(RecordKind::Lines)))
+    }
+
+    /// A builder that keeps nothing: it names the chunks of whole `records` that a file has.
+    #[must_use]
+    pub fn naming(records: RecordKind) -> FileBuilder {
+        Self::with(None, Some(Chunker::new(records)))
+    }
+
+    fn with(to: Destination, cuts: Option<Chunker>) -> FileBuilder {
+        FileBuilder {
+            to,
+            cuts,
+            leaf: BytesMut::new(),
+            at_cut: false,
+            leaves: VecDeque::new(),
+            chunk: Levels::default(),
+            file: Levels::default(),
+            chunks: Vec::new(),
+            len: 0,
+        }
     }
 
     /// Bytes written so far.
@@ -70,25 +117,30 @@ impl FileBuilder {
         Ok(())
     }
 
-    /// Takes as many bytes as the current leaf has room for, and gives back the rest.
+    /// Takes as many bytes as belong to the current leaf, and gives back the rest.
     pub(super) fn fill<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let (now, later) = bytes.split_at(bytes.len().min(CHUNK - self.chunk.len()));
-        self.chunk.extend_from_slice(now);
+        let room = &bytes[..bytes.len().min(CHUNK - self.leaf.len())];
+        let cut = self.cuts.as_mut().and_then(|cuts| cuts.cut(room));
+        self.at_cut = cut.is_some();
+        let (now, later) = bytes.split_at(cut.unwrap_or(room.len()));
+        self.leaf.extend_from_slice(now);
         self.len += now.len() as u64;
         later
     }
 
     /// Whether the current leaf must be [flushed](Self::flush) before more is filled in.
     pub(super) fn is_full(&self) -> bool {
-        self.chunk.len() == CHUNK
+        self.leaf.len() == CHUNK || self.at_cut
     }
 
     /// Sends the current leaf off to be hashed and written.
     pub(super) async fn flush(&mut self) -> Result<(), StoreError> {
         // After one full leaf another is likely: no need to grow to it by doubling.
         let next = BytesMut::with_capacity(if self.is_full() { CHUNK } else { 0 });
-        let leaf = std::mem::replace(&mut self.chunk, next).freeze();
-        self.leaves.push_back(AbortOnDropHandle::new(tokio::spawn(put(self.add.clone(), leaf))));
+        let leaf = std::mem::replace(&mut self.leaf, next).freeze();
+        let putting = AbortOnDropHandle::new(tokio::spawn(put_leaf(self.to.clone(), leaf)));
+        let ends_chunk = std::mem::take(&mut self.at_cut);
+        self.leaves.push_back(Leaf { putting, ends_chunk });
         if self.leaves.len() >= IN_FLIGHT {
             self.take_leaf().await?;
         }
@@ -99,41 +151,76 @@ impl FileBuilder {
     ///
     /// # Errors
     /// When the disk is full or failing.
-    pub async fn finish(mut self) -> Result<FileRef, StoreError> {
-        if !self.chunk.is_empty() || self.len == 0 {
+    pub async fn finish(self) -> Result<FileRef, StoreError> {
+        let (file, _) = self.finish_chunks().await?;
+        Ok(file)
+    }
+
+    /// As [`FileBuilder::finish`], and gives the file's chunks, the one of an empty file too.
+    ///
+    /// # Errors
+    /// When the disk is full or failing.
+    pub async fn finish_chunks(mut self) -> Result<(FileRef, Vec<Chunk>), StoreError> {
+        if !self.leaf.is_empty() || self.len == 0 {
             self.flush().await?;
         }
         while !self.leaves.is_empty() {
             self.take_leaf().await?;
         }
-        // What is left at each level becomes a node of the next, up to the single one at the top.
-        let mut level = 0;
-        while level + 1 < self.levels.len() || self.levels[level].len() > 1 {
-            self.close(level).await?;
-            level += 1;
-        }
-        let root = self.levels[level].pop().expect("a file has one leaf at least");
-        Ok(FileRef { cid: root.cid, len: root.len })
+        self.end_chunk().await?;
+        let root = self.file.finish(&self.to).await?.expect("a file has one leaf at least");
+        Ok((FileRef { cid: root.cid, len: root.len }, self.chunks))
     }
 
     async fn take_leaf(&mut self) -> Result<(), StoreError> {
-        let Some(leaf) = self.leaves.pop_front() else { return Ok(()) };
-        let leaf = leaf.await.map_err(|panicked| StoreError::Io {
+        let Some(Leaf { putting, ends_chunk }) = self.leaves.pop_front() else { return Ok(()) };
+        let leaf = putting.await.map_err(|panicked| StoreError::Io {
             action: "write a leaf",
             source: io::Error::other(panicked),
         })??;
-        self.append(0, leaf);
+        self.chunk.append(leaf, &self.to).await?;
+        if ends_chunk { self.end_chunk().await } else { Ok(()) }
+    }
+
+    /// Ends the current chunk, if it has begun.
+    async fn end_chunk(&mut self) -> Result<(), StoreError> {
+        let Some(chunk) = self.chunk.finish(&self.to).await? else { return Ok(()) };
+        self.chunks.push(Chunk { len: chunk.len, name: chunk.cid });
+        self.file.append(chunk, &self.to).await
+    }
+}
+
+/// The nodes of a balanced tree that have no parent yet: leaves, their parents, and so on.
+#[derive(Default)]
+struct Levels(Vec<Vec<Child>>);
+
+impl Levels {
+    /// Takes the next leaf.
+    async fn append(&mut self, leaf: Child, to: &Destination) -> Result<(), StoreError> {
+        self.push(0, leaf);
         let mut level = 0;
-        while self.levels[level].len() == WIDTH {
-            self.close(level).await?;
+        while self.0[level].len() == WIDTH {
+            self.close(level, to).await?;
             level += 1;
         }
         Ok(())
     }
 
+    /// Ends the tree, and begins another: its root, if it has a leaf.
+    async fn finish(&mut self, to: &Destination) -> Result<Option<Child>, StoreError> {
+        // What is left at each level becomes a node of the next, up to the single one at the top.
+        let mut level = 0;
+        while level + 1 < self.0.len() || self.0.get(level).is_some_and(|top| top.len() > 1) {
+            self.close(level, to).await?;
+            level += 1;
+        }
+        let top = std::mem::take(&mut self.0).pop();
+        Ok(top.and_then(|mut top| top.pop()))
+    }
+
     /// Makes a node of what is at `level`, if anything is, and appends it to the next.
-    async fn close(&mut self, level: usize) -> Result<(), StoreError> {
-        let children = std::mem::take(&mut self.levels[level]);
+    async fn close(&mut self, level: usize, to: &Destination) -> Result<(), StoreError> {
+        let children = std::mem::take(&mut self.0[level]);
         if children.is_empty() {
             return Ok(());
         }
@@ -145,26 +232,33 @@ impl FileBuilder {
         let links = children.into_iter().map(link).collect();
         let block =
             Block::dag_pb(Node { links, data: Entry::inner(lens).encode() }.encode().into());
-        self.add.put(&block).await?;
+        put(to, &block).await?;
         dag_size += block.len();
-        self.append(level + 1, Child { cid: block.cid(), len, dag_size });
+        self.push(level + 1, Child { cid: block.cid(), len, dag_size });
         Ok(())
     }
 
-    fn append(&mut self, level: usize, child: Child) {
-        if level == self.levels.len() {
-            self.levels.push(Vec::new());
+    fn push(&mut self, level: usize, child: Child) {
+        if level == self.0.len() {
+            self.0.push(Vec::new());
         }
-        self.levels[level].push(child);
+        self.0[level].push(child);
     }
 }
 
-async fn put(add: Add, leaf: Bytes) -> Result<Child, StoreError> {
+async fn put_leaf(to: Destination, leaf: Bytes) -> Result<Child, StoreError> {
     let hashed = tokio::task::spawn_blocking(move || Block::raw(leaf)).await;
     let block = hashed.map_err(|panicked| StoreError::Io {
         action: "hash a leaf",
         source: io::Error::other(panicked),
     })?;
-    add.put(&block).await?;
+    put(&to, &block).await?;
     Ok(Child { cid: block.cid(), len: block.len(), dag_size: block.len() })
+}
+
+async fn put(to: &Destination, block: &Block) -> Result<(), StoreError> {
+    match to {
+        Some(add) => add.put(block).await,
+        None => Ok(()),
+    }
 }

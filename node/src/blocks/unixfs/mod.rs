@@ -1,9 +1,11 @@
 //! UnixFS version 1: files and directories as trees of blocks.
 //!
-//! What is built here has the same CIDs as `ipfs add --cid-version=1 --raw-leaves
+//! What is built here in the plain layout has the same CIDs as `ipfs add --cid-version=1 --raw-leaves
 //! --chunker=size-1048576`: raw leaves of 1 MiB, a balanced tree with 174 links a node, one
-//! raw block for a file that fits it, plain directories sorted by name. What is read may be of any
-//! make: other chunkers and widths, leaves with a protobuf header, CIDv0, sharded directories.
+//! raw block for a file that fits it, plain directories sorted by name. So are a job's outputs. What
+//! users add is cut by its content into chunks of about 4 MiB first: each chunk is such a tree, and
+//! the file a balanced tree over them. What is read may be of any make: other chunkers and widths,
+//! leaves with a protobuf header, CIDv0, sharded directories.
 //!
 //! It owns the two wire formats (`dagpb`) and the shape of the trees. It gets blocks from a
 //! [`Source`] and puts them through an [`super::store::Add`], and knows nothing of peers or disks.
@@ -21,6 +23,7 @@ use ipdc_jobs::ids::{CODEC_DAG_PB, CODEC_RAW, Cid, FileRef};
 
 pub use self::blocking::{BlockingReader, BlockingTree, BlockingWriter, Caller};
 pub use self::builder::FileBuilder;
+pub(in crate::blocks) use self::dagpb::Link;
 pub use self::dagpb::Malformed;
 use self::dagpb::{Entry, Kind, Node};
 pub use self::dir::{DirEntry, build_dir, files, ls, resolve};

@@ -11,6 +11,8 @@ use super::*;
 use crate::blocks::block::CHUNK;
 use crate::blocks::store::tests::{World, world};
 use crate::blocks::store::{Add, Tier};
+use crate::blocks::tables::Tables;
+use crate::state::Db;
 
 /// The bytes that the reference CIDs below were made of.
 fn pattern(len: usize) -> Vec<u8> {
@@ -266,6 +268,7 @@ async fn a_blocking_thread_writes_and_reads_and_stops() {
     let stop = CancellationToken::new();
     let caller = Caller::new(tokio::runtime::Handle::current(), stop.clone());
     let (store, adding) = (world.store.clone(), scratch(&world));
+    let tables = Tables::new(Db::in_memory().unwrap());
     let work = move || {
         let bytes = pattern(2 * CHUNK + 9);
         let writer = BlockingWriter::new(FileBuilder::new(adding), caller.clone());
@@ -275,7 +278,7 @@ async fn a_blocking_thread_writes_and_reads_and_stops() {
         }
         let file = writer.finish().unwrap();
 
-        let tree = BlockingTree::new(store.clone(), file.cid, caller.clone());
+        let tree = BlockingTree::new(store.clone(), file.cid, tables, caller.clone());
         assert_eq!(tree.files().unwrap(), [(String::new(), file)]);
         let mut reader = tree.open(&file).unwrap();
         let mut at = 0;

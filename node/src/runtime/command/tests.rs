@@ -12,6 +12,7 @@ fn command(text: &str, body: &str) -> String {
             (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
             (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
             (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
@@ -67,44 +68,29 @@ fn lines_are_records_however_they_are_written() {
 }
 
 #[test]
-fn a_command_runs_once_for_all_the_pieces_of_its_input() {
-    struct Three(u8);
-    impl Pieces for Three {
-        fn next(&mut self) -> Result<Option<&[u8]>, TaskError> {
-            self.0 += 1;
-            Ok(match self.0 {
-                1 => Some(b"one\tf"),
-                2 => Some(b""),
-                3 => Some(b"irst\n"),
-                _ => None,
-            })
-        }
-    }
+fn each_call_is_a_fresh_run() {
     let bench = Bench::new();
     let mut guest = bench.guest(&cat(4)).unwrap();
     assert_eq!(guest.form(), Form::Command);
-    // A run is fresh: the second is as the first.
     for _ in 0..2 {
         let mut records = Vec::new();
         let mut sink = |frame: &[u8]| {
             records.extend_from_slice(frame);
             Ok(())
         };
-        guest.feed("map", &mut Three(0), &mut sink).unwrap();
+        guest.call("map", b"one\tfirst", &mut sink).unwrap();
         assert_eq!(records, packed(&[("one", "first")]));
     }
 }
 
 #[test]
-fn input_that_cannot_be_had_ends_the_command_with_its_own_error() {
-    struct Broken;
-    impl Pieces for Broken {
-        fn next(&mut self) -> Result<Option<&[u8]>, TaskError> {
-            Err(TaskError::Stopped)
-        }
-    }
-    let ended = Bench::new().guest(&cat(4)).unwrap().feed("map", &mut Broken, &mut |_| Ok(()));
-    assert!(matches!(ended, Err(TaskError::Stopped)), "{ended:?}");
+fn params_and_the_inputs_name_are_in_the_environment() {
+    let body = "(drop (call $environ (i32.const 4000) (i32.const 4096)))
+        (call $put (i32.const 1) (i32.load (i32.const 4000)) (i32.const 19))
+        (call $put (i32.const 1) (i32.const 256) (i32.const 1))
+        (call $put (i32.const 1) (i32.load (i32.const 4004)) (i32.const 15))";
+    let records = Bench::new().map(&command("\\n", body), b"").unwrap();
+    assert_eq!(records, packed(&[("IPDC_PARAMS={\"n\":1}", ""), ("IPDC_INPUT=left", "")]));
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! What names a task's output before it is made.
+//!
+//! A [`MemoKey`] is the hash of all that determines an output: the sandbox's version, the kind and
+//! its version, the limits, and what the kind says of configuration, body and inputs
+//! ([`Kind::memo_input`]). A worker that made the output once finds it again by that name. The key
+//! says nothing of the job, the node or the time, and nothing is decided by it but whether to run.
+
+use std::fmt;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::kind::Kind;
+use crate::manifest::Limits;
+use crate::message::{Input, Payload};
+
+/// The version of what the sandbox gives a guest. A change that can show in an output raises it.
+pub const ABI: u32 = 1;
+
+/// Names a task's output.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemoKey([u8; 32]);
+
+impl MemoKey {
+    /// The key of the task with this body and these inputs; none when its kind remembers nothing.
+    #[must_use]
+    pub fn of(
+        kind: &dyn Kind,
+        config: &Value,
+        limits: &Limits,
+        body: &[u8],
+        inputs: &[Input],
+    ) -> Option<Self> {
+        let input = kind.memo_input(config, body, inputs)?;
+        let mut hash = Sha256::new();
+        hash.update(b"ipdc/memo/1\n");
+        hash.update(ABI.to_be_bytes());
+        hash.update((kind.name().len() as u64).to_be_bytes());
+        hash.update(kind.name());
+        for limit in [limits.memory, limits.time_ms, limits.output] {
+            hash.update(limit.to_be_bytes());
+        }
+        hash.update(input);
+        Some(MemoKey(hash.finalize().into()))
+    }
+
+    /// The 32 bytes, for storage.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for MemoKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Names what a task gets from those it needs: the bytes, not who made or holds them.
+#[must_use]
+pub fn digest_of_inputs(inputs: &[Input]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for input in inputs {
+        match &input.payload {
+            Payload::Inline(bytes) => {
+                hash.update([0]);
+                hash.update((bytes.len() as u64).to_be_bytes());
+                hash.update(bytes);
+            }
+            Payload::File(file) => {
+                let cid = file.cid.to_bytes();
+                hash.update([1]);
+                hash.update((cid.len() as u64).to_be_bytes());
+                hash.update(cid);
+            }
+        }
+    }
+    hash.finalize().into()
+}

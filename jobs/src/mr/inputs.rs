@@ -1,0 +1,126 @@
+//! A job's inputs: one, or several by name. Several are the entries of one directory, in the order
+//! of their names; each map task works on records of one of them, and its guest can ask of which.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::{RecordKind, Table};
+use crate::ids::FileRef;
+use crate::kind::{PlanError, ReadAt, Tree};
+
+use super::config::Config;
+use super::split::{self, Split};
+
+/// The most inputs of a job: a join of more tables than a person can keep apart.
+pub const INPUTS_LIMIT: usize = 64;
+
+/// What a map task works on: splits that follow each other, of one input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Group {
+    /// The records.
+    pub(super) splits: Vec<Split>,
+    /// Index into [`Config::inputs`]; 0 when there is but one.
+    #[serde(default)]
+    pub(super) input: u32,
+}
+
+impl Group {
+    /// The name of its input; empty when there is but one.
+    pub(super) fn input_of<'a>(&self, config: &'a Config) -> &'a str {
+        config.inputs.get(self.input as usize).map_or("", String::as_str)
+    }
+
+    /// Bytes of its splits.
+    pub(super) fn len(&self) -> u64 {
+        self.splits.iter().map(|split| split.len).sum()
+    }
+}
+
+/// The splits of every input, dealt to tasks, in the order of (input, file, offset).
+pub(super) fn groups(config: &Config, tree: &dyn Tree) -> Result<Vec<Group>, PlanError> {
+    let group = |input: u32, splits: &[Split]| Group { splits: splits.to_vec(), input };
+    if config.inputs.is_empty() {
+        let splits = split::of_input(config, tree)?;
+        return Ok(split::grouped(&splits)?.into_iter().map(|splits| group(0, splits)).collect());
+    }
+    let mut groups = Vec::new();
+    for (input, name) in (0..).zip(&config.inputs) {
+        let splits = split::of_input(config, &Entry { tree, name })?;
+        groups.extend(split::grouped(&splits)?.into_iter().map(|splits| group(input, splits)));
+    }
+    Ok(groups)
+}
+
+/// One entry of a directory: a file, or all that is below it.
+struct Entry<'a> {
+    tree: &'a dyn Tree,
+    name: &'a str,
+}
+
+impl Tree for Entry<'_> {
+    fn files(&self) -> io::Result<Vec<(String, FileRef)>> {
+        let mut files = self.tree.files()?;
+        files.retain(|(path, _)| {
+            path.strip_prefix(self.name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        Ok(files)
+    }
+
+    fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>> {
+        self.tree.open(file)
+    }
+
+    fn chunks(&self, file: &FileRef, records: RecordKind) -> io::Result<Table> {
+        self.tree.chunks(file, records)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::fake::World;
+    use super::super::{Order, Partition};
+    use super::*;
+
+    fn config(world: &World, inputs: &[&str]) -> Config {
+        Config {
+            map: world.put(b"map"),
+            combine: None,
+            reduce: None,
+            partitions: 0,
+            partition: Partition::Hash,
+            order: Order::default(),
+            top: None,
+            inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            params: serde_json::Map::new(),
+            files: std::collections::BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn each_input_has_its_own_files_and_they_come_in_the_order_of_the_names() {
+        let world = World::new();
+        // As paths, `a.b` is before `a/`; as names, `a` is before `a.b`.
+        let names = ["a.b/x", "a/y", "a/z", "ab"];
+        let files: Vec<_> =
+            names.map(|name| (name.to_owned(), world.put(format!("{name}\n").as_bytes()))).into();
+        let tree = world.tree(files.clone());
+        let config = config(&world, &["a", "a.b", "c"]);
+        let pieces = pieces(&config, &tree).unwrap();
+        let found: Vec<_> =
+            pieces.iter().map(|piece| (piece.input_of(&config), piece.split.file)).collect();
+        assert_eq!(found, [("a", files[1].1), ("a", files[2].1), ("a.b", files[0].1)]);
+    }
+
+    #[test]
+    fn one_input_has_all_files_and_no_name() {
+        let world = World::new();
+        let config = config(&world, &[]);
+        let tree = world.tree(vec![(String::new(), world.put(b"x\n"))]);
+        let pieces = pieces(&config, &tree).unwrap();
+        assert_eq!(pieces.iter().map(|piece| piece.input_of(&config)).collect::<Vec<_>>(), [""]);
+    }
+}

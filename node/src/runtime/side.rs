@@ -1,0 +1,78 @@
+//! What a guest may read beside its input: the job's params, its side files, and which of several
+//! inputs its records come from.
+//!
+//! Side files are read in ranges, as they are asked for: no more of one is held here than the block
+//! that was read last.
+
+use std::collections::BTreeMap;
+
+use ipdc_jobs::ids::FileRef;
+use ipdc_jobs::kind::{Given, ReadAt, TaskError};
+
+use super::Listener;
+
+/// Side files that are open at once. A guest that reads more of them by turns waits for each to be
+/// opened again, which is a look into the store.
+const OPEN_LIMIT: usize = 16;
+
+/// A guest's view of what it was given.
+pub(super) struct Side {
+    given: Given,
+    open: BTreeMap<Vec<u8>, Box<dyn ReadAt>>,
+}
+
+impl Side {
+    pub(super) fn new(given: Given) -> Self {
+        Side { given, open: BTreeMap::new() }
+    }
+
+    /// The params, as one JSON object.
+    pub(super) fn params(&self) -> &[u8] {
+        &self.given.params
+    }
+
+    /// The name of the input that the records come from.
+    pub(super) fn input(&self) -> &[u8] {
+        self.given.input.as_bytes()
+    }
+
+    /// The length of the side file `name`, in bytes; none when there is none.
+    pub(super) fn len(&self, name: &[u8]) -> Option<u64> {
+        self.file(name).map(|file| file.len)
+    }
+
+    /// Fills `room` from `offset` of the side file `name`; less only where the file ends. None when
+    /// there is no such file.
+    pub(super) fn read(
+        &mut self,
+        name: &[u8],
+        offset: u64,
+        room: &mut [u8],
+        listener: &mut dyn Listener,
+    ) -> Result<Option<usize>, TaskError> {
+        let Some(file) = self.file(name) else { return Ok(None) };
+        if !self.open.contains_key(name) {
+            if self.open.len() == OPEN_LIMIT {
+                self.open.pop_first();
+            }
+            self.open.insert(name.to_vec(), listener.open(&file)?);
+        }
+        let reader = self.open.get_mut(name).expect("it was opened above");
+        let mut filled = 0;
+        while filled < room.len() && offset.saturating_add(filled as u64) < file.len {
+            let read = reader
+                .read_at(offset + filled as u64, room.len() - filled)
+                .map_err(|error| TaskError::of_read(&file, error))?;
+            if read.is_empty() {
+                break;
+            }
+            room[filled..][..read.len()].copy_from_slice(&read);
+            filled += read.len();
+        }
+        Ok(Some(filled))
+    }
+
+    fn file(&self, name: &[u8]) -> Option<FileRef> {
+        self.given.files.get(std::str::from_utf8(name).ok()?).copied()
+    }
+}
