@@ -81,23 +81,12 @@ impl Tree for Entry<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::fake::World;
-    use super::super::{Order, Partition};
+    use super::super::fake::{self, World};
     use super::*;
 
     fn config(world: &World, inputs: &[&str]) -> Config {
-        Config {
-            map: world.put(b"map"),
-            combine: None,
-            reduce: None,
-            partitions: 0,
-            partition: Partition::Hash,
-            order: Order::default(),
-            top: None,
-            inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            params: serde_json::Map::new(),
-            files: std::collections::BTreeMap::new(),
-        }
+        let inputs = inputs.iter().map(|name| (*name).to_owned()).collect();
+        Config { inputs, ..fake::config(world) }
     }
 
     #[test]
@@ -109,9 +98,9 @@ mod tests {
             names.map(|name| (name.to_owned(), world.put(format!("{name}\n").as_bytes()))).into();
         let tree = world.tree(files.clone());
         let config = config(&world, &["a", "a.b", "c"]);
-        let pieces = pieces(&config, &tree).unwrap();
+        let groups = groups(&config, &tree).unwrap();
         let found: Vec<_> =
-            pieces.iter().map(|piece| (piece.input_of(&config), piece.split.file)).collect();
+            groups.iter().map(|group| (group.input_of(&config), group.splits[0].file)).collect();
         assert_eq!(found, [("a", files[1].1), ("a", files[2].1), ("a.b", files[0].1)]);
     }
 
@@ -120,7 +109,7 @@ mod tests {
         let world = World::new();
         let config = config(&world, &[]);
         let tree = world.tree(vec![(String::new(), world.put(b"x\n"))]);
-        let pieces = pieces(&config, &tree).unwrap();
-        assert_eq!(pieces.iter().map(|piece| piece.input_of(&config)).collect::<Vec<_>>(), [""]);
+        let groups = groups(&config, &tree).unwrap();
+        assert_eq!(groups.iter().map(|group| group.input_of(&config)).collect::<Vec<_>>(), [""]);
     }
 }
