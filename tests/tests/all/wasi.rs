@@ -70,3 +70,16 @@ fn a_command_with_functions_that_wasi_has_not_is_refused_by_their_names() {
     let (_, ran, _) = run(&JobDir::new(TOML).file("map.wat", wat));
     let _ = ran.refused(&["job.toml:2", "proc_spawn"]);
 }
+
+#[test]
+fn a_record_that_a_command_gives_up_on_can_be_left_out() {
+    let mut node = Node::first();
+    node.start();
+    let input = node.folder().join("lines");
+    std::fs::write(&input, "good\t1\nbad!\t1\nfine\t1\n").unwrap();
+    let toml = format!("{TOML}max_bad_records = 1\n");
+    let job = JobDir::new(&toml).file("map.wat", guest("picky.wat"));
+    let id = node.submit(job.path(), input.to_str().unwrap());
+    let _ = node.job_done(&id);
+    assert_eq!(parts(&node.save_result(&id)), [b"fine\t1\ngood\t1\n"]);
+}
