@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use ipdc_jobs::engine::JobError;
 use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
+use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::message::{Input, Payload};
 use rust_ipfs::Multiaddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -444,6 +446,12 @@ pub struct JobView {
     pub bytes_done: u64,
     /// Input bytes in all.
     pub bytes_total: u64,
+    /// Bytes of tasks' input a second, all stages together, over the last seconds.
+    #[serde(default)]
+    pub bytes_per_s: u64,
+    /// Seconds until its tasks are done, at that speed; none when it is not known.
+    #[serde(default)]
+    pub seconds_left: Option<f64>,
     /// How many nodes have worked for it at once.
     pub workers: u32,
     /// How many workers were asked for.
@@ -473,6 +481,12 @@ pub struct StageView {
     pub done: u64,
     /// Tasks with an attempt under way.
     pub running: u64,
+    /// Bytes of its tasks' input done.
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// Bytes of its tasks' input in all.
+    #[serde(default)]
+    pub bytes_total: u64,
 }
 
 /// Answer to `GET /jobs/{id}/logs`.
@@ -510,6 +524,27 @@ pub struct AttemptFailure {
     pub code: String,
     /// What happened.
     pub message: String,
+}
+
+/// Answer to `GET /jobs/{id}/tasks/{task}`: what an attempt at the task is given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskWork {
+    /// The job.
+    pub job: JobId,
+    /// The task.
+    pub task: TaskId,
+    /// Its stage: `map`, `reduce`.
+    pub stage: String,
+    /// The kind's name.
+    pub kind: String,
+    /// What the kind froze of `job.toml`.
+    pub config: Value,
+    /// The limits of an attempt.
+    pub limits: Limits,
+    /// What the kind wrote about the task.
+    pub body: Payload,
+    /// The outputs it needs, in task order.
+    pub inputs: Vec<Input>,
 }
 
 /// Names something in the swarm: `CID`, `CID/dir/file`, either also after `/ipfs/`.

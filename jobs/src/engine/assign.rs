@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// The peer whose memo should have this task's output.
-    fn warm(&self, task: TaskId) -> Option<PeerId> {
+    pub(super) fn warm(&self, task: TaskId) -> Option<PeerId> {
         let peer = *self.plan.warm.get(&task)?;
         let is_trusted = self.peers.get(&peer).is_some_and(|known| !known.forgot);
         is_trusted.then_some(peer)

@@ -27,20 +27,19 @@ impl Engine {
                 done: stage.done,
                 running: 0,
                 total: stage.total,
+                bytes_done: 0,
+                bytes_total: 0,
             })
             .collect();
-        let (mut bytes_done, mut bytes_total, mut memoized) = (0_u64, 0_u64, 0);
+        let mut memoized = 0;
         for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
-            // What later tasks read was made from the same input: it counts once.
-            let reads_input = spec.needs.is_empty() || spec.affinity.is_some();
-            bytes_total = bytes_total.saturating_add(if reads_input { spec.weight } else { 0 });
+            let stage = &mut stages[usize::from(spec.stage)];
             let is_running = task.live().any(|(_, _, live)| live.running_since.is_some());
-            stages[usize::from(spec.stage)].running +=
-                u32::from(is_running && task.commit.is_none());
+            stage.running += u32::from(is_running && task.commit.is_none());
             let furthest = task.live().map(|(_, _, live)| live.done).max().unwrap_or(0);
-            let done = if task.commit.is_some() { spec.weight } else { furthest };
-            let done = if reads_input { done.min(spec.weight) } else { 0 };
-            bytes_done = bytes_done.saturating_add(done);
+            let done = if task.commit.is_some() { spec.weight } else { furthest.min(spec.weight) };
+            stage.bytes_done = stage.bytes_done.saturating_add(done);
+            stage.bytes_total = stage.bytes_total.saturating_add(spec.weight);
             memoized += u32::from(task.commit.as_ref().is_some_and(|commit| commit.memoized));
         }
         let workers = self.peers.values().filter(|peer| !peer.held.is_empty()).count() as u32;
@@ -49,6 +48,10 @@ impl Engine {
         let counters = self.counted();
         // A kind may have stages that this job does without.
         stages.retain(|stage| stage.total > 0);
+        // What later stages read was made from the same input: it counts once.
+        let input = stages.iter().find(|stage| stage.bytes_total > 0);
+        let (bytes_done, bytes_total) =
+            input.map_or((0, 0), |stage| (stage.bytes_done, stage.bytes_total));
         Progress { phase, stages, bytes_done, bytes_total, workers, memoized, counters, why }
     }
 

@@ -326,6 +326,10 @@ pub struct StageProgress {
     pub running: u32,
     /// Tasks in all.
     pub total: u32,
+    /// Bytes of its tasks' input done; a guess while attempts run.
+    pub bytes_done: u64,
+    /// Bytes of its tasks' input in all: their weights.
+    pub bytes_total: u64,
 }
 
 /// Who ran what, when and how long: what does not determine the result.

@@ -56,6 +56,8 @@ fn add_group(hash: &mut Sha256, group: &Group) {
     hash.update(group.input.to_be_bytes());
     for split in &group.splits {
         hash.update(split.name.to_bytes());
+        let codec = split.packed.as_ref().map(|packed| packed.codec);
+        hash.update([codec.map_or(0, |codec| codec as u8 + 1)]);
     }
 }
 
@@ -74,4 +76,81 @@ pub(super) fn files(body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting
         Run::Empty | Run::Inline(_) => None,
     });
     Some(files.collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ids::{CODEC_RAW, PeerId, TaskId, cid_of};
+    use crate::manifest::Limits;
+    use crate::memo::MemoKey;
+    use crate::mr::MapReduce;
+
+    fn config() -> Value {
+        json!({"map": "m", "combine": null, "reduce": "sum", "partitions": 2, "params": {"n": 1}})
+    }
+
+    fn map(offset: u64) -> Vec<u8> {
+        let cid = cid_of(CODEC_RAW, b"input");
+        let file = serde_json::to_value(FileRef { cid, len: 100 }).unwrap();
+        let name = cid_of(CODEC_RAW, &offset.to_be_bytes()).to_string();
+        let split = json!({"file": file, "offset": offset, "len": 10, "name": name});
+        json!({"map": {"splits": [split]}}).to_string().into_bytes()
+    }
+
+    fn key(config: &Value, body: &[u8], inputs: &[Input]) -> MemoKey {
+        MemoKey::of(&MapReduce, config, &Limits::default(), body, inputs).unwrap()
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut config = config();
+        config[name] = value;
+        config
+    }
+
+    #[test]
+    fn a_map_task_is_named_by_all_but_the_reducer() {
+        let same = key(&config(), &map(0), &[]);
+        assert_eq!(key(&with("reduce", json!("max")), &map(0), &[]), same);
+        let others = [
+            with("map", json!("other")),
+            with("combine", json!("sum")),
+            with("partitions", json!(3)),
+            with("params", json!({"n": 2})),
+            with("a key of tomorrow", json!(1)),
+        ];
+        for other in &others {
+            assert_ne!(key(other, &map(0), &[]), same, "{other}");
+        }
+        assert_ne!(key(&config(), &map(10), &[]), same);
+        let limits = Limits { memory: 1, ..Limits::default() };
+        assert_ne!(MemoKey::of(&MapReduce, &config(), &limits, &map(0), &[]), Some(same));
+    }
+
+    #[test]
+    fn a_reduce_task_is_named_by_what_it_reads_whoever_made_it() {
+        let input = |text: &'static str, task| Input {
+            task: TaskId(task),
+            payload: Payload::Inline(Bytes::from_static(text.as_bytes())),
+            holders: vec![PeerId::random()],
+        };
+        let body = br#"{"reduce":1}"#;
+        let same = key(&config(), body, &[input("a", 0), input("b", 1)]);
+        assert_eq!(key(&config(), body, &[input("a", 5), input("b", 6)]), same);
+        let other_map = with("map", json!("other"));
+        assert_eq!(key(&other_map, body, &[input("a", 0), input("b", 1)]), same);
+        assert_ne!(key(&config(), body, &[input("b", 0), input("a", 1)]), same);
+        assert_ne!(key(&config(), body, &[input("ab", 0), input("", 1)]), same);
+        assert_ne!(key(&config(), br#"{"reduce":0}"#, &[input("a", 0), input("b", 1)]), same);
+    }
+
+    #[test]
+    fn what_the_kind_did_not_write_has_no_name() {
+        assert_eq!(input(&config(), b"nonsense", &[]), None);
+        assert_eq!(files(b"nonsense", &Bytes::new()), None);
+        assert_eq!(files(&map(0), &Bytes::from_static(b"nonsense")), None);
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use ipdc_jobs::ids::{Cid, JobId, PeerId};
+use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
 use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
@@ -25,7 +25,7 @@ use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
     JobLogs, JobQuery, JobView, Listing, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo, Status,
-    Stop, Submission, Usage, WAIT_LIMIT_S,
+    Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -374,6 +374,14 @@ impl Client {
     /// As [`Client::status`].
     pub async fn logs(&self, prefix: &str) -> Result<JobLogs, ClientError> {
         self.get(&["jobs", prefix, "logs"]).await
+    }
+
+    /// What an attempt at a task is given.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn task(&self, prefix: &str, task: TaskId) -> Result<TaskWork, ClientError> {
+        self.get(&["jobs", prefix, "tasks", &task.to_string()]).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &[impl AsRef<str>]) -> Result<T, ClientError> {

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use futures::StreamExt;
-use ipdc_jobs::ids::Cid;
+use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
 
 use super::{ApiError, Failure};
@@ -24,7 +24,7 @@ use crate::state::pins::{self as table, Reason};
 use crate::view::{
     Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
     JobLogs, JobQuery, JobView, Listing, NewDir, NewDirEntry, NodeKind, Peer, Pin, Revocation,
-    Status, Stop, Submission, Usage, WAIT_LIMIT_S,
+    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -51,7 +51,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs", get(jobs).post(submit))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
-        .route("/jobs/{id}/logs", get(logs));
+        .route("/jobs/{id}/logs", get(logs))
+        .route("/jobs/{id}/tasks/{task}", get(task));
     Router::new().nest(crate::view::PREFIX, v1).fallback(nothing).with_state(node)
 }
 
@@ -242,6 +243,11 @@ async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> 
 async fn logs(State(node): Shared, Path(id): Path<String>) -> Answer<JobLogs> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.logs(job).await?))
+}
+
+async fn task(State(node): Shared, Path((id, task)): Path<(String, u32)>) -> Answer<TaskWork> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(node.controller.task(job, TaskId(task)).await?))
 }
 
 /// What a path names, and what fetches it.

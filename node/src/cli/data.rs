@@ -282,6 +282,7 @@ impl Answer for Usage {
         rows.add_row(["blocks".to_owned(), size(self.durable)]);
         rows.add_row(["of them pinned".to_owned(), size(self.pinned)]);
         rows.add_row(["running jobs".to_owned(), size(self.scratch)]);
+        rows.add_row(["remembered outputs".to_owned(), size(self.memo)]);
         rows.add_row(["caches".to_owned(), size(self.cache)]);
         rows.add_row(["free on the disk".to_owned(), size(self.free)]);
         put_table(to, &rows)

@@ -146,6 +146,15 @@ pub(super) enum CliError {
     )]
     NoResult { job: JobId, state: JobState },
 
+    #[error("the task's input cannot be had: {message}")]
+    #[diagnostic(
+        code("IPDC-1629"),
+        help(
+            "nobody connected has it any more: run the job again, then debug the task in that one"
+        )
+    )]
+    TaskInput { message: String },
+
     #[error("the node stopped while it started")]
     #[diagnostic(code("IPDC-1618"), help("the last lines of {} are below; `ipdc start` shows all of them", log.display()))]
     StartFailed {
@@ -280,6 +289,7 @@ impl CliError {
                 | JoinError::Unknown { .. }
                 | JoinError::Refused { .. },
             ) => Exit::Refused,
+            CliError::TaskInput { .. } => Exit::NotFound,
             CliError::Interrupted => Exit::Interrupted,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)

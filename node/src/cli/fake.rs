@@ -83,6 +83,8 @@ impl FakeNode {
             stages: Vec::new(),
             bytes_done: 0,
             bytes_total: 0,
+            bytes_per_s: 0,
+            seconds_left: None,
             workers: 1,
             workers_asked: None,
             waiting: None,

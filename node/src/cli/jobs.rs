@@ -1,4 +1,4 @@
-//! Jobs that were submitted: `jobs`, `job show`, `job logs`, `job cancel`, `job result`.
+//! Jobs that were submitted: `jobs`, `job show`, `job logs`, `job debug`, `job cancel`, `job result`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -10,9 +10,10 @@ use ipdc_jobs::ids::{Cid, JobId};
 use serde::Serialize;
 
 use super::Session;
+use super::debug::Debug;
 use super::error::CliError;
 use super::output::{Answer, put_table, size, span, table};
-use super::progress::{Progress, stages};
+use super::progress::{Progress, speed, stages};
 use super::run::end_of;
 use super::transfer;
 use crate::view::{JobLogs, JobState, JobView};
@@ -60,6 +61,8 @@ pub(super) enum Job {
     Show(OneJob),
     /// Show what its code logged, and which attempts failed
     Logs(OneJob),
+    /// Run one of its tasks here, to see what its code does
+    Debug(Debug),
     /// End it without a result
     Cancel(OneJob),
     /// Show its result's CID, or fetch the result
@@ -77,6 +80,7 @@ impl Job {
                 let logs = session.client()?.logs(&id.0).await?;
                 session.output.put(&logs)
             }
+            Job::Debug(debug) => debug.run(session).await,
             Job::Cancel(OneJob { id }) => {
                 let view = session.client()?.cancel(&id.0).await?;
                 session.output.put(&view)
@@ -170,6 +174,7 @@ impl Answer for JobView {
             ("time", Some(time(self))),
             ("tasks", Some(format!("{} ({}{memoized})", self.tasks, stages(self)))),
             ("input", bytes),
+            ("speed", speed(self)),
             ("workers", Some(workers)),
             ("submitter", Some(self.submitter.to_string())),
             ("controller", Some(self.controller.to_string())),
@@ -229,7 +234,7 @@ fn time(view: &JobView) -> String {
 
 /// A job's ID, or the beginning of one. Which job it means is the node's to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct JobPrefix(String);
+pub(super) struct JobPrefix(pub(super) String);
 
 /// A text that no job ID begins with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -237,7 +242,7 @@ struct JobPrefix(String);
     "no job ID begins so: they have 1 to {} characters of a-z and 2-7; see `ipdc jobs`",
     JobId::TEXT_LEN
 )]
-struct BadPrefix;
+pub(super) struct BadPrefix;
 
 impl FromStr for JobPrefix {
     type Err = BadPrefix;

@@ -5,6 +5,7 @@
 //! can go wrong and which exit code says so. Nothing here knows a job kind by name.
 
 mod data;
+mod debug;
 mod error;
 #[cfg(test)]
 mod fake;

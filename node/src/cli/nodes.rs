@@ -218,7 +218,8 @@ impl Answer for view::Status {
             let view::WorkingFor { job, submitter, attempts } = work;
             line("works for", format!("job {job} of {submitter}: {attempts} attempts"))?;
         }
-        let held = self.disk.durable + self.disk.scratch + self.disk.cache;
+        let disk = &self.disk;
+        let held = disk.durable + disk.scratch + disk.memo + disk.cache;
         line("disk", format!("{} used, {} free", size(held), size(self.disk.free)))
     }
 

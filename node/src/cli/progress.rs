@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::output::Output;
+use super::output::{Output, size, span};
 use crate::api::client::Meter;
 use crate::view::{JobState, JobView};
 
@@ -87,12 +87,15 @@ impl Progress {
         }
         self.use_template(JOB);
         self.bar.set_message(stages(view));
-        self.bar.set_prefix(format!(
-            "{}/s, {} at work",
-            indicatif::BinaryBytes(speed(view)),
-            view.workers
-        ));
+        let workers = format!("{} at work", view.workers);
+        let prefix: Vec<_> = speed(view).into_iter().chain([workers]).collect();
+        self.bar.set_prefix(prefix.join(", "));
         self.bar.set_position(view.bytes_done);
+    }
+
+    /// Runs `print`, which writes whole lines to stderr, with the bar out of its way.
+    pub(super) fn above(&self, print: impl FnOnce()) {
+        self.bar.suspend(print);
     }
 
     fn use_template(&self, template: &'static str) {
@@ -109,9 +112,12 @@ impl Drop for Progress {
     }
 }
 
-/// Bytes a second of a job so far.
-fn speed(view: &JobView) -> u64 {
-    if view.seconds > 0.0 { (view.bytes_done as f64 / view.seconds) as u64 } else { 0 }
+/// `12.5 MiB/s, 3.20 s left`, as far as it is known.
+pub(super) fn speed(view: &JobView) -> Option<String> {
+    let speed = Some(view.bytes_per_s).filter(|speed| *speed > 0)?;
+    let left = view.seconds_left.and_then(|left| Duration::try_from_secs_f64(left).ok());
+    let left = left.map(|left| format!(", {} left", span(left))).unwrap_or_default();
+    Some(format!("{}/s{left}", size(speed)))
 }
 
 /// `map 3/25 · reduce 0/4`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipdc_jobs::engine::{
     Action, End, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
+    StageProgress,
 };
 use ipdc_jobs::ids::{JobId, PeerId, TaskId};
 use ipdc_jobs::manifest::Manifest;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::pace::Pace;
 use super::{Context, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
@@ -55,6 +57,7 @@ pub(super) struct Drive {
     names: Names,
     view: watch::Sender<JobView>,
     shown: Instant,
+    pace: Pace,
     /// Whether the engine went on since.
     stale: bool,
 }
@@ -87,6 +90,7 @@ impl Drive {
             names,
             view,
             shown: started,
+            pace: Pace::default(),
             stale: true,
         };
         let mut over = drive.carry_out(actions).await;
@@ -179,11 +183,19 @@ impl Drive {
         self.stale = false;
         self.shown = Instant::now();
         let progress = self.engine.progress();
-        let seconds = self.started.elapsed().as_secs_f64();
+        let elapsed = self.started.elapsed();
+        let sum = |bytes: fn(&StageProgress) -> u64| progress.stages.iter().map(bytes).sum::<u64>();
+        let (done, total) = (sum(|stage| stage.bytes_done), sum(|stage| stage.bytes_total));
+        self.pace.note(elapsed, done);
+        let is_over = matches!(progress.phase, Phase::Ended(_));
+        let speed = if is_over { 0 } else { self.pace.bytes_per_s() };
+        let left = self.pace.time_for(total.saturating_sub(done)).filter(|_| !is_over);
         self.view.send_modify(|view| {
             follow(view, progress);
             view.version += 1;
-            view.seconds = seconds;
+            view.seconds = elapsed.as_secs_f64();
+            view.bytes_per_s = speed;
+            view.seconds_left = left.map(|left| left.as_secs_f64());
         });
         // Nobody may be listening.
         let _ = self.context.changes.send(self.view.borrow().clone());
@@ -249,6 +261,8 @@ fn follow(view: &mut JobView, progress: Progress) {
         total: stage.total.into(),
         done: stage.done.into(),
         running: stage.running.into(),
+        bytes_done: stage.bytes_done,
+        bytes_total: stage.bytes_total,
     });
     view.stages = stages.collect();
     view.memoized = progress.memoized.into();

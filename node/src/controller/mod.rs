@@ -4,13 +4,17 @@
 //! |---|---|
 //! | [`submit`] | from a submission to an accepted job |
 //! | [`drive`] | one task per job: engine events in, actions out |
+//! | [`task`] | one task again, to run it at home |
+//! | [`pace`] | how fast a job gets on |
 //! | [`assemble`] | the result, the report, and what is too long for a message |
 //!
 //! What each job is about to do next is decided by [`ipdc_jobs::engine`], not here.
 
 mod assemble;
 mod drive;
+mod pace;
 mod submit;
+mod task;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -38,6 +42,7 @@ use crate::state::pins::Reason;
 use crate::state::{Db, StateError, memo};
 use crate::view::{JobLogs, JobState, JobView};
 pub use submit::SubmitError;
+pub use task::TaskWorkError;
 
 /// Views that a slow follower may lag behind before it misses some; it then reads the latest.
 pub const CHANGES_LIMIT: usize = 1_024;
@@ -489,6 +494,8 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         stages: vec![],
         bytes_done: 0,
         bytes_total: 0,
+        bytes_per_s: 0,
+        seconds_left: None,
         workers: 0,
         workers_asked: manifest.workers,
         waiting: None,

@@ -30,6 +30,10 @@ CREATE TABLE journal (
 /// their results stay as long as they are pinned.
 const ENDED_LIMIT: u32 = 4_096;
 
+/// Of how many ended jobs the journal is kept, so that their tasks can be run again with what they
+/// read of others: a day's debugging, and a few tens of megabytes when they are large.
+const JOURNALS_KEPT: u32 = 8;
+
 /// A job as stored.
 #[derive(Debug, Clone)]
 pub struct StoredJob {
@@ -127,7 +131,8 @@ pub async fn journal(db: &Db, job: JobId) -> Result<Vec<String>, StateError> {
     .await
 }
 
-/// Writes down that a job ended, with its final view and logs, and frees its journal.
+/// Writes down that a job ended, with its final view and logs, and frees the journal of one that
+/// ended before it.
 ///
 /// # Errors
 /// When the database fails.
@@ -137,12 +142,29 @@ pub async fn end(db: &Db, job: JobId, view: String, logs: String) -> Result<(), 
             "UPDATE jobs SET ended = ?2, logs = ?3 WHERE id = ?1",
             params![job.to_string(), view, logs],
         )?;
-        c.execute("DELETE FROM journal WHERE job = ?1", [job.to_string()])?;
+        c.execute(
+            "DELETE FROM journal WHERE job IN (SELECT id FROM jobs WHERE ended IS NOT NULL
+                 ORDER BY accepted DESC LIMIT -1 OFFSET ?1)",
+            [JOURNALS_KEPT],
+        )?;
         c.execute(
             "DELETE FROM jobs WHERE ended IS NOT NULL AND accepted <= (SELECT max(accepted) FROM jobs) - ?1",
             [ENDED_LIMIT],
         )?;
         Ok(())
+    })
+    .await
+}
+
+/// A job's signed manifest.
+///
+/// # Errors
+/// When the database fails.
+pub async fn manifest(db: &Db, job: JobId) -> Result<Option<Vec<u8>>, StateError> {
+    db.call(move |c| {
+        let found =
+            c.query_row("SELECT manifest FROM jobs WHERE id = ?1", [job.to_string()], |r| r.get(0));
+        found.optional()
     })
     .await
 }
@@ -213,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_journal_reads_back_in_order_and_goes_with_the_end() {
+    async fn a_journal_reads_back_in_order_and_goes_when_others_have_ended() {
         let db = Db::in_memory().unwrap();
         let id = job("a").id;
         accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap();
@@ -221,9 +243,15 @@ mod tests {
         append(&db, id, vec![(2, "again".into())]).await.unwrap();
         assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
         end(&db, id, "{}".into(), "[]".into()).await.unwrap();
+        for n in 0..JOURNALS_KEPT {
+            assert_eq!(journal(&db, id).await.unwrap().len(), 3, "{n} ended after it");
+            let (later, key) = (job(&format!("later {n}")), format!("k{n}"));
+            accept(&db, later.clone(), key, "r0".into()).await.unwrap();
+            end(&db, later.id, "{}".into(), "[]".into()).await.unwrap();
+        }
         assert!(journal(&db, id).await.unwrap().is_empty());
         assert_eq!(logs(&db, id).await.unwrap().as_deref(), Some("[]"));
         let all = all(&db).await.unwrap();
-        assert_eq!(all[0].ended.as_deref(), Some("{}"));
+        assert_eq!(all.last().unwrap().ended.as_deref(), Some("{}"));
     }
 }

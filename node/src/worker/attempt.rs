@@ -93,9 +93,9 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             format!("this node knows no job kind `{}`", manifest.kind),
         )
     })?;
-    let (at, on) = (Arc::clone(desk), body.clone());
+    let attempt = (Arc::clone(desk), body.clone());
     let ran = tokio::task::spawn_blocking(move || {
-        let (desk, body) = (at, on);
+        let (desk, body) = attempt;
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let host = AttemptHost { desk: &desk, manifest: &manifest };

@@ -119,19 +119,13 @@ async fn find(parts: &Parts, job: JobId, keys: Vec<Option<MemoKey>>) -> Vec<Opti
             return Vec::new();
         }
     };
-    let (mut found, mut broken) = (Vec::with_capacity(keys.len()), Vec::new());
-    for key in keys {
-        let row = key.and_then(|key| Some((key, rows.get(&key)?)));
-        let Some((key, text)) = row else {
-            found.push(None);
-            continue;
-        };
-        let remembered = claim(parts, job, text).await;
-        if remembered.is_none() {
-            broken.push(key);
-        }
-        found.push(remembered);
-    }
+    // All at once: their pins share one flush.
+    let claim = async |key: &Option<MemoKey>| claim(parts, job, rows.get(&(*key)?)?).await;
+    let found = join_all(keys.iter().map(claim)).await;
+    let is_broken = |(key, found): (Option<MemoKey>, &Option<Remembered>)| {
+        key.filter(|key| found.is_none() && rows.contains_key(key))
+    };
+    let broken: Vec<MemoKey> = keys.into_iter().zip(&found).filter_map(is_broken).collect();
     if !broken.is_empty()
         && let Err(error) = table::forget(&parts.memo, broken).await
     {

@@ -6,6 +6,7 @@
 mod admission;
 mod controller;
 mod data;
+mod debug;
 mod docs;
 mod end_condition;
 mod examples;

@@ -250,3 +250,50 @@ fn counters_count_once_for_a_task_however_often_it_is_reported() {
     assert_eq!(report.counters["lines"], 7);
     lab.finish_looking();
 }
+
+#[test]
+fn what_a_memo_knows_goes_to_it_more_at_a_time_until_it_must_run_something() {
+    let mut plan = job(40, 0, &[1, 1]);
+    let warm = plan.peers[1].0;
+    plan.warm = (0..40).map(|task| (TaskId(task), warm)).collect();
+    let mut lab = Lab::new(plan);
+    let mut held: Vec<(TaskId, Attempt)> = Vec::new();
+    for expected in [3, 6, 12] {
+        // The last answer of a round is the last to bring something new.
+        for (worker, assignment) in assigned_amid_the_rest(&mut lab) {
+            assert_eq!(worker, warm, "the other is idle, and takes nothing");
+            held.push((assignment.task, assignment.attempt));
+        }
+        assert_eq!(held.len(), expected);
+        for key in std::mem::take(&mut held) {
+            let outcome = Outcome::Done {
+                output: output(key.0),
+                memoized: true,
+                counters: Default::default(),
+            };
+            lab.report(warm, key, outcome);
+        }
+    }
+    let assigned = assigned_amid_the_rest(&mut lab);
+    assert_eq!(assigned.len(), 40 - 3 - 6 - 12, "all that is left");
+    let (worker, first) = &assigned[0];
+    lab.good(*worker, (first.task, first.attempt));
+    assert_eq!(lab.engine.warm(TaskId(39)), None, "its memo is not what it was");
+}
+
+/// The assignments among the actions; the records become durable.
+fn assigned_amid_the_rest(lab: &mut Lab) -> Vec<(PeerId, Assignment)> {
+    let mut assigned = Vec::new();
+    while let Some(action) = lab.said.pop_front() {
+        match action {
+            Action::Append { seq, .. } => lab.tell(Event::Appended { seq }),
+            Action::Send { to, message } => {
+                if let WorkerOrder::Assign { assignments, .. } = message.body {
+                    assigned.extend(assignments.into_iter().map(|assignment| (to, assignment)));
+                }
+            }
+            _ => {}
+        }
+    }
+    assigned
+}

@@ -63,8 +63,8 @@ fn job(name: &str) -> JobId {
     JobId::of_manifest(name.as_bytes())
 }
 
-fn tiers() -> [Tier; 3] {
-    [Tier::Durable, Tier::Scratch(job("a")), Tier::Cache]
+fn tiers() -> [Tier; 4] {
+    [Tier::Durable, Tier::Scratch(job("a")), Tier::Memo, Tier::Cache]
 }
 
 #[tokio::test]
@@ -250,4 +250,34 @@ async fn a_version_0_name_finds_the_same_block() {
         assert!(world.store.has_in(tier, &v0).await.unwrap());
         assert_eq!(world.store.get(&v0).await.unwrap().unwrap().bytes(), block.bytes());
     }
+}
+
+#[tokio::test]
+async fn what_the_memo_has_outlives_the_job_that_made_it_and_serves_the_next() {
+    let world = world().await;
+    let (first, next) = (Tier::Scratch(job("first")), Tier::Scratch(job("next")));
+    let block = block("output");
+    let cids = vec![block.cid()];
+    world.store.add(first).put(&block).await.unwrap();
+    assert!(world.store.link(cids.clone(), first, Tier::Memo).await.unwrap());
+    world.store.drop_job(job("first")).await.unwrap();
+    assert_eq!(world.store.remembered(), block.len());
+    assert!(world.store.link(cids.clone(), Tier::Memo, next).await.unwrap());
+    world.store.inner.scratch.shrink(Group::Memo, 0);
+    assert_eq!(world.store.get(&block.cid()).await.unwrap(), Some(block), "the job has it still");
+    world.store.drop_job(job("next")).await.unwrap();
+    assert!(!world.store.link(cids, Tier::Memo, next).await.unwrap(), "nobody has it");
+}
+
+#[tokio::test]
+async fn the_memo_lets_go_of_what_was_used_least_recently() {
+    let world = world_with(Limits { cache: 100, memo: 20, low_water: 0, floor: 0 }).await;
+    let made = Tier::Scratch(job("a"));
+    let blocks = ["ten bytes 1", "ten bytes 2"].map(block);
+    for block in &blocks {
+        world.store.add(made).put(block).await.unwrap();
+        assert!(world.store.link(vec![block.cid()], made, Tier::Memo).await.unwrap());
+    }
+    assert!(!world.store.has_in(Tier::Memo, &blocks[0].cid()).await.unwrap());
+    assert!(world.store.has_in(Tier::Memo, &blocks[1].cid()).await.unwrap());
 }
