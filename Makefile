@@ -3,13 +3,16 @@
 # make test-all those too
 # make lint     format, compiler and clippy warnings, licences and sources of the dependencies
 # make bench    the figures of the README, into bench/RESULTS.md
-# make examples the examples' Rust guests, compiled to wasm
+# make examples the examples' guests, compiled to wasm; in C and AssemblyScript where that can be had
 #
 # A fresh clone needs a shell, make and Rust; the setup-* steps install the rest when it is absent.
 
 TARGET    := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 TOOLS     := $(TARGET)/tools
 WASM      := wasm32-unknown-unknown
+WASI      := wasm32-wasip1
+ASC       := $(TARGET)/npm/node_modules/.bin/asc
+ASC_FROM  := assemblyscript@0.28.20
 # One build serves all the tests: every cargo call on the dev profile names the same packages.
 DEV       := --locked --workspace --all-targets
 
@@ -18,10 +21,11 @@ DEMO      := target/demo
 SHARED    := ../shared
 YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
 
-.PHONY: demo test test-all lint bench yardstick examples build-tests
+.PHONY: demo test test-all lint bench yardstick build-tests
+.PHONY: examples examples-rust examples-c examples-as
 .PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho
 
-demo: setup-cc examples
+demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
 	@IPDC=$(TARGET)/release/ipdc BENCH=$(TARGET)/release/ipdc-bench tools/demo $(DEMO) $(DEMO_MIB)
 
@@ -39,7 +43,7 @@ lint: setup-cc setup-deny
 	cargo clippy $(DEV) -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
 
-bench: setup-cc examples yardstick
+bench: setup-cc examples-rust yardstick
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
 	$(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md \
 	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
@@ -52,14 +56,34 @@ yardstick:
 	    CARGO_TARGET_DIR=$(YARDSTICK)/target cargo build --quiet --release --manifest-path $(YARDSTICK)/Cargo.toml; \
 	fi
 
-# Each example with a Cargo.toml is a guest crate of its own, outside the workspace; its module goes
-# beside its job.toml.
-examples: setup-wasm
+examples: examples-rust examples-c examples-as
+
+# Each example with a Cargo.toml is a guest crate of its own, outside the workspace: a library, or a
+# program for WASI. Its module goes beside its job.toml.
+examples-rust: setup-wasm
 	@for crate in examples/*/Cargo.toml; do \
-	    example=$$(dirname $$crate); name=$$(basename $$example | tr - _); \
-	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $(WASM) \
+	    example=$$(dirname $$crate); name=$$(basename $$example | tr - _) wasm=$(WASM); \
+	    ! test -e $$example/src/main.rs || name=$$(basename $$example) wasm=$(WASI); \
+	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $$wasm \
 	        --manifest-path $$crate || exit 1; \
-	    cp $(TARGET)/examples/$(WASM)/release/$$name.wasm $$example/map.wasm || exit 1; \
+	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/map.wasm || exit 1; \
+	done
+
+examples-c:
+	@{ command -v clang && command -v wasm-ld; } >/dev/null || tools/apt-install clang lld || \
+	    { echo "examples in C are left out: there is no clang with lld"; exit 0; }; \
+	for source in examples/*/map.c; do \
+	    clang --target=wasm32 -O2 -mbulk-memory -nostdlib -Wall -Wextra -Wl,--no-entry,--strip-all \
+	        -Iguest/c -o $${source%.c}.wasm $$source || exit 1; \
+	done
+
+examples-as:
+	@if command -v npm >/dev/null; then \
+	    test -x $(ASC) || npm install --silent --no-audit --no-fund --no-save --prefix $(TARGET)/npm $(ASC_FROM); \
+	fi; \
+	test -x $(ASC) || { echo "examples in AssemblyScript are left out: there is no npm, or it has no network"; exit 0; }; \
+	for source in examples/*/map.ts; do \
+	    $(ASC) $$source -O3 --noAssert --runtime minimal --use abort= -o $${source%.ts}.wasm || exit 1; \
 	done
 
 # Some dependencies compile C (SQLite, zstd).
@@ -67,7 +91,9 @@ setup-cc:
 	@command -v cc >/dev/null || tools/apt-install gcc libc6-dev
 
 setup-wasm:
-	@test -d "$$(rustc --print target-libdir --target $(WASM))" || rustup target add $(WASM)
+	@for target in $(WASM) $(WASI); do \
+	    test -d "$$(rustc --print target-libdir --target $$target)" || rustup target add $$target || exit 1; \
+	done
 
 # Not optimised: it runs for seconds, and the optimised build takes minutes.
 setup-deny: setup-cc

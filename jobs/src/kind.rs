@@ -27,6 +27,11 @@ pub trait Kind: Send + Sync {
     /// Its stages in order, for progress: `["map", "reduce"]`. [`TaskSpec::stage`] indexes it.
     fn stages(&self) -> &'static [&'static str];
 
+    /// Jobs of this kind to begin with, each in another language, the one to offer first first.
+    fn templates(&self) -> &'static [Template] {
+        &[]
+    }
+
     /// Checks the kind's part of a job's description whole and freezes it: the value that every
     /// worker will read back, with each file of the job directory it names resolved to a
     /// [`FileRef`]. Nothing that does not determine the outputs may be in it.
@@ -89,6 +94,22 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
 
 /// Every kind there is.
 pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce];
+
+/// A job directory to begin with.
+#[derive(Debug)]
+pub struct Template {
+    /// The language of its code, in one word.
+    pub language: &'static str,
+    /// Its files by path, `/` between parts. [`Template::NAME`] in their text stands for the job's name.
+    pub files: &'static [(&'static str, &'static str)],
+    /// The shell script among them that builds its code; none where nothing has to be built.
+    pub build: Option<&'static str>,
+}
+
+impl Template {
+    /// What stands for the job's name.
+    pub const NAME: &'static str = "@NAME@";
+}
 
 /// One task, as its kind planned it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +294,20 @@ pub trait Guest {
         input: &[u8],
         sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
     ) -> Result<(), TaskError>;
+
+    /// Of which form its code is.
+    fn form(&self) -> Form {
+        Form::Functions
+    }
+}
+
+/// The forms of user code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Exported functions, called again and again with bytes in the guest's memory.
+    Functions,
+    /// A command: each call is a run from its start to its end, with the input on stdin.
+    Command,
 }
 
 /// Why an attempt failed.
@@ -304,11 +339,11 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Whether the guest's code broke off: it trapped, asked for too much memory, or passed a wrong
+    /// Whether the guest's code broke off: it trapped, ended with an error of its own, asked for too much memory, or passed a wrong
     /// pointer. That may lie in the records it was given; that its time was up does not.
     #[must_use]
     pub fn is_trap(&self) -> bool {
-        const TRAPS: [&str; 3] = ["IPDC-5301", "IPDC-5303", "IPDC-5304"];
+        const TRAPS: [&str; 4] = ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310"];
         matches!(self, TaskError::Failed { code, .. } if TRAPS.contains(code))
     }
 

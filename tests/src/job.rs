@@ -107,6 +107,24 @@ pub fn many_splits(folder: &Path, files: usize) -> (PathBuf, Vec<u8>) {
     (dir, counts)
 }
 
+/// `counts` as it was before it was summed: a line `word<TAB>1` for each time that a word was counted.
+///
+/// # Panics
+/// When it is not a word count.
+#[must_use]
+pub fn before_the_sum(counts: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for line in counts.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+        let word = key(line);
+        let count = std::str::from_utf8(&line[word.len() + 1..]).expect("a number");
+        for _ in 0..count.parse().expect("a number") {
+            all.extend_from_slice(word);
+            all.extend_from_slice(b"\t1\n");
+        }
+    }
+    all
+}
+
 /// The parts of a result that was saved to `dir`, one after the other.
 ///
 /// # Panics

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::chunk::{RecordKind, Scanner};
 use crate::ids::{Cid, FileRef, cid_text};
-use crate::kind::{Given, Guest, Host, TaskError};
+use crate::kind::{Form, Given, Guest, Host, TaskError};
 use crate::message::Payload;
 
 use super::config::Config;
@@ -20,6 +20,10 @@ use super::split::Split;
 
 /// Bytes of a bad record that the report shows: enough to know it by.
 const RECORD_SHOWN: usize = 80;
+
+/// Bytes of records for one run of a command, about: nearly every split whole, so that starting a
+/// slow language's runtime costs little, and no more than a small node can hold.
+const RUN: usize = 8 << 20;
 
 /// Characters of a trap's message that the report shows: its cause and the innermost functions.
 const MESSAGE_SHOWN: usize = 200;
@@ -48,6 +52,9 @@ pub(super) struct Mapper<'a> {
     given: Given,
     host: &'a dyn Host,
     guest: Box<dyn Guest>,
+    /// Records for a command's next run, and where the first begins in its split.
+    gathered: Vec<u8>,
+    begun: u64,
     /// The most bytes that one call may emit while they are held.
     limit: usize,
     /// The frames that the call under way emitted, and where each ends.
@@ -68,12 +75,56 @@ impl<'a> Mapper<'a> {
         limit: usize,
     ) -> Result<Self, TaskError> {
         let guest = host.guest(&config.map, given.clone())?;
-        let (held, ends, skipped) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Mapper { config, given, host, guest, limit, held, ends, skipped })
+        Ok(Mapper {
+            config,
+            given,
+            host,
+            guest,
+            gathered: Vec::new(),
+            begun: 0,
+            limit,
+            held: Vec::new(),
+            ends: Vec::new(),
+            skipped: Vec::new(),
+        })
     }
 
-    /// Gives some records of `split` to `map`, and what it emits to `sink`.
+    /// Gives some records of `split` to `map`, and what it emits to `sink`. A command is not run for
+    /// a few: they are kept until there are more.
     pub(super) fn map(
+        &mut self,
+        split: &Split,
+        batch: &Batch<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), TaskError> {
+        if self.guest.form() == Form::Functions {
+            return self.give(split, batch, sink);
+        }
+        if self.gathered.is_empty() {
+            self.begun = batch.offset;
+        }
+        self.gathered.extend_from_slice(batch.records);
+        if self.gathered.len() < RUN { Ok(()) } else { self.end_split(split, sink) }
+    }
+
+    /// Gives what is kept of `split`.
+    pub(super) fn end_split(
+        &mut self,
+        split: &Split,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), TaskError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let mut records = std::mem::take(&mut self.gathered);
+        let batch = Batch { records: &records, offset: self.begun, read: 0 };
+        let given = self.give(split, &batch, sink);
+        records.clear();
+        self.gathered = records;
+        given
+    }
+
+    fn give(
         &mut self,
         split: &Split,
         batch: &Batch<'_>,
@@ -91,9 +142,9 @@ impl<'a> Mapper<'a> {
             return self.skip(split, batch, error);
         };
         let (first, second) = batch.records.split_at(half);
-        self.map(split, &Batch { records: first, ..*batch }, sink)?;
+        self.give(split, &Batch { records: first, ..*batch }, sink)?;
         let offset = batch.offset + half as u64;
-        self.map(split, &Batch { records: second, offset, ..*batch }, sink)
+        self.give(split, &Batch { records: second, offset, ..*batch }, sink)
     }
 
     /// What was left out.

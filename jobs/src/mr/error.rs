@@ -80,6 +80,28 @@ pub(super) fn foreign_key(key: &[u8], emitted: &[u8]) -> TaskError {
     )
 }
 
+/// A command that combines emitted a key that was not in its input, or not there any more.
+pub(super) fn unsorted_key(emitted: &[u8]) -> TaskError {
+    let emitted = shown(emitted);
+    guest(
+        "IPDC-5354",
+        format!(
+            "`combine` emitted key `{emitted}`; a command may only emit keys of its input, in their order"
+        ),
+    )
+}
+
+/// A record that is no line for a command.
+pub(super) fn no_line(key: &[u8]) -> TaskError {
+    let key = shown(key);
+    guest(
+        "IPDC-5380",
+        format!(
+            "a record of key `{key}` cannot be given to a command as a `key<TAB>value` line: its key has a tab or a line's end, or its value a line's end"
+        ),
+    )
+}
+
 /// All values of one key do not fit the memory of the task that reduces them.
 pub(super) fn group_too_large(key: &[u8], limit: usize) -> TaskError {
     let key = shown(key);

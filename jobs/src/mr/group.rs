@@ -1,11 +1,13 @@
 //! What becomes of the values of one key: nothing, a built-in, or the user's code.
 //!
 //! Records come in key order. User code gets one key group a call, packed as
-//! `[klen u32][nvalues u32][key]([vlen u32][value])*`, lengths little-endian.
+//! `[klen u32][nvalues u32][key]([vlen u32][value])*`, lengths little-endian; a command gets many
+//! ([`command`](super::command)).
 
-use crate::kind::{Guest, TaskError};
+use crate::kind::{Form, Guest, TaskError};
 
 use super::builtin::Fold;
+use super::command::CommandGroups;
 use super::error;
 use super::record::Records;
 
@@ -30,8 +32,16 @@ pub(super) enum How {
     Guest(GuestGroup),
 }
 
+/// User code and what it is called with next.
+pub(super) enum GuestGroup {
+    /// A function gets one group a call.
+    Function(FunctionGroup),
+    /// A command gets many a run.
+    Command(CommandGroups),
+}
+
 /// A function of the user's and the group it is called with next.
-pub(super) struct GuestGroup {
+pub(super) struct FunctionGroup {
     guest: Box<dyn Guest>,
     function: Function,
     /// `[vlen u32][value]…`; the header is put before it when it is called.
@@ -63,9 +73,42 @@ impl Function {
 impl GuestGroup {
     /// Calls of `guest`, with groups of at most `limit` bytes.
     pub(super) fn new(guest: Box<dyn Guest>, function: Function, limit: usize) -> Self {
-        GuestGroup { guest, function, values: Vec::new(), count: 0, packed: Vec::new(), limit }
+        match guest.form() {
+            Form::Functions => GuestGroup::Function(FunctionGroup {
+                guest,
+                function,
+                values: Vec::new(),
+                count: 0,
+                packed: Vec::new(),
+                limit,
+            }),
+            Form::Command => GuestGroup::Command(CommandGroups::new(guest, function, limit)),
+        }
     }
 
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
+        match self {
+            GuestGroup::Function(group) => group.add(key, value),
+            GuestGroup::Command(groups) => groups.add(key, value),
+        }
+    }
+
+    fn end_group(&mut self, key: &[u8], emit: &mut Emit<'_>) -> Result<(), TaskError> {
+        match self {
+            GuestGroup::Function(group) => group.end(key, emit),
+            GuestGroup::Command(groups) => groups.end_group(emit),
+        }
+    }
+
+    fn end(&mut self, emit: &mut Emit<'_>) -> Result<(), TaskError> {
+        match self {
+            GuestGroup::Function(_) => Ok(()),
+            GuestGroup::Command(groups) => groups.end(emit),
+        }
+    }
+}
+
+impl FunctionGroup {
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
         if self.values.len() + value.len() + 4 > self.limit {
             return Err(error::group_too_large(key, self.limit));
@@ -118,7 +161,7 @@ impl Grouper {
             return emit(key, value);
         }
         if !self.open || self.key != key {
-            self.end(emit)?;
+            self.end_group(emit)?;
             self.key.clear();
             self.key.extend_from_slice(key);
             self.open = true;
@@ -130,15 +173,23 @@ impl Grouper {
         }
     }
 
-    /// Ends the last group.
+    /// Ends the last group; after it others may come, in an order of their own.
     pub(super) fn end(&mut self, emit: &mut Emit<'_>) -> Result<(), TaskError> {
+        self.end_group(emit)?;
+        match &mut self.how {
+            How::Pass | How::Fold(_) => Ok(()),
+            How::Guest(group) => group.end(emit),
+        }
+    }
+
+    fn end_group(&mut self, emit: &mut Emit<'_>) -> Result<(), TaskError> {
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
         match &mut self.how {
             How::Pass => Ok(()),
             How::Fold(fold) => fold.end(&self.key, |value| emit(&self.key, value)),
-            How::Guest(group) => group.end(&self.key, emit),
+            How::Guest(group) => group.end_group(&self.key, emit),
         }
     }
 }

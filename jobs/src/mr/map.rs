@@ -116,6 +116,7 @@ fn map(
             host.progress(done + batch.read, total);
             Ok(ControlFlow::Continue(()))
         })?;
+        mapper.end_split(split, sink)?;
         done += split.len;
     }
     Ok(mapper.into_skipped())
@@ -139,7 +140,8 @@ pub(super) fn sample(
         mapper.map(split, &batch, sink)?;
         left = left.saturating_sub(batch.records.len());
         Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })
+    })?;
+    mapper.end_split(split, sink)
 }
 
 /// The longest record, in bytes.

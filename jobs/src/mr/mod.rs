@@ -4,7 +4,7 @@
 //! ([`input`]) and runs the user's `map` over them; what that emits goes through a combiner ([`combine`]) into a sorted run for each
 //! partition ([`run`], [`shuffle`]). A reduce task ([`reduce`]) merges one partition's run of every
 //! map task ([`merge`]), gives each key's values to a built-in or the user's `reduce` ([`group`],
-//! [`builtin`]) and writes lines ([`lines`]). Without a reducer each map task writes them.
+//! [`command`], [`builtin`]) and writes lines ([`lines`]). Without a reducer each map task writes them.
 //!
 //! Keys go to partitions by a hash, or by ranges that a first task finds ([`sample`]); a sort may
 //! have an order of its own ([`order`]); of a job that wants only the greatest a last task takes
@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::engine::Runtime;
 use crate::ids::{FileRef, TaskId};
 use crate::kind::{
-    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work,
+    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
 };
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
@@ -33,6 +33,7 @@ use crate::spec::{JobSpec, SpecError};
 mod bad;
 mod builtin;
 mod combine;
+mod command;
 mod config;
 mod error;
 #[cfg(test)]
@@ -52,6 +53,7 @@ mod run;
 mod sample;
 mod shuffle;
 mod split;
+mod template;
 #[cfg(test)]
 mod tests;
 mod top;
@@ -78,6 +80,10 @@ impl Kind for MapReduce {
 
     fn stages(&self) -> &'static [&'static str] {
         plan::STAGES
+    }
+
+    fn templates(&self) -> &'static [Template] {
+        template::TEMPLATES
     }
 
     fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>> {

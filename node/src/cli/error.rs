@@ -233,6 +233,15 @@ pub(super) enum CliError {
     #[diagnostic(code("IPDC-1627"), help("move it in parts"))]
     TooMany { place: String, limit: usize },
 
+    #[error("`{name}` cannot be the name of a job")]
+    #[diagnostic(
+        code("IPDC-1630"),
+        help(
+            "a name has up to {limit} letters, digits, `-` and `_`, and begins with a letter or a digit"
+        )
+    )]
+    JobName { name: String, limit: usize },
+
     /// Whoever reads our stdout has had enough. No error to the user.
     #[error("stdout was closed")]
     StdoutClosed,
@@ -266,6 +275,7 @@ impl CliError {
             | CliError::NotAddable { .. }
             | CliError::NotJobDir { .. }
             | CliError::Input { .. }
+            | CliError::JobName { .. }
             | CliError::Inputs { .. }
             | CliError::NoToken => Exit::Usage,
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {

@@ -13,6 +13,7 @@ mod gather;
 mod interrupt;
 mod jobs;
 mod local;
+mod new;
 mod nodes;
 mod output;
 mod process;
@@ -93,6 +94,7 @@ enum Command {
     Unpin(data::Unpin),
     Gc(data::Gc),
     Du(data::Du),
+    New(new::New),
     Run(run::Run),
     Jobs(jobs::Jobs),
     #[command(subcommand)]
@@ -223,6 +225,7 @@ impl Command {
             Command::Unpin(command) => command.run(session).await,
             Command::Gc(command) => command.run(session).await,
             Command::Du(command) => command.run(session).await,
+            Command::New(command) => command.run(session),
             Command::Run(command) => command.run(session).await,
             Command::Jobs(command) => command.run(session).await,
             Command::Job(command) => command.run(session).await,

@@ -145,7 +145,7 @@ impl Run {
                 None => input = Some(cid),
             }
         }
-        let dir = transfer::send(client, &self.dir, progress).await?;
+        let dir = transfer::send_job(client, &self.dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
             kind: self.kind.clone(),

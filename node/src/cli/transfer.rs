@@ -25,6 +25,9 @@ const PARALLEL: usize = 8;
 /// The most files and directories in one transfer: about what a node can list in one answer.
 const ENTRIES_LIMIT: usize = 1_000_000;
 
+/// The file that marks a directory as a cache: <https://bford.info/cachedir/>.
+const CACHE_MARK: &str = "CACHEDIR.TAG";
+
 /// What `ipdc add` reads from stdin.
 pub(super) const STDIN: &str = "-";
 
@@ -50,9 +53,9 @@ pub(super) async fn send(
         return Ok(whole(progress.during("adding stdin", &meter, None, sending).await?));
     }
     let what = fs::metadata(path).map_err(CliError::file("read", path))?;
-    let label = format!("adding {}", path.display());
     if what.is_file() {
         let meter = Meter::default();
+        let label = format!("adding {}", path.display());
         let sending = send_file(client, path, AddQuery::default(), &meter);
         return Ok(whole(progress.during(&label, &meter, Some(what.len()), sending).await?));
     }
@@ -60,8 +63,28 @@ pub(super) async fn send(
         let why = "it is neither a file nor a directory";
         return Err(CliError::NotAddable { path: path.to_owned(), why });
     }
+    send_dir(client, path, |_| false, progress).await
+}
+
+/// Adds a job directory, but for what builds left in it: directories that are marked as caches, as
+/// cargo's `target` is.
+pub(super) async fn send_job(
+    client: &Client,
+    path: &Path,
+    progress: &Progress,
+) -> Result<Sent, CliError> {
+    send_dir(client, path, |dir| dir.join(CACHE_MARK).is_file(), progress).await
+}
+
+async fn send_dir(
+    client: &Client,
+    path: &Path,
+    leave_out: fn(&Path) -> bool,
+    progress: &Progress,
+) -> Result<Sent, CliError> {
+    let label = format!("adding {}", path.display());
     let root = path.to_owned();
-    send_walked(client, &label, move || walk(&root), progress).await
+    send_walked(client, &label, move || walk(&root, leave_out), progress).await
 }
 
 /// Adds files and directories as one directory, each at the name beside it, and pins that for the
@@ -142,10 +165,11 @@ struct Found {
     name: String,
 }
 
-/// Every file below `root`, in the order of their names.
-fn walk(root: &Path) -> Result<Walked, CliError> {
+/// Every file below `root`, in the order of their names, but for those in a directory that
+/// `leave_out` names.
+fn walk(root: &Path, leave_out: fn(&Path) -> bool) -> Result<Walked, CliError> {
     let mut walked = Walked::default();
-    walked.take_below(root, "")?;
+    walked.take_below(root, "", leave_out)?;
     Ok(walked.end())
 }
 
@@ -153,7 +177,7 @@ impl Walked {
     /// Takes the file at `path` under `name`, or, of a directory, all below it.
     fn take(&mut self, path: PathBuf, name: String, what: &fs::Metadata) -> Result<(), CliError> {
         if what.is_dir() {
-            return self.take_below(&path, &format!("{name}/"));
+            return self.take_below(&path, &format!("{name}/"), |_| false);
         }
         if what.is_file() {
             self.size += what.len();
@@ -164,7 +188,12 @@ impl Walked {
         Ok(())
     }
 
-    fn take_below(&mut self, root: &Path, prefix: &str) -> Result<(), CliError> {
+    fn take_below(
+        &mut self,
+        root: &Path,
+        prefix: &str,
+        leave_out: fn(&Path) -> bool,
+    ) -> Result<(), CliError> {
         let mut dirs = VecDeque::from([(root.to_owned(), prefix.to_owned())]);
         while let Some((dir, prefix)) = dirs.pop_front() {
             for entry in fs::read_dir(&dir).map_err(CliError::file("read", &dir))? {
@@ -177,7 +206,9 @@ impl Walked {
                 // Of the entry itself: a symbolic link is not followed.
                 let what = entry.metadata().map_err(CliError::file("read", &path))?;
                 if what.is_dir() {
-                    dirs.push_back((path, format!("{name}/")));
+                    if !leave_out(&path) {
+                        dirs.push_back((path, format!("{name}/")));
+                    }
                 } else {
                     self.take(path, name, &what)?;
                 }
@@ -392,11 +423,14 @@ mod tests {
         fs::write(dir.path().join("b/c/deep"), "12345").unwrap();
         fs::write(dir.path().join("a"), "1").unwrap();
         std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
-        let walked = walk(dir.path()).unwrap();
+        let walked = walk(dir.path(), |_| false).unwrap();
         let names: Vec<_> = walked.files.iter().map(|file| file.name.as_str()).collect();
         assert_eq!(names, ["a", "b/c/deep"]);
         assert_eq!(walked.size, 6);
         assert_eq!(walked.skipped, [dir.path().join("link")]);
+        let walked = walk(dir.path(), |dir| dir.ends_with("c")).unwrap();
+        let names: Vec<_> = walked.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["a"]);
     }
 
     #[test]

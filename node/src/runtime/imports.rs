@@ -26,7 +26,7 @@ const NO_FILE: i32 = -1;
 const EMIT_BUFFER: usize = 64 << 10;
 
 /// The longest line of a guest's log; the rest of it is cut off.
-const LOG_LINE: usize = 1_024;
+pub(super) const LOG_LINE: usize = 1_024;
 
 /// Bytes that one guest may log in all: enough to find a fault, too few to fill a disk.
 const LOG_LIMIT: usize = 256 << 10;
@@ -97,7 +97,7 @@ impl Outlet {
         self.send(records)
     }
 
-    fn emit(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
+    pub(super) fn emit(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
         let len = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes();
         self.pending.extend_from_slice(&len(key));
         self.pending.extend_from_slice(&len(value));
@@ -114,7 +114,7 @@ impl Outlet {
         if fits && self.listener.count(text, by) { Ok(()) } else { Err(refused()) }
     }
 
-    fn log(&mut self, bytes: &[u8]) {
+    pub(super) fn log(&mut self, bytes: &[u8]) {
         for line in String::from_utf8_lossy(bytes).lines() {
             if self.logged >= LOG_LIMIT {
                 return;
@@ -213,9 +213,10 @@ fn give(
     Ok(bytes.len() as u32)
 }
 
-fn memory_of<'a>(
-    caller: &'a mut Caller<'_, State>,
-) -> Result<(&'a mut [u8], &'a mut State), wasmtime::Error> {
+/// The guest's memory and what its store holds.
+pub(super) fn memory_of<'a, T: 'static>(
+    caller: &'a mut Caller<'_, T>,
+) -> Result<(&'a mut [u8], &'a mut T), wasmtime::Error> {
     let memory: Memory = match caller.get_export("memory") {
         Some(Extern::Memory(memory)) => memory,
         _ => {
@@ -223,17 +224,6 @@ fn memory_of<'a>(
         }
     };
     Ok(memory.data_and_store_mut(caller))
-}
-
-/// [`slice`], to write to.
-fn slice_mut<'a>(
-    memory: &'a mut [u8],
-    ptr: u32,
-    len: u32,
-    what: &'static str,
-) -> Result<&'a mut [u8], GuestError> {
-    slice(memory, ptr, len, what)?;
-    Ok(&mut memory[ptr as usize..][..len as usize])
 }
 
 /// `len` bytes at `ptr` of `memory`.
@@ -246,4 +236,15 @@ pub(super) fn slice<'a>(
     let (start, size) = (ptr as usize, memory.len());
     let end = start.checked_add(len as usize);
     end.and_then(|end| memory.get(start..end)).ok_or(GuestError::Bounds { what, ptr, len, size })
+}
+
+/// [`slice`], to write to.
+pub(super) fn slice_mut<'a>(
+    memory: &'a mut [u8],
+    ptr: u32,
+    len: u32,
+    what: &'static str,
+) -> Result<&'a mut [u8], GuestError> {
+    slice(memory, ptr, len, what)?;
+    Ok(&mut memory[ptr as usize..][..len as usize])
 }

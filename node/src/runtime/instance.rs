@@ -35,9 +35,44 @@ pub(super) struct State {
 }
 
 impl State {
+    pub(super) fn new(
+        limits: &Limits,
+        stop: CancellationToken,
+        listener: Box<dyn Listener>,
+        given: Given,
+        clock: Hold,
+    ) -> Self {
+        let left = Duration::from_millis(limits.time_ms);
+        State {
+            outlet: Outlet::new(listener),
+            side: Side::new(given),
+            limits: *limits,
+            memory: MemoryCap { bytes: limits.memory, wanted_more: false },
+            stop,
+            left,
+            deadline: Instant::now() + left,
+            _clock: clock,
+        }
+    }
+
+    /// The time of a call begins.
+    pub(super) fn begin(&mut self) {
+        self.deadline = Instant::now() + self.left;
+    }
+
+    /// The time of a call is over.
+    pub(super) fn end(&mut self) {
+        self.left = self.deadline.saturating_duration_since(Instant::now());
+    }
+
+    /// What its memory may grow to.
+    pub(super) fn cap(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.memory
+    }
+
     /// Keeps the host's own failure for the end of the call, and ends the guest.
-    pub(super) fn keep<T>(&mut self, done: Result<T, TaskError>) -> Result<T, wasmtime::Error> {
-        done.map_err(|failure| {
+    pub(super) fn keep<T>(&mut self, sent: Result<T, TaskError>) -> Result<T, wasmtime::Error> {
+        sent.map_err(|failure| {
             self.outlet.failure = Some(failure);
             wasmtime::Error::msg("the host could not do what the guest asked")
         })
@@ -49,7 +84,7 @@ impl State {
     }
 
     /// Asked at every tick of the clock.
-    fn may_go_on(&self) -> Result<UpdateDeadline, wasmtime::Error> {
+    pub(super) fn may_go_on(&self) -> Result<UpdateDeadline, wasmtime::Error> {
         if self.stop.is_cancelled() {
             return Err(Interrupted::Stopped.into());
         }
@@ -115,19 +150,9 @@ impl Instance {
         clock: Hold,
     ) -> Result<Self, TaskError> {
         super::check_imports(module)?;
-        let left = Duration::from_millis(limits.time_ms);
-        let state = State {
-            outlet: Outlet::new(listener),
-            side: Side::new(given),
-            limits: *limits,
-            memory: MemoryCap { bytes: limits.memory, wanted_more: false },
-            stop,
-            left,
-            deadline: Instant::now() + left,
-            _clock: clock,
-        };
+        let state = State::new(limits, stop, listener, given, clock);
         let mut store = Store::new(module.engine(), state);
-        store.limiter(|state| &mut state.memory);
+        store.limiter(State::cap);
         store.epoch_deadline_callback(|context| context.data().may_go_on());
         store.set_epoch_deadline(1);
         let mut linker = Linker::new(module.engine());
@@ -167,18 +192,18 @@ impl Instance {
 impl Guest for Instance {
     fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
         let state = self.store.data_mut();
-        state.deadline = Instant::now() + state.left;
+        state.begin();
         state.outlet.open(sink);
         let called = self.call_open(function, input);
         let state = self.store.data_mut();
         let sent = state.outlet.close();
-        state.left = state.deadline.saturating_duration_since(Instant::now());
+        state.end();
         called.and(sent)
     }
 }
 
 /// What a call's error was about.
-fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
+pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     if let Some(failure) = state.outlet.failure.take() {
         return failure;
     }

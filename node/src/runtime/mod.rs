@@ -1,4 +1,4 @@
-//! The sandbox that runs user code: WebAssembly core modules, without WASI, by wasmtime.
+//! The sandbox that runs user code: WebAssembly core modules and WASI commands, by wasmtime.
 //!
 //! | | |
 //! |---|---|
@@ -6,14 +6,18 @@
 //! | [`instance`] | one instance of a guest, with its limits |
 //! | [`imports`] | what a guest may call: module `ipdc` |
 //! | [`side`] | what it may read beside its input: params and side files |
+//! | [`command`] | WASI commands: programs with stdin and stdout |
+//! | [`preview1`] | what a command may call |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
 //!
 //! What a guest computes depends on its module and input alone: no threads, no clock, no
 //! randomness, canonical NaNs. `docs/guest.md` is its side of the contract.
 
 mod cache;
+mod command;
 mod imports;
 mod instance;
+mod preview1;
 mod side;
 mod ticker;
 
@@ -102,6 +106,15 @@ pub(crate) enum GuestError {
     /// It wants something that the sandbox does not have.
     #[error("the module imports {0}, which the sandbox does not have")]
     Import(String),
+    /// It imports WASI and is no command.
+    #[error("the module imports {0}; only a command may, a module that exports `_start`")]
+    NoCommand(String),
+    /// A command ended with another exit code than 0.
+    #[error("the command ended with exit code {0}")]
+    Exit(u32),
+    /// A command wrote a line that is too long.
+    #[error("the command wrote a line of more than {0} bytes")]
+    Line(usize),
 }
 
 impl GuestError {
@@ -113,8 +126,10 @@ impl GuestError {
             GuestError::Bounds { .. } => "IPDC-5304",
             GuestError::NotWasm(_) => "IPDC-5305",
             GuestError::Export(_) => "IPDC-5306",
-            GuestError::Import(_) => "IPDC-5307",
+            GuestError::Import(_) | GuestError::NoCommand(_) => "IPDC-5307",
             GuestError::Counter(_) => "IPDC-5308",
+            GuestError::Exit(_) => "IPDC-5310",
+            GuestError::Line(_) => "IPDC-5311",
         }
     }
 }
@@ -152,19 +167,28 @@ impl Runtime {
         let machine = self.machine();
         let module = machine.cache.module(&machine.engine, code)?;
         let running = machine.ticker.hold();
+        if command::is_command(&module) {
+            let command = command::Command::new(&module, limits, stop, listener, given, running)?;
+            return Ok(Box::new(command));
+        }
         let instance = instance::Instance::new(&module, limits, stop, listener, given, running)?;
         Ok(Box::new(instance))
     }
 
-    /// Checks that `code` is a module that the sandbox can run and that exports `function`.
+    /// Checks that `code` is a module that the sandbox can run and that exports `function`, or is
+    /// a command, which takes its place.
     ///
     /// # Errors
     /// What is wrong with it, for the user.
     pub fn check_module(&self, code: &[u8], function: &str) -> Result<(), String> {
         let machine = self.machine();
         let module = machine.cache.module(&machine.engine, code).map_err(|e| e.to_string())?;
-        check_imports(&module).map_err(|error| error.to_string())?;
-        check_exports(&module, function).map_err(|error| error.to_string())
+        let checked = if command::is_command(&module) {
+            command::check(&module)
+        } else {
+            check_imports(&module).and_then(|()| check_exports(&module, function))
+        };
+        checked.map_err(|error| error.to_string())
     }
 
     fn machine(&self) -> &Machine {
@@ -214,7 +238,9 @@ fn check_imports(module: &Module) -> Result<(), GuestError> {
     for import in module.imports() {
         if import.module() != imports::MODULE || !imports::NAMES.contains(&import.name()) {
             let name = format!("`{}` from `{}`", import.name(), import.module());
-            return Err(GuestError::Import(name));
+            let is_wasi = import.module() == preview1::MODULE;
+            let wrong = if is_wasi { GuestError::NoCommand } else { GuestError::Import };
+            return Err(wrong(name));
         }
     }
     Ok(())

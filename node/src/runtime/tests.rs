@@ -69,16 +69,16 @@ impl ReadAt for Stored {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     _directory: tempfile::TempDir,
     runtime: Runtime,
-    limits: Limits,
+    pub(super) limits: Limits,
     stop: CancellationToken,
     heard: Heard,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = Runtime::new(directory.path().join("wasm"));
         let limits = Limits { memory: 1 << 20, time_ms: 10_000, ..Limits::default() };
@@ -91,10 +91,8 @@ impl Bench {
         }
     }
 
-    /// Calls `map` of `code` with `input`, and gives what it emitted.
-    fn map(&self, code: &str, input: &[u8]) -> Result<Vec<u8>, TaskError> {
+    pub(super) fn guest(&self, code: &str) -> Result<Box<dyn Guest>, TaskError> {
         let listener = Box::new(self.heard.clone());
-        let stop = self.stop.clone();
         let file = |bytes: &[u8], len| FileRef { cid: cid_of(CODEC_RAW, bytes), len };
         let given = Given {
             params: Bytes::from_static(b"{\"n\":1}"),
@@ -104,8 +102,22 @@ impl Bench {
             input: "left".to_owned(),
             mute: false,
         };
-        let code = code.as_bytes();
-        let mut guest = self.runtime.instantiate(code, &self.limits, stop, listener, given)?;
+        let stop = self.stop.clone();
+        self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener, given)
+    }
+
+    pub(super) fn check(&self, code: &str, function: &str) -> Result<(), String> {
+        self.runtime.check_module(code.as_bytes(), function)
+    }
+
+    /// What guests logged.
+    pub(super) fn heard(&self) -> Vec<String> {
+        self.heard.0.lock().unwrap().clone()
+    }
+
+    /// Calls `map` of `code` with `input`, and gives what it emitted.
+    pub(super) fn map(&self, code: &str, input: &[u8]) -> Result<Vec<u8>, TaskError> {
+        let mut guest = self.guest(code)?;
         let mut records = Vec::new();
         guest.call("map", input, &mut |packed| {
             records.extend_from_slice(packed);
@@ -115,7 +127,7 @@ impl Bench {
     }
 
     /// The code of the error that `map` of `code` ends with, and its text.
-    fn fails(&self, code: &str) -> (&'static str, String) {
+    pub(super) fn fails(&self, code: &str) -> (&'static str, String) {
         match self.map(code, b"input") {
             Err(TaskError::Failed { code, message, class: FailureClass::Guest }) => (code, message),
             other => panic!("expected the guest to fail, got {other:?}"),

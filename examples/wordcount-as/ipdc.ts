@@ -1,0 +1,1 @@
+../../guest/as/ipdc.ts

@@ -1,0 +1,282 @@
+//! WASI commands: programs that run from `_start` to their end, with their input on stdin and
+//! `key<TAB>value` lines on stdout.
+//!
+//! Each call of the guest is a run of a fresh instance, on the attempt's thread, with the call's
+//! input on stdin. What it writes goes on as records, line by line, while it runs; nothing of it is
+//! held but one line. What it says on stderr is its log.
+//!
+//! [`preview1`](super::preview1) has the functions that it may import.
+
+use std::collections::VecDeque;
+
+use ipdc_jobs::kind::{Form, Given, Guest, TaskError};
+use ipdc_jobs::manifest::Limits;
+use memchr::memchr;
+use tokio_util::sync::CancellationToken;
+use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
+
+use super::imports::{LOG_LINE, Outlet, Sink};
+use super::instance::{State, explain};
+use super::preview1::{self, World};
+use super::ticker::Hold;
+use super::{GuestError, Listener};
+
+/// What a command begins with; a module that exports it is one.
+const START: &str = "_start";
+
+/// The longest line of a command's output: as much as a record of any kind of job may have.
+const LINE_LIMIT: usize = 16 << 20;
+
+/// Lines of stderr that an error shows: a message and where it comes from.
+const LAST_WORDS: usize = 5;
+
+/// Whether `module` is a command.
+pub(super) fn is_command(module: &Module) -> bool {
+    module.get_export(START).is_some()
+}
+
+/// Checks that `module` is a command that the sandbox can run.
+pub(super) fn check(module: &Module) -> Result<(), GuestError> {
+    preview1::check_imports(module)?;
+    if !matches!(module.get_export("memory"), Some(ExternType::Memory(_))) {
+        return Err(GuestError::Export("its memory as `memory`".to_owned()));
+    }
+    match module.get_export(START) {
+        Some(ExternType::Func(f)) if f.params().len() + f.results().len() == 0 => Ok(()),
+        _ => Err(GuestError::Export(format!("`{START}()`"))),
+    }
+}
+
+/// A command, ready to run.
+pub(super) struct Command {
+    program: InstancePre<Process>,
+    /// Not there while it runs.
+    process: Option<Process>,
+}
+
+impl Command {
+    pub(super) fn new(
+        module: &Module,
+        limits: &Limits,
+        stop: CancellationToken,
+        listener: Box<dyn Listener>,
+        given: Given,
+        clock: Hold,
+    ) -> Result<Self, TaskError> {
+        check(module)?;
+        let mut linker = Linker::new(module.engine());
+        let linked = preview1::link(&mut linker, module);
+        let program = linked.and_then(|()| linker.instantiate_pre(module));
+        let program = program.map_err(|error| GuestError::Import(format!("{error:#}")))?;
+        let state = State::new(limits, stop, listener, given, clock);
+        Ok(Command { program, process: Some(Process::new(state)) })
+    }
+}
+
+impl Guest for Command {
+    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
+        let mut process = self.process.take().expect("a command runs once at a time");
+        process.start(function, input);
+        process.state.outlet.open(sink);
+        let mut store = Store::new(self.program.module().engine(), process);
+        store.limiter(|process| process.state.cap());
+        store.epoch_deadline_callback(|context| context.data().state.may_go_on());
+        store.set_epoch_deadline(1);
+        let ran = self.program.instantiate(&mut store).and_then(|instance| {
+            instance.get_typed_func::<(), ()>(&mut store, START)?.call(&mut store, ())
+        });
+        let mut process = store.into_data();
+        let ended = process.ended(ran);
+        let sent = process.state.outlet.close();
+        process.state.end();
+        self.process = Some(process);
+        ended.and(sent)
+    }
+
+    fn form(&self) -> Form {
+        Form::Command
+    }
+}
+
+/// How a command ended that called `proc_exit`.
+#[derive(Debug, thiserror::Error)]
+#[error("exit code {0}")]
+pub(super) struct Exit(pub(super) u32);
+
+/// A run of a command: what its store holds.
+pub(super) struct Process {
+    pub(super) state: State,
+    pub(super) world: World,
+    stdin: Stdin,
+    stdout: Lines,
+    stderr: Words,
+}
+
+impl Process {
+    fn new(state: State) -> Self {
+        Process {
+            state,
+            world: World::default(),
+            stdin: Stdin::default(),
+            stdout: Lines::default(),
+            stderr: Words::default(),
+        }
+    }
+
+    /// Everything as a fresh run finds it, but for the time that is left.
+    fn start(&mut self, function: &str, input: &[u8]) {
+        self.world = World::new(function, &self.state.side);
+        self.stdin.start(input);
+        self.stdout = Lines::default();
+        self.stderr = Words::default();
+        self.state.begin();
+    }
+
+    /// Bytes of stdin into `room`, at least one unless it is at its end.
+    pub(super) fn read(&mut self, room: &mut [u8]) -> usize {
+        self.stdin.read(room)
+    }
+
+    pub(super) fn write_stdout(&mut self, bytes: &[u8]) -> Result<(), wasmtime::Error> {
+        let written = self.stdout.write(bytes, &mut self.state.outlet);
+        self.state.keep(written)
+    }
+
+    pub(super) fn write_stderr(&mut self, bytes: &[u8]) {
+        self.stderr.write(bytes, &mut self.state.outlet);
+    }
+
+    /// What the end of a run means; a last line without an end is a line.
+    fn ended(&mut self, ran: Result<(), wasmtime::Error>) -> Result<(), TaskError> {
+        self.stderr.end(&mut self.state.outlet);
+        let error = match ran {
+            Ok(()) => return self.stdout.end(&mut self.state.outlet),
+            Err(error) => error,
+        };
+        let failed = match error.downcast_ref::<Exit>() {
+            Some(Exit(0)) => return self.stdout.end(&mut self.state.outlet),
+            Some(Exit(code)) => GuestError::Exit(*code).into(),
+            None => explain(&error, &mut self.state),
+        };
+        Err(match failed {
+            TaskError::Failed { class, code, message } => {
+                let hint = if self.world.looked_for_files() { NO_FILES } else { "" };
+                let message = format!("{message}{}{hint}", self.stderr.last());
+                TaskError::Failed { class, code, message }
+            }
+            other => other,
+        })
+    }
+}
+
+/// For a command that failed and that can open files.
+const NO_FILES: &str = " (the sandbox has no files)";
+
+/// A run's input, of which `given` bytes were read.
+#[derive(Default)]
+struct Stdin {
+    bytes: Vec<u8>,
+    given: usize,
+}
+
+impl Stdin {
+    fn start(&mut self, input: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(input);
+        self.given = 0;
+    }
+
+    fn read(&mut self, room: &mut [u8]) -> usize {
+        let rest = &self.bytes[self.given..];
+        let read = rest.len().min(room.len());
+        room[..read].copy_from_slice(&rest[..read]);
+        self.given += read;
+        read
+    }
+}
+
+/// Makes records of lines.
+#[derive(Default)]
+struct Lines {
+    /// The beginning of a line whose end has not come.
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    fn write(&mut self, mut bytes: &[u8], outlet: &mut Outlet) -> Result<(), TaskError> {
+        while let Some(newline) = memchr(b'\n', bytes) {
+            let (line, rest) = (&bytes[..newline], &bytes[newline + 1..]);
+            if self.begun.is_empty() {
+                emit(line, outlet)?;
+            } else {
+                self.begin(line)?;
+                emit(&self.begun, outlet)?;
+                self.begun.clear();
+            }
+            bytes = rest;
+        }
+        self.begin(bytes)
+    }
+
+    fn begin(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
+        if self.begun.len() + bytes.len() > LINE_LIMIT {
+            return Err(GuestError::Line(LINE_LIMIT).into());
+        }
+        self.begun.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end(&mut self, outlet: &mut Outlet) -> Result<(), TaskError> {
+        let last = std::mem::take(&mut self.begun);
+        if last.is_empty() { Ok(()) } else { emit(&last, outlet) }
+    }
+}
+
+/// A line is a key and, after the first tab, a value.
+fn emit(line: &[u8], outlet: &mut Outlet) -> Result<(), TaskError> {
+    match memchr(b'\t', line) {
+        Some(tab) => outlet.emit(&line[..tab], &line[tab + 1..]),
+        None => outlet.emit(line, b""),
+    }
+}
+
+/// Makes log lines of what comes on stderr, and remembers the last ones.
+#[derive(Default)]
+struct Words {
+    begun: Vec<u8>,
+    last: VecDeque<String>,
+}
+
+impl Words {
+    fn write(&mut self, bytes: &[u8], outlet: &mut Outlet) {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            let room = LOG_LINE.saturating_sub(self.begun.len());
+            self.begun.extend_from_slice(&text[..text.len().min(room)]);
+            if text.len() < part.len() {
+                self.end(outlet);
+            }
+        }
+    }
+
+    fn end(&mut self, outlet: &mut Outlet) {
+        if self.begun.is_empty() {
+            return;
+        }
+        outlet.log(&self.begun);
+        if self.last.len() == LAST_WORDS {
+            self.last.pop_front();
+        }
+        self.last.push_back(String::from_utf8_lossy(&self.begun).into_owned());
+        self.begun.clear();
+    }
+
+    /// `: what it said last`, when it said something.
+    fn last(&self) -> String {
+        let lines: Vec<_> = self.last.iter().map(String::as_str).collect();
+        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

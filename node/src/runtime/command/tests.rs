@@ -1,0 +1,177 @@
+#![allow(clippy::unwrap_used)]
+
+use super::super::tests::Bench;
+use super::*;
+
+/// A command whose `_start` has `body`, with two pages of memory. Offset 0 has a list of one piece, 16 is for
+/// answers, 256 has `text`, 4096 and on is free.
+fn command(text: &str, body: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "path_open" (func $open
+                (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (data (i32.const 256) "{text}")
+            (func $piece (param $ptr i32) (param $len i32)
+                (i32.store (i32.const 0) (local.get $ptr)) (i32.store (i32.const 4) (local.get $len)))
+            (func $put (param $fd i32) (param $ptr i32) (param $len i32)
+                (call $piece (local.get $ptr) (local.get $len))
+                (if (call $write (local.get $fd) (i32.const 0) (i32.const 1) (i32.const 16)) (then unreachable)))
+            (func (export "_start") {body}))"#
+    )
+}
+
+/// Copies stdin to stdout, at most `size` bytes at a time.
+fn cat(size: u32) -> String {
+    command(
+        "",
+        &format!(
+            "(loop $more
+                (call $piece (i32.const 4096) (i32.const {size}))
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+                (if (i32.load (i32.const 16)) (then
+                    (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))
+                    (br $more))))"
+        ),
+    )
+}
+
+/// Packed records.
+fn packed(records: &[(&str, &str)]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for (key, value) in records {
+        packed.extend((key.len() as u32).to_le_bytes());
+        packed.extend((value.len() as u32).to_le_bytes());
+        packed.extend(key.as_bytes());
+        packed.extend(value.as_bytes());
+    }
+    packed
+}
+
+#[test]
+fn lines_are_records_however_they_are_written() {
+    let bench = Bench::new();
+    let expected =
+        packed(&[("key", "value"), ("no tab", ""), ("", ""), ("two", "ta\tbs"), ("last", "1")]);
+    for size in [1, 2, 3, 7, 60_000] {
+        let records = bench.map(&cat(size), b"key\tvalue\nno tab\n\ntwo\tta\tbs\nlast\t1").unwrap();
+        assert_eq!(records, expected, "{size} bytes at a time");
+    }
+}
+
+#[test]
+fn each_call_is_a_fresh_run() {
+    let bench = Bench::new();
+    let mut guest = bench.guest(&cat(4)).unwrap();
+    assert_eq!(guest.form(), Form::Command);
+    for _ in 0..2 {
+        let mut records = Vec::new();
+        let mut sink = |frame: &[u8]| {
+            records.extend_from_slice(frame);
+            Ok(())
+        };
+        guest.call("map", b"one\tfirst", &mut sink).unwrap();
+        assert_eq!(records, packed(&[("one", "first")]));
+    }
+}
+
+#[test]
+fn params_and_the_inputs_name_are_in_the_environment() {
+    let body = "(drop (call $environ (i32.const 4000) (i32.const 4096)))
+        (call $put (i32.const 1) (i32.load (i32.const 4000)) (i32.const 19))
+        (call $put (i32.const 1) (i32.const 256) (i32.const 1))
+        (call $put (i32.const 1) (i32.load (i32.const 4004)) (i32.const 15))";
+    let records = Bench::new().map(&command("\\n", body), b"").unwrap();
+    assert_eq!(records, packed(&[("IPDC_PARAMS={\"n\":1}", ""), ("IPDC_INPUT=left", "")]));
+}
+
+#[test]
+fn a_command_that_reads_nothing_is_no_failure() {
+    let bench = Bench::new();
+    let code = command(
+        "done\\n",
+        "(call $put (i32.const 1) (i32.const 256) (i32.const 5)) (call $exit (i32.const 0))",
+    );
+    assert_eq!(bench.map(&code, b"unread").unwrap(), packed(&[("done", "")]));
+}
+
+#[test]
+fn a_failed_command_is_quoted() {
+    let bench = Bench::new();
+    let say = "(call $put (i32.const 2) (i32.const 256) (i32.const 9))";
+    let (code, message) =
+        bench.fails(&command("no\\nluck  \\n", &format!("{say} (call $exit (i32.const 3))")));
+    assert_eq!(code, "IPDC-5310");
+    assert!(message.contains("exit code 3: no; luck"), "{message}");
+    let (code, message) = bench.fails(&command("no\\nluck  \\n", &format!("{say} unreachable")));
+    assert_eq!(code, "IPDC-5301");
+    assert!(message.ends_with("no; luck  "), "{message}");
+    assert_eq!(bench.heard(), ["no", "luck  ", "no", "luck  "]);
+}
+
+#[test]
+fn limits_hold_for_commands() {
+    let mut bench = Bench::new();
+    bench.limits.time_ms = 100;
+    assert_eq!(bench.fails(&command("", "(loop (br 0))")).0, "IPDC-5302");
+    let grow =
+        "(loop (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (br 0))";
+    assert_eq!(bench.fails(&command("", grow)).0, "IPDC-5303");
+    let wild = "(call $put (i32.const 1) (i32.const 131070) (i32.const 9))";
+    assert_eq!(bench.fails(&command("", wild)).0, "IPDC-5304");
+    let endless = "(loop (call $put (i32.const 1) (i32.const 4096) (i32.const 65536)) (br 0))";
+    bench.limits.time_ms = 10_000;
+    assert_eq!(bench.fails(&command("", endless)).0, "IPDC-5311");
+}
+
+#[test]
+fn the_world_of_a_command_is_the_same_each_time_and_sleeps_pass_at_once() {
+    let bench = Bench::new();
+    // Name, clock, random bytes; a sleep of an hour (its length at 4096 + 24); the clock again.
+    let body = "(drop (call $args (i32.const 4000) (i32.const 4004)))
+        (call $put (i32.const 1) (i32.const 4004) (i32.const 3))
+        (drop (call $random (i32.const 4032) (i32.const 40)))
+        (drop (call $clock (i32.const 1) (i64.const 0) (i32.const 4072)))
+        (i64.store (i32.const 4120) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 4096) (i32.const 8192) (i32.const 1) (i32.const 16)))
+        (if (i32.ne (i32.load (i32.const 16)) (i32.const 1)) (then unreachable))
+        (drop (call $clock (i32.const 0) (i64.const 0) (i32.const 4080)))
+        (if (i64.ne (i64.sub (i64.load (i32.const 4080)) (i64.load (i32.const 4072))) (i64.const 3600000000000))
+            (then unreachable))
+        (call $put (i32.const 1) (i32.const 4032) (i32.const 48))";
+    let first = bench.map(&command("", body), b"").unwrap();
+    assert!(first[8..].starts_with(b"map"), "{first:?}");
+    assert_eq!(bench.map(&command("", body), b"").unwrap(), first);
+}
+
+#[test]
+fn files_are_refused_with_an_error_that_programs_know() {
+    let bench = Bench::new();
+    let open = "(i32.store8 (i32.const 256) (i32.add (i32.const 48) (i32.rem_u (call $open (i32.const 3) (i32.const 0)
+        (i32.const 256) (i32.const 1) (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 16)) (i32.const 10))))
+        (call $put (i32.const 1) (i32.const 256) (i32.const 1))";
+    assert_eq!(bench.map(&command("?", open), b"").unwrap(), packed(&[("6", "")]));
+}
+
+#[test]
+fn a_command_is_checked_before_it_runs() {
+    let bench = Bench::new();
+    bench.check(&cat(1), "map").unwrap();
+    bench.check(&cat(1), "reduce").unwrap();
+    let wrong = |from: &str, to: &str| bench.check(&cat(1).replace(from, to), "map").unwrap_err();
+    assert!(wrong("random_get", "teleport").contains("`teleport`"));
+    assert!(
+        wrong("wasi_snapshot_preview1\" \"random_get", "env\" \"system")
+            .contains("`system` from `env`")
+    );
+    assert!(wrong("(export \"memory\")", "").contains("`memory`"));
+    assert!(wrong("\"_start\"", "\"map\"").contains("only a command"));
+}

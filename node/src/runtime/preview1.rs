@@ -1,0 +1,481 @@
+//! The functions of WASI preview 1, for commands that have stdin, stdout, stderr and nothing else.
+//!
+//! No files, no network. The clock stands still, but for sleeps, which pass at once and move it on;
+//! random numbers are the same in every run. So what a command computes depends on its module and
+//! input alone. What needs a file or a socket answers with an error of WASI's own, which programs
+//! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{Caller, ExternType, Linker, Module, Val};
+
+use super::GuestError;
+use super::command::{Exit, Process};
+use super::imports::{memory_of, slice, slice_mut};
+use super::side::Side;
+
+/// The module that commands import from.
+pub(super) const MODULE: &str = "wasi_snapshot_preview1";
+
+/// The functions that have something to do with files or sockets, of which there are none.
+const REFUSED: [&str; 25] = [
+    "fd_advise",
+    "fd_allocate",
+    "fd_datasync",
+    "fd_fdstat_set_rights",
+    "fd_filestat_set_size",
+    "fd_filestat_set_times",
+    "fd_pread",
+    "fd_pwrite",
+    "fd_readdir",
+    "fd_renumber",
+    "fd_sync",
+    "path_create_directory",
+    "path_filestat_get",
+    "path_filestat_set_times",
+    "path_link",
+    "path_open",
+    "path_readlink",
+    "path_remove_directory",
+    "path_rename",
+    "path_symlink",
+    "path_unlink_file",
+    "sock_accept",
+    "sock_recv",
+    "sock_send",
+    "sock_shutdown",
+];
+
+/// The others, which [`link`] has.
+const SERVED: [&str; 20] = [
+    "args_get",
+    "args_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "environ_get",
+    "environ_sizes_get",
+    "fd_close",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_filestat_get",
+    "fd_prestat_dir_name",
+    "fd_prestat_get",
+    "fd_read",
+    "fd_seek",
+    "fd_tell",
+    "fd_write",
+    "poll_oneoff",
+    "proc_exit",
+    "random_get",
+    "sched_yield",
+];
+
+/// WASI's error numbers, of those that come up.
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+enum Errno {
+    Success = 0,
+    BadDescriptor = 8,
+    Invalid = 28,
+    /// There is no seeking on a pipe.
+    Pipe = 70,
+    NotCapable = 76,
+}
+
+const STDIN: u32 = 0;
+const STDOUT: u32 = 1;
+const STDERR: u32 = 2;
+
+/// What a run's clock shows when it begins: the first second of 2000, in nanoseconds. Programs take zero
+/// for a clock that is broken.
+const EPOCH: u64 = 946_684_800_000_000_000;
+
+/// What the clock claims to be good for, in nanoseconds.
+const RESOLUTION: u64 = 1_000;
+
+/// The kinds of clocks that there are: real, monotonic, the process's, the thread's.
+const CLOCKS: u32 = 4;
+
+/// Pieces that one read or write may have; IOV_MAX of most systems.
+const PIECES_LIMIT: u32 = 1_024;
+
+/// Events that one `poll_oneoff` may wait for: more than a program without files can have.
+const EVENTS_LIMIT: u32 = 64;
+
+/// What a run sees of the world beside its stdin.
+#[derive(Default)]
+pub(super) struct World {
+    arguments: Vec<Vec<u8>>,
+    environment: Vec<Vec<u8>>,
+    /// Nanoseconds since 1970.
+    clock: u64,
+    /// Blocks of random bytes drawn.
+    drawn: u64,
+    /// Whether it asked which directories it may open.
+    looked_for_files: bool,
+}
+
+impl World {
+    /// Its name, the one argument, is that of the function it is run for. In its environment are the
+    /// job's params and the name of the input.
+    pub(super) fn new(function: &str, side: &Side) -> Self {
+        World {
+            arguments: vec![function.into()],
+            environment: vec![
+                [b"IPDC_PARAMS=", side.params()].concat(),
+                [b"IPDC_INPUT=", side.input()].concat(),
+            ],
+            clock: EPOCH,
+            ..World::default()
+        }
+    }
+
+    pub(super) fn looked_for_files(&self) -> bool {
+        self.looked_for_files
+    }
+
+    /// The same in every run, and without a pattern: hashes of 0, 1, 2 and so on.
+    fn draw(&mut self, room: &mut [u8]) {
+        for part in room.chunks_mut(32) {
+            let block = Sha256::digest(self.drawn.to_le_bytes());
+            part.copy_from_slice(&block[..part.len()]);
+            self.drawn += 1;
+        }
+    }
+}
+
+/// Checks that `module` imports nothing but preview 1.
+pub(super) fn check_imports(module: &Module) -> Result<(), GuestError> {
+    for import in module.imports() {
+        let known = SERVED.contains(&import.name()) || REFUSED.contains(&import.name());
+        if import.module() != MODULE || !known {
+            let name = format!("`{}` from `{}`", import.name(), import.module());
+            return Err(GuestError::Import(name));
+        }
+    }
+    Ok(())
+}
+
+/// Links the imports of `module`.
+pub(super) fn link(linker: &mut Linker<Process>, module: &Module) -> Result<(), wasmtime::Error> {
+    for import in module.imports().filter(|import| REFUSED.contains(&import.name())) {
+        if let ExternType::Func(of_type) = import.ty() {
+            linker.func_new(MODULE, import.name(), of_type, |_, _, results| {
+                results.fill(Val::I32(Errno::NotCapable as i32));
+                Ok(())
+            })?;
+        }
+    }
+    link_world(linker)?;
+    link_descriptors(linker)
+}
+
+fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    linker.func_wrap(
+        MODULE,
+        "args_sizes_get",
+        |mut caller: Caller<'_, Process>, n: u32, size: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            sizes(memory, &process.world.arguments, n, size)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "args_get",
+        |mut caller: Caller<'_, Process>, list: u32, text: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            strings(memory, &process.world.arguments, list, text)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "environ_sizes_get",
+        |mut caller: Caller<'_, Process>, n: u32, size: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            sizes(memory, &process.world.environment, n, size)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "environ_get",
+        |mut caller: Caller<'_, Process>, list: u32, text: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            strings(memory, &process.world.environment, list, text)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "clock_res_get",
+        |mut caller: Caller<'_, Process>, clock: u32, at: u32| {
+            let (memory, _) = memory_of(&mut caller)?;
+            time(memory, clock, at, RESOLUTION)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "clock_time_get",
+        |mut caller: Caller<'_, Process>, clock: u32, _precision: u64, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            time(memory, clock, at, process.world.clock)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "random_get",
+        |mut caller: Caller<'_, Process>, ptr: u32, len: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            process.world.draw(slice_mut(memory, ptr, len, "room for `random_get`")?);
+            answer(Errno::Success)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, Process>, wanted: u32, events: u32, n: u32, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            poll(memory, &mut process.world, wanted, events, n, count)
+        },
+    )?;
+    linker.func_wrap(MODULE, "sched_yield", || Errno::Success as i32)?;
+    linker.func_wrap(MODULE, "proc_exit", |code: u32| -> Result<(), wasmtime::Error> {
+        Err(Exit(code).into())
+    })?;
+    Ok(())
+}
+
+fn link_descriptors(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    linker.func_wrap(
+        MODULE,
+        "fd_read",
+        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            read(memory, process, fd, pieces, n, count)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            write(memory, process, fd, pieces, n, count)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_fdstat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+            let (memory, _) = memory_of(&mut caller)?;
+            // [type u8][flags u16 at 2][rights u64 at 8][rights of what it opens u64]. Of no known type: else
+            // libraries take it for a terminal, and flush each line.
+            let mut stat = [0; 24];
+            stat[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+            state_of(memory, fd, at, &stat)
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_filestat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+            let (memory, _) = memory_of(&mut caller)?;
+            state_of(memory, fd, at, &[0; 64])
+        },
+    )?;
+    linker.func_wrap(MODULE, "fd_fdstat_set_flags", |fd: u32, _flags: u32| {
+        if_open(fd, Errno::Success) as i32
+    })?;
+    linker.func_wrap(MODULE, "fd_close", |fd: u32| if_open(fd, Errno::Success) as i32)?;
+    linker.func_wrap(MODULE, "fd_seek", |fd: u32, _offset: i64, _whence: u32, _at: u32| {
+        if_open(fd, Errno::Pipe) as i32
+    })?;
+    linker.func_wrap(MODULE, "fd_tell", |fd: u32, _at: u32| if_open(fd, Errno::Pipe) as i32)?;
+    // A program asks for its directories one by one, until there is none.
+    linker.func_wrap(
+        MODULE,
+        "fd_prestat_get",
+        |mut caller: Caller<'_, Process>, _fd: u32, _at: u32| {
+            caller.data_mut().world.looked_for_files = true;
+            Errno::BadDescriptor as i32
+        },
+    )?;
+    linker.func_wrap(MODULE, "fd_prestat_dir_name", |_fd: u32, _at: u32, _len: u32| {
+        Errno::BadDescriptor as i32
+    })?;
+    Ok(())
+}
+
+/// What a function answers: an error number, or, where it ends the command, an error.
+type Answer = Result<i32, wasmtime::Error>;
+
+fn answer(errno: Errno) -> Answer {
+    Ok(errno as i32)
+}
+
+fn if_open(fd: u32, errno: Errno) -> Errno {
+    if fd <= STDERR { errno } else { Errno::BadDescriptor }
+}
+
+/// Reads into the pieces of memory listed at `list`, until one is not filled.
+fn read(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    list: u32,
+    n: u32,
+    count: u32,
+) -> Answer {
+    if fd != STDIN {
+        return answer(Errno::BadDescriptor);
+    }
+    if n > PIECES_LIMIT {
+        return answer(Errno::Invalid);
+    }
+    let mut total = 0;
+    for index in 0..n {
+        let (ptr, len) = piece(memory, list, index)?;
+        let read = process.read(slice_mut(memory, ptr, len, "room for `fd_read`")?);
+        total += read as u32;
+        if read < len as usize {
+            break;
+        }
+    }
+    put(memory, count, &total.to_le_bytes())
+}
+
+/// Writes the pieces of memory listed at `list`.
+fn write(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    list: u32,
+    n: u32,
+    count: u32,
+) -> Answer {
+    if n > PIECES_LIMIT {
+        return answer(Errno::Invalid);
+    }
+    let mut total = 0_u32;
+    for index in 0..n {
+        let (ptr, len) = piece(memory, list, index)?;
+        let bytes = slice(memory, ptr, len, "bytes to `fd_write`")?;
+        match fd {
+            STDOUT => process.write_stdout(bytes)?,
+            STDERR => process.write_stderr(bytes),
+            _ => return answer(Errno::BadDescriptor),
+        }
+        total = total.saturating_add(len);
+    }
+    put(memory, count, &total.to_le_bytes())
+}
+
+/// The pointer and length at `index` of a list of them.
+fn piece(memory: &[u8], list: u32, index: u32) -> Result<(u32, u32), GuestError> {
+    let at = list.saturating_add(index * 8);
+    Ok((number(memory, at)?, number(memory, at.saturating_add(4))?))
+}
+
+fn number(memory: &[u8], at: u32) -> Result<u32, GuestError> {
+    let bytes = slice(memory, at, 4, "a list of pieces")?;
+    Ok(u32::from_le_bytes(bytes.try_into().expect("it has four bytes")))
+}
+
+fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Answer {
+    let room = slice_mut(memory, at, bytes.len() as u32, "room for an answer")?;
+    room.copy_from_slice(bytes);
+    answer(Errno::Success)
+}
+
+fn state_of(memory: &mut [u8], fd: u32, at: u32, state: &[u8]) -> Answer {
+    match if_open(fd, Errno::Success) {
+        Errno::Success => put(memory, at, state),
+        errno => answer(errno),
+    }
+}
+
+fn time(memory: &mut [u8], clock: u32, at: u32, nanoseconds: u64) -> Answer {
+    if clock < CLOCKS {
+        put(memory, at, &nanoseconds.to_le_bytes())
+    } else {
+        answer(Errno::Invalid)
+    }
+}
+
+/// How many strings there are, and their bytes in all, each with a zero at its end.
+fn sizes(memory: &mut [u8], strings: &[Vec<u8>], n: u32, size: u32) -> Answer {
+    let total: usize = strings.iter().map(|text| text.len() + 1).sum();
+    put(memory, n, &(strings.len() as u32).to_le_bytes())?;
+    put(memory, size, &(total as u32).to_le_bytes())
+}
+
+/// Writes the strings to `text` and a pointer to each to `list`.
+fn strings(memory: &mut [u8], strings: &[Vec<u8>], list: u32, text: u32) -> Answer {
+    let (mut list, mut text) = (list, text);
+    for string in strings {
+        put(memory, list, &text.to_le_bytes())?;
+        put(memory, text, string)?;
+        text = text.saturating_add(string.len() as u32);
+        put(memory, text, &[0])?;
+        (list, text) = (list.saturating_add(4), text.saturating_add(1));
+    }
+    answer(Errno::Success)
+}
+
+/// Bytes of what a program waits for, as it says so, and of what came of it.
+const WANTED: u32 = 48;
+const EVENT: u32 = 32;
+
+/// Waits for the first of `n` things. Descriptors are always ready; a clock is at once, by moving on.
+fn poll(
+    memory: &mut [u8],
+    world: &mut World,
+    wanted: u32,
+    events: u32,
+    n: u32,
+    count: u32,
+) -> Answer {
+    if n == 0 || n > EVENTS_LIMIT {
+        return answer(Errno::Invalid);
+    }
+    let wanted = slice(memory, wanted, n * WANTED, "what to wait for")?;
+    let wanted: Vec<_> =
+        wanted.chunks_exact(WANTED as usize).map(|one| Wanted::read(one, world.clock)).collect();
+    let due = wanted.iter().map(|one| one.due).min().unwrap_or_default();
+    world.clock = world.clock.max(due);
+    let mut ready = 0;
+    for one in wanted.iter().filter(|one| one.due <= due) {
+        put(memory, events.saturating_add(ready * EVENT), &one.event())?;
+        ready += 1;
+    }
+    put(memory, count, &ready.to_le_bytes())
+}
+
+/// One thing that a program waits for.
+struct Wanted {
+    /// The program's own name for it.
+    name: [u8; 8],
+    kind: u8,
+    /// When it is there, by the clock; zero for at once.
+    due: u64,
+}
+
+impl Wanted {
+    /// `[name u64][kind u8 at 8]`, and of a clock `[time u64 at 24][whether that is absolute u16 at 40]`.
+    fn read(one: &[u8], now: u64) -> Self {
+        const CLOCK: u8 = 0;
+        let eight = |at: usize| one[at..at + 8].try_into().expect("it has eight bytes");
+        let (kind, time) = (one[8], u64::from_le_bytes(eight(24)));
+        let due = match (kind, one[40] & 1) {
+            (CLOCK, 1) => time,
+            (CLOCK, _) => now.saturating_add(time),
+            _ => 0,
+        };
+        Wanted { name: eight(0), kind, due }
+    }
+
+    /// `[name u64][error u16][kind u8]`, then how many bytes are there: at least one.
+    fn event(&self) -> [u8; EVENT as usize] {
+        let mut event = [0; EVENT as usize];
+        event[..8].copy_from_slice(&self.name);
+        event[10] = self.kind;
+        event[16] = 1;
+        event
+    }
+}
