@@ -101,7 +101,7 @@ impl Job {
         live.map(|((task, attempt), mine)| Held {
             task: *task,
             attempt: *attempt,
-            running: mine.stage == Stage::Running,
+            running: matches!(mine.stage, Stage::Recalling | Stage::Running),
             done: mine.done,
             total: mine.total,
         })
