@@ -446,6 +446,23 @@ fn what_the_memo_has_is_reported_at_once_without_a_slot_or_a_record() {
 }
 
 #[test]
+fn an_attempt_whose_memo_is_asked_counts_as_begun() {
+    // What has not begun is given to whoever is idle, who would ask its own memo, and so on in turns.
+    let mut lab = Lab::with(2, &[key(0, 1)]);
+    let message = ToWorker { job: job(1), epoch: Epoch(1), body: assign(&[key(1, 1)]) };
+    let said = lab.worker.apply(lab.now, WorkerEvent::Message { from: peer(1), message });
+    let renewed = said.into_iter().find_map(|action| match action {
+        WorkerAction::Send { message, .. } => match message.body {
+            ControllerNote::Renew { held, .. } => Some(held),
+            _ => None,
+        },
+        _ => None,
+    });
+    let begun: Vec<bool> = renewed.unwrap().iter().map(|held| held.running).collect();
+    assert_eq!(begun, [true, true]);
+}
+
+#[test]
 fn an_attempt_that_is_revoked_while_the_memo_is_asked_is_not_started() {
     let mut lab = Lab::new(1);
     lab.order(1, 1, 1, assign(&[key(0, 1)]));
