@@ -70,7 +70,7 @@ fn everything_happened(sum: &Tally) {
         ("failed builds", failed_builds, 15),
         ("failed stores", failed_stores, 30),
         ("answers from a memo", memo_hits, 1_000),
-        ("memos that lost what they had just answered", memo_losses, 100),
+        ("memos that lost what they had just answered", memo_losses, 50),
         ("commits", engines.commits, 10_000),
         ("retries", engines.retries, 2_000),
         ("steals", engines.steals, 1_000),

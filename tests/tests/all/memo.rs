@@ -21,6 +21,10 @@ fn memoized(ran: &Value) -> u64 {
     ran["memoized"].as_u64().unwrap()
 }
 
+fn tasks(ran: &Value) -> u64 {
+    ran["tasks"].as_u64().unwrap()
+}
+
 #[test]
 fn the_same_job_again_runs_nothing_on_any_node() {
     let swarm = Swarm::of(3);
@@ -35,7 +39,7 @@ fn the_same_job_again_runs_nothing_on_any_node() {
 }
 
 #[test]
-fn two_hundred_and_sixty_answers_from_three_memos_come_at_once() {
+fn the_answers_of_three_memos_come_at_once() {
     /// The figure is 0.3 s for an optimised build with nothing beside it.
     const BOUND: Duration = Duration::from_secs(2);
     let swarm = Swarm::of(3);
@@ -49,7 +53,8 @@ fn two_hundred_and_sixty_answers_from_three_memos_come_at_once() {
     let again = swarm[0].job_done(&id);
     let took = started.elapsed();
     println!("submitted to done: {took:?}; the job itself: {} s", again["seconds"]);
-    assert_eq!((memoized(&again), &again["result"]), (260, &first["result"]));
+    assert!(tasks(&again) > 40, "{again}");
+    assert_eq!((memoized(&again), &again["result"]), (tasks(&again), &first["result"]));
     assert!(took < BOUND, "{took:?}");
 }
 
@@ -62,10 +67,12 @@ fn only_what_is_new_in_the_input_is_mapped() {
     run(&node, &job, &input, &[]);
     fs::write(input.join("more.txt"), "some more words\n").unwrap();
     let grown = run(&node, &job, &input, &[]);
-    assert_eq!((grown["tasks"].as_u64(), memoized(&grown)), (Some(6 + 2), 5));
+    // A task may have several small files that follow each other.
+    let maps_run = |ran| tasks(ran) - 2 - memoized(ran);
+    assert!((1..=2).contains(&maps_run(&grown)) && memoized(&grown) >= 3, "{grown}");
     fs::write(input.join("002.txt"), "quite other words\n").unwrap();
     let changed = run(&node, &job, &input, &[]);
-    assert_eq!(memoized(&changed), 5);
+    assert!((1..=2).contains(&maps_run(&changed)) && memoized(&changed) >= 3, "{changed}");
 }
 
 #[test]
@@ -119,13 +126,13 @@ fn a_memo_outlives_its_node_and_its_loss_costs_only_time() {
     assert!(used["memo"].as_u64() > Some(0), "{used}");
     node.stop();
     node.start();
-    assert_eq!(memoized(&run(&node, &job, &input, &[])), 5);
+    assert_eq!(memoized(&run(&node, &job, &input, &[])), tasks(&first));
     // A row whose blocks are gone is no answer.
     node.stop();
     fs::remove_dir_all(node.home().join("scratch")).unwrap();
     node.start();
     let third = run(&node, &job, &input, &[]);
-    assert_eq!(memoized(&third), 4, "the large split's output is gone");
+    assert_eq!(memoized(&third), tasks(&first) - 1, "the large split's output is gone");
     node.stop();
     fs::remove_dir_all(node.home().join("scratch")).unwrap();
     fs::remove_dir_all(node.home().join("cache")).unwrap();
