@@ -458,7 +458,7 @@ fn an_attempt_whose_memo_is_asked_counts_as_begun() {
         },
         _ => None,
     });
-    let begun: Vec<bool> = renewed.unwrap().iter().map(|held| held.running).collect();
+    let begun: Vec<bool> = renewed.expect("a renewal").iter().map(|held| held.running).collect();
     assert_eq!(begun, [true, true]);
 }
 
