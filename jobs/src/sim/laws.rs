@@ -6,6 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::engine::{End, EndState, Record};
 use crate::ids::{Attempt, Cid, Epoch, PeerId, TaskId};
 
+/// The attempts that a task may come to in one term. Failures, deaths and thefts come to thirty in the worst
+/// of thousands of seeds; workers that take a task from each other in turns, to any number.
+const ATTEMPTS_LIMIT: u32 = 40;
+
 /// A law was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
@@ -18,6 +22,9 @@ pub enum Broken {
     /// A term's number went back.
     #[error("epoch {0} was written after a later one")]
     EpochWentBack(Epoch),
+    /// A task gets somewhere.
+    #[error("task {0} is passed around and came to attempt {1}")]
+    PassedAround(TaskId, Attempt),
     /// The end is the last record.
     #[error("something was written after the end")]
     WrittenAfterTheEnd,
@@ -162,7 +169,7 @@ impl Laws {
     /// A worker starts an attempt, in the `life`-th life of its node.
     ///
     /// # Errors
-    /// When another node did so, or this one in the same life.
+    /// When another node did so, or this one in the same life, or the task was given out too often.
     pub(super) fn on_start(
         &mut self,
         task: TaskId,
@@ -170,6 +177,9 @@ impl Laws {
         worker: PeerId,
         life: u32,
     ) -> Result<(), Broken> {
+        if attempt.n > ATTEMPTS_LIMIT {
+            return Err(Broken::PassedAround(task, attempt));
+        }
         match self.started.insert((task, attempt), (worker, life)) {
             Some((before, then)) if before != worker || then == life => {
                 Err(Broken::StartedTwice(task, attempt))
