@@ -79,14 +79,8 @@ impl Scanner {
                 .find(|&newline| self.is_empty_line(bytes, newline))
                 .map(|at| at + 1),
             RecordKind::Csv => {
-                let mut quoted = self.quoted;
-                let mut marks = memchr2_iter(b'"', b'\n', bytes);
-                marks
-                    .find(|&at| {
-                        quoted ^= bytes[at] == b'"';
-                        !quoted && bytes[at] == b'\n'
-                    })
-                    .map(|at| at + 1)
+                let quoted = self.quoted;
+                newline_outside(memchr2_iter(b'"', b'\n', bytes), bytes, quoted).map(|at| at + 1)
             }
             RecordKind::Fixed(len) => {
                 let left = len as usize - self.into;
@@ -110,14 +104,8 @@ impl Scanner {
                 .find(|&newline| self.is_empty_line(bytes, newline))
                 .map(|at| at + 1),
             RecordKind::Csv => {
-                let mut quoted = self.quoted ^ has_odd_quotes(bytes);
-                let mut marks = memrchr2_iter(b'"', b'\n', bytes);
-                marks
-                    .find(|&at| {
-                        quoted ^= bytes[at] == b'"';
-                        !quoted && bytes[at] == b'\n'
-                    })
-                    .map(|at| at + 1)
+                let quoted = self.quoted ^ has_odd_quotes(bytes);
+                newline_outside(memrchr2_iter(b'"', b'\n', bytes), bytes, quoted).map(|at| at + 1)
             }
             RecordKind::Fixed(len) => {
                 let over = (self.into + bytes.len()) % len as usize;
@@ -134,6 +122,19 @@ impl Scanner {
         };
         before(1) == b'\n' || (before(1) == b'\r' && before(2) == b'\n')
     }
+}
+
+/// The first newline among `marks`, the places of quotes and newlines in `bytes` in either direction,
+/// that is outside quotes, where those before the first are `quoted` or not.
+fn newline_outside(
+    mut marks: impl Iterator<Item = usize>,
+    bytes: &[u8],
+    mut quoted: bool,
+) -> Option<usize> {
+    marks.find(|&at| {
+        quoted ^= bytes[at] == b'"';
+        !quoted && bytes[at] == b'\n'
+    })
 }
 
 fn has_odd_quotes(bytes: &[u8]) -> bool {

@@ -173,19 +173,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::fake::World;
+    use super::super::run::tests::pack;
     use super::*;
 
     fn run_of(records: &[(Vec<u8>, Vec<u8>)]) -> Source {
-        let (mut run, mut encoder) = (Vec::new(), Encoder::new().unwrap());
-        let mut out = |bytes: &[u8]| {
-            run.extend_from_slice(bytes);
-            Ok(())
-        };
-        for (key, value) in records {
-            encoder.add(key, value, &mut out).unwrap();
-        }
-        encoder.end(&mut out).unwrap();
-        Source::Inline(run.into())
+        Source::Inline(pack(records).into())
     }
 
     fn merged(sources: &[Source], host: &World) -> Vec<(Vec<u8>, Vec<u8>)> {

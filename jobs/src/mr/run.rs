@@ -345,13 +345,14 @@ impl ReadAt for InMemory {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use super::super::fake::World;
     use super::*;
 
     type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
-    fn pack(records: &Records) -> Vec<u8> {
+    /// The run of these records.
+    pub(in crate::mr) fn pack(records: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         let mut run = Vec::new();
         let mut encoder = Encoder::new().unwrap();
         let mut out = |bytes: &[u8]| {
