@@ -6,7 +6,7 @@
 //! ipdc_guest::map!(count_words);
 //!
 //! fn count_words(text: &[u8]) {
-//!     for word in text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()) {
+//!     for word in ipdc_guest::words(text) {
 //!         ipdc_guest::emit(word, b"1");
 //!     }
 //! }
@@ -25,12 +25,11 @@
 
 use std::cell::RefCell;
 
-/// Bytes collected before they are handed to the host.
-const FRAME: usize = 64 << 10;
+use frame::Frame;
 
 thread_local! {
     static INPUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static FRAME_SO_FAR: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static EMITTED: RefCell<Frame> = const { RefCell::new(Frame::new()) };
 }
 
 /// Exports the function `$f: fn(&[u8])` as `map`. It gets whole records, and emits.
@@ -74,16 +73,7 @@ macro_rules! combine {
 /// Hands a record to the host.
 #[inline]
 pub fn emit(key: &[u8], value: &[u8]) {
-    FRAME_SO_FAR.with_borrow_mut(|frame| {
-        frame.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        frame.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        frame.extend_from_slice(key);
-        frame.extend_from_slice(value);
-        if frame.len() >= FRAME {
-            host::flush(frame);
-            frame.clear();
-        }
-    });
+    EMITTED.with_borrow_mut(|emitted| emitted.push(key, value));
 }
 
 /// Logs a line; of an attempt that fails, `ipdc job logs` shows the last ones.
@@ -134,12 +124,7 @@ pub extern "C" fn ipdc_alloc(len: usize) -> *mut u8 {
 #[doc(hidden)]
 pub fn with_input(len: usize, f: impl FnOnce(&[u8])) {
     INPUT.with_borrow(|input| f(&input[..len]));
-    FRAME_SO_FAR.with_borrow_mut(|frame| {
-        if !frame.is_empty() {
-            host::flush(frame);
-            frame.clear();
-        }
-    });
+    EMITTED.with_borrow_mut(Frame::hand_over);
 }
 
 /// Takes a packed key group apart: `[klen u32][nvalues u32][key]([vlen u32][value])*`. Used by
@@ -270,7 +255,10 @@ mod tests {
     }
 }
 
+mod frame;
 mod json;
 mod side;
+mod words;
 
 pub use side::{File, count, file, input, param, params};
+pub use words::{Words, words};

@@ -3,8 +3,7 @@
 ipdc_guest::map!(words);
 
 fn words(text: &[u8]) {
-    let is_space = |byte: &u8| matches!(byte, 9..=13 | 32);
-    for word in text.split(is_space).filter(|word| !word.is_empty()) {
+    for word in ipdc_guest::words(text) {
         ipdc_guest::emit(word, b"1");
     }
 }
