@@ -22,8 +22,8 @@ use super::error;
 use super::group::{Grouper, GuestGroup, How};
 use super::merge::{self, Merge};
 use super::order::Order;
-use super::record::Records;
-use super::run::{Encoder, Source, prefix};
+use super::record::{self, Records, prefix};
+use super::run::{Encoder, Source};
 use super::shuffle::{Partitioner, RunsWriter};
 
 /// What joins the values of one key in a map task.
@@ -40,9 +40,8 @@ pub(super) enum Combine {
 pub(super) struct Combiner<'a> {
     host: &'a dyn Host,
     partitioner: Partitioner,
-    /// How keys are written, and a key so written.
+    /// How keys are written.
     order: Order,
-    encoded: Vec<u8>,
     /// Bytes to hold before spilling.
     budget: usize,
     store: Store,
@@ -65,22 +64,31 @@ impl<'a> Combiner<'a> {
             }
             _ => Store::Records(Kept::default()),
         };
-        let (spills, encoded) = (Vec::new(), Vec::new());
-        Combiner { host, partitioner, order, encoded, budget, store, spills, combine }
+        Combiner { host, partitioner, order, budget, store, spills: Vec::new(), combine }
     }
 
     /// Takes the records of `frame`.
     pub(super) fn add(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        if self.order.is_plain() {
+            return self.add_written(frame);
+        }
+        let (mut written, mut key_written) = (Vec::new(), Vec::new());
         for record in Records::new(frame) {
-            let (mut key, value) = record?;
-            if !self.order.is_plain() {
-                self.encoded.clear();
-                self.order.encode(key, &mut self.encoded)?;
-                key = &self.encoded;
-            }
+            let (key, value) = record?;
+            key_written.clear();
+            self.order.encode(key, &mut key_written)?;
+            record::write(&mut written, &key_written, value);
+        }
+        self.add_written(&written)
+    }
+
+    /// Takes the records of `frame`, whose keys are written as runs have them.
+    fn add_written(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        let mut records = Records::new(frame);
+        while !records.is_empty() {
             let used = match &mut self.store {
-                Store::Numbers(numbers) => numbers.add(key, value)?,
-                Store::Records(kept) => kept.add(key, value),
+                Store::Numbers(numbers) => numbers.add(&mut records)?,
+                Store::Records(kept) => kept.add(&mut records)?,
             };
             if used > self.budget {
                 self.spill()?;
@@ -205,6 +213,10 @@ impl Store {
     }
 }
 
+/// Items that are looked up at once: their places are all over memory, and looks that do not wait for
+/// each other take hardly longer than one.
+const LOOKS: usize = 32;
+
 /// One number a key.
 struct Numbers {
     builtin: Builtin,
@@ -232,6 +244,26 @@ impl Slot {
     }
 }
 
+/// A record whose key is looked up.
+struct Look<'a> {
+    key: &'a [u8],
+    number: i64,
+    hash: u64,
+    prefix: u64,
+    /// Where its slot may lie.
+    place: Option<u32>,
+}
+
+impl Look<'_> {
+    /// Whether `slot` is its key's.
+    #[inline]
+    fn is_at(&self, slot: &Slot, keys: &[u8]) -> bool {
+        slot.prefix == self.prefix
+            && slot.len as usize == self.key.len()
+            && (self.key.len() <= 8 || slot.key(keys) == self.key)
+    }
+}
+
 /// What a key costs besides its bytes: its slot, its place in the index (four bytes and one, with
 /// at least 7/16 of the places taken), its place in the order.
 const SLOT_MEMORY: usize = size_of::<Slot>() + 12 + size_of::<u128>();
@@ -251,31 +283,60 @@ impl Numbers {
         }
     }
 
-    /// Joins `value` to what `key` has; the bytes held.
-    #[inline]
-    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<usize, TaskError> {
-        let number = self.builtin.lift(key, value)?;
-        let Numbers { builtin, hash: state, index, slots, keys } = self;
-        let (hash, prefix) = (hash_of(state, key), prefix(key));
-        let same = |&at: &u32| {
+    /// Joins the next few of `records` to what their keys have; the bytes held.
+    ///
+    /// Each look at the index, and then at a slot, waits for memory. Those of several keys do not
+    /// depend on each other, so they are done in rounds and wait together.
+    fn add(&mut self, records: &mut Records<'_>) -> Result<usize, TaskError> {
+        let mut looks = Vec::with_capacity(LOOKS);
+        while looks.len() < LOOKS
+            && let Some((prefix, key, value)) = records.next_prefixed().transpose()?
+        {
+            let number = self.builtin.lift(key, value)?;
+            let hash = hash_of(&self.hash, prefix, key);
+            looks.push(Look { key, number, hash, prefix, place: None });
+        }
+        for look in &mut looks {
+            look.place = self.index.find(look.hash, |_| true).copied();
+        }
+        for look in &mut looks {
+            look.place = look.place.filter(|&at| look.is_at(&self.slots[at as usize], &self.keys));
+        }
+        for look in &looks {
+            match look.place {
+                Some(at) => self.join(at, look)?,
+                None => self.join_or_insert(look)?,
+            }
+        }
+        Ok(self.slots.len() * SLOT_MEMORY + self.keys.len())
+    }
+
+    fn join(&mut self, at: u32, look: &Look<'_>) -> Result<(), TaskError> {
+        let slot = &mut self.slots[at as usize];
+        slot.number = self.builtin.join(look.key, slot.number, i128::from(look.number))?;
+        Ok(())
+    }
+
+    fn join_or_insert(&mut self, look: &Look<'_>) -> Result<(), TaskError> {
+        let Numbers { hash: state, index, slots, keys, .. } = self;
+        let same = |&at: &u32| look.is_at(&slots[at as usize], keys);
+        let hash_at = |&at: &u32| {
             let slot = &slots[at as usize];
-            slot.prefix == prefix
-                && slot.len as usize == key.len()
-                && (key.len() <= 8 || slot.key(keys) == key)
+            hash_of(state, slot.prefix, slot.key(keys))
         };
-        match index.entry(hash, same, |&at| hash_of(state, slots[at as usize].key(keys))) {
+        match index.entry(look.hash, same, hash_at) {
             Entry::Occupied(entry) => {
-                let slot = &mut slots[*entry.get() as usize];
-                slot.number = builtin.join(key, slot.number, number)?;
+                let at = *entry.get();
+                self.join(at, look)
             }
             Entry::Vacant(entry) => {
                 entry.insert(below_4_gib(slots.len()));
-                let (start, len) = (below_4_gib(keys.len()), below_4_gib(key.len()));
-                slots.push(Slot { number, prefix, start, len });
-                keys.extend_from_slice(key);
+                let (start, len) = (below_4_gib(keys.len()), below_4_gib(look.key.len()));
+                slots.push(Slot { number: look.number.into(), prefix: look.prefix, start, len });
+                keys.extend_from_slice(look.key);
+                Ok(())
             }
         }
-        Ok(slots.len() * SLOT_MEMORY + keys.len())
     }
 
     fn drain(&mut self, to: &Partitioner, take: &mut Drain<'_>) -> Result<(), TaskError> {
@@ -301,10 +362,14 @@ fn below_4_gib(len: usize) -> u32 {
     u32::try_from(len).expect("a budget and a record are far below 4 GiB")
 }
 
+/// A hash of `key`, of which the first eight bytes are in `prefix`.
 #[inline]
-fn hash_of(state: &FixedState, key: &[u8]) -> u64 {
+fn hash_of(state: &FixedState, prefix: u64, key: &[u8]) -> u64 {
     let mut hasher = state.build_hasher();
-    hasher.write(key);
+    hasher.write_u64(prefix);
+    if let Some(rest) = key.get(8..) {
+        hasher.write(rest);
+    }
     hasher.finish()
 }
 
@@ -337,9 +402,17 @@ impl Record {
 const RECORD_MEMORY: usize = size_of::<Record>() + size_of::<u128>();
 
 impl Kept {
-    /// Keeps a record; the bytes held.
+    /// Keeps the next of `records`; the bytes held.
     #[inline]
-    fn add(&mut self, key: &[u8], value: &[u8]) -> usize {
+    fn add(&mut self, records: &mut Records<'_>) -> Result<usize, TaskError> {
+        if let Some((key, value)) = records.next().transpose()? {
+            self.keep(key, value);
+        }
+        Ok(self.records.len() * RECORD_MEMORY + self.bytes.len())
+    }
+
+    #[inline]
+    fn keep(&mut self, key: &[u8], value: &[u8]) {
         self.records.push(Record {
             start: below_4_gib(self.bytes.len()),
             key_len: below_4_gib(key.len()),
@@ -347,7 +420,6 @@ impl Kept {
         });
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.records.len() * RECORD_MEMORY + self.bytes.len()
     }
 
     fn drain(&mut self, to: &Partitioner, take: &mut Drain<'_>) -> Result<(), TaskError> {
@@ -360,10 +432,6 @@ impl Kept {
         )
     }
 }
-
-/// Items that are looked up at once: their places are all over memory, and looks that do not wait for
-/// each other take hardly longer than one.
-const LOOKS: usize = 32;
 
 /// Hands over `items` with their partitions, sorted by partition, then key, then place in `items`.
 ///

@@ -20,16 +20,38 @@ const WIDEST: usize = 1024;
 /// the winner has gone on, it plays only those that lost on its way: one comparison a round.
 pub(super) struct Merge {
     readers: Vec<Reader>,
-    /// Each reader's next key, its first eight bytes; [`NO_MORE`] at its end. Most games are
-    /// decided here, without a look at the reader.
-    heads: Vec<u128>,
+    /// What is compared of each reader first, most games without a look at the reader.
+    heads: Vec<Head>,
     /// The winner, then the loser of each game; that of game `n` goes on to game `n / 2`.
     games: Vec<usize>,
     zstd: Decompressor<'static>,
 }
 
-/// A head behind all others.
-const NO_MORE: u128 = 1 << 64;
+/// Where a reader stands, as one number: `[at its end u1][first eight bytes of the next key
+/// u64][length of that key, at most nine u8][the reader u32]`. Keys of up to eight bytes are in it whole,
+/// so it puts them in order, and the readers of equal ones.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+struct Head(u128);
+
+impl Head {
+    /// A head behind all others.
+    const NO_MORE: Head = Head(1 << 104);
+
+    /// The most that is told of a key's length: more than eight bytes.
+    const LONG: u128 = 9;
+
+    fn new(reader: usize, (prefix, len): (u64, usize)) -> Head {
+        let len = (len as u128).min(Self::LONG);
+        Head(u128::from(prefix) << 40 | len << 32 | reader as u128)
+    }
+
+    /// Whether the heads of two readers say nothing of which key comes first.
+    #[inline]
+    fn is_tie(self, other: Head) -> bool {
+        let long = (self.0 >> 32) as u8 == Self::LONG as u8;
+        long && self.0 >> 32 == other.0 >> 32
+    }
+}
 
 impl Merge {
     /// A merge of the runs at `sources`, in their order.
@@ -42,7 +64,8 @@ impl Merge {
                 readers.push(reader);
             }
         }
-        let heads = readers.iter().map(|reader| u128::from(reader.prefix())).collect();
+        let heads =
+            readers.iter().enumerate().map(|(n, reader)| Head::new(n, reader.start())).collect();
         let mut merge = Merge { games: vec![0; readers.len()], heads, readers, zstd };
         merge.play_all();
         Ok(merge)
@@ -52,15 +75,16 @@ impl Merge {
     #[inline]
     pub(super) fn record(&self) -> Option<(&[u8], &[u8])> {
         let winner = *self.games.first()?;
-        (self.heads[winner] != NO_MORE).then(|| self.readers[winner].record())
+        (self.heads[winner] != Head::NO_MORE).then(|| self.readers[winner].record())
     }
 
     /// Goes to the next record.
     pub(super) fn advance(&mut self) -> Result<(), TaskError> {
         let Some(&(mut winner)) = self.games.first() else { return Ok(()) };
         let reader = &mut self.readers[winner];
-        let has_more = self.heads[winner] != NO_MORE && reader.advance(&mut self.zstd)?;
-        self.heads[winner] = if has_more { u128::from(reader.prefix()) } else { NO_MORE };
+        let has_more = self.heads[winner] != Head::NO_MORE && reader.advance(&mut self.zstd)?;
+        self.heads[winner] =
+            if has_more { Head::new(winner, reader.start()) } else { Head::NO_MORE };
         let mut game = (winner + self.readers.len()) / 2;
         while game > 0 {
             let loser = self.games[game];
@@ -99,7 +123,7 @@ impl Merge {
     #[inline]
     fn before(&self, a: usize, b: usize) -> bool {
         let (left, right) = (self.heads[a], self.heads[b]);
-        if left != right {
+        if !left.is_tie(right) {
             return left < right;
         }
         let key = |reader: usize| self.readers[reader].record().0;

@@ -14,6 +14,9 @@ pub const RECORD_LIMIT: usize = 16 << 20;
 /// The bytes before a record's key.
 const HEADER: usize = 8;
 
+/// The [`prefix`] of a record's key, its key, its value.
+pub(super) type Prefixed<'a> = (u64, &'a [u8], &'a [u8]);
+
 /// The records of a frame, in order. Ends after the first error.
 pub(super) struct Records<'a> {
     rest: &'a [u8],
@@ -22,6 +25,37 @@ pub(super) struct Records<'a> {
 impl<'a> Records<'a> {
     pub(super) fn new(frame: &'a [u8]) -> Self {
         Records { rest: frame }
+    }
+
+    /// Whether there is nothing more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The next record: the [`prefix`] of its key, its key, its value.
+    #[inline]
+    pub(super) fn next_prefixed(&mut self) -> Option<Result<Prefixed<'a>, TaskError>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let Some((header, body)) = self.rest.split_first_chunk::<HEADER>() else {
+            return Some(Err(self.malformed()));
+        };
+        let [k0, k1, k2, k3, v0, v1, v2, v3] = *header;
+        let key_len = u32::from_le_bytes([k0, k1, k2, k3]) as usize;
+        let value_len = u32::from_le_bytes([v0, v1, v2, v3]) as usize;
+        if key_len.saturating_add(value_len) > RECORD_LIMIT {
+            self.rest = &[];
+            return Some(Err(error::too_large(key_len.saturating_add(value_len))));
+        }
+        if key_len + value_len > body.len() {
+            return Some(Err(self.malformed()));
+        }
+        let prefix = prefix_of_first(key_len, body);
+        let (key, body) = body.split_at(key_len);
+        let (value, rest) = body.split_at(value_len);
+        self.rest = rest;
+        Some(Ok((prefix, key, value)))
     }
 
     fn malformed(&mut self) -> TaskError {
@@ -39,34 +73,48 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
+        Some(self.next_prefixed()?.map(|(_, key, value)| (key, value)))
+    }
+}
+
+/// The first eight bytes of a key as a number, so that keys that differ there compare at once; zeros
+/// where there are none.
+#[inline]
+pub(super) fn prefix(key: &[u8]) -> u64 {
+    // A shorter key is read in pieces that overlap: its length is not known when this is compiled,
+    // and a copy of such a length costs more than all the rest.
+    match key.len() {
+        0 => 0,
+        1..4 => [0, key.len() / 2, key.len() - 1]
+            .into_iter()
+            .fold(0, |prefix, at| prefix | u64::from(key[at]) << (56 - 8 * at)),
+        4..8 => {
+            let (first, last) = (key.first_chunk::<4>(), key.last_chunk::<4>());
+            let [first, last] =
+                [first, last].map(|four| u32::from_be_bytes(*four.expect("there are four bytes")));
+            u64::from(first) << 32 | u64::from(last) << (8 * (8 - key.len()))
         }
-        let Some((header, body)) = self.rest.split_first_chunk::<HEADER>() else {
-            return Some(Err(self.malformed()));
-        };
-        let [k0, k1, k2, k3, v0, v1, v2, v3] = *header;
-        let key_len = u32::from_le_bytes([k0, k1, k2, k3]) as usize;
-        let value_len = u32::from_le_bytes([v0, v1, v2, v3]) as usize;
-        if key_len.saturating_add(value_len) > RECORD_LIMIT {
-            self.rest = &[];
-            return Some(Err(error::too_large(key_len.saturating_add(value_len))));
+        _ => u64::from_be_bytes(*key.first_chunk().expect("there are eight bytes")),
+    }
+}
+
+/// The [`prefix`] of the first `len` of `bytes`. What comes after them mostly makes eight of them,
+/// and then no branch depends on a length.
+#[inline]
+pub(super) fn prefix_of_first(len: usize, bytes: &[u8]) -> u64 {
+    match bytes.first_chunk() {
+        Some(eight) => {
+            let others = 64 - 8 * len.min(8) as u32;
+            u64::from_be_bytes(*eight) & u64::MAX.checked_shl(others).unwrap_or(0)
         }
-        if key_len + value_len > body.len() {
-            return Some(Err(self.malformed()));
-        }
-        let (key, body) = body.split_at(key_len);
-        let (value, rest) = body.split_at(value_len);
-        self.rest = rest;
-        Some(Ok((key, value)))
+        None => prefix(&bytes[..len]),
     }
 }
 
 /// Appends one record to `frame`.
-#[cfg(test)]
 pub(super) fn write(frame: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     for len in [key.len(), value.len()] {
-        let len = u32::try_from(len).expect("a test's record is short");
+        let len = u32::try_from(len).expect("a record is far below 4 GiB");
         frame.extend_from_slice(&len.to_le_bytes());
     }
     frame.extend_from_slice(key);
@@ -101,6 +149,18 @@ mod tests {
         for lens in [[u32::MAX, 1], [1, u32::MAX], [u32::MAX, u32::MAX]] {
             let frame = lens.map(u32::to_le_bytes).concat();
             assert!(Records::new(&frame).next().is_some_and(|record| record.is_err()));
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_the_first_eight_bytes_and_zeros_where_there_are_none() {
+        let key = b"\x01\x82\x03\x84\x05\x86\x07\x88\x09";
+        for len in 0..=key.len() {
+            let mut padded = [0; 8];
+            let there = len.min(8);
+            padded[..there].copy_from_slice(&key[..there]);
+            assert_eq!(prefix(&key[..len]), u64::from_be_bytes(padded), "{len} bytes");
+            assert_eq!(prefix_of_first(len, key), u64::from_be_bytes(padded), "{len} bytes");
         }
     }
 }

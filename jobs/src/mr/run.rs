@@ -16,7 +16,7 @@ use crate::ids::{FileRef, PeerId};
 use crate::kind::{Host, ReadAt, TaskError};
 
 use super::error;
-use super::record::RECORD_LIMIT;
+use super::record::{RECORD_LIMIT, prefix};
 
 /// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
 /// of many runs hold more.
@@ -56,6 +56,7 @@ pub(super) struct Encoder {
     zstd: Compressor<'static>,
     block: Vec<u8>,
     last_key: Vec<u8>,
+    last_prefix: u64,
     packed: Vec<u8>,
     /// Blocks of this run that still go untried.
     untried: u32,
@@ -65,7 +66,7 @@ impl Encoder {
     pub(super) fn new() -> Result<Self, TaskError> {
         let zstd = Compressor::new(LEVEL).map_err(|error| error::compression(&error))?;
         let (block, last_key, packed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Encoder { zstd, block, last_key, packed, untried: 0 })
+        Ok(Encoder { zstd, block, last_key, last_prefix: 0, packed, untried: 0 })
     }
 
     /// Appends a record, whose key is not before the last one's.
@@ -75,10 +76,15 @@ impl Encoder {
         value: &[u8],
         out: &mut Out<'_>,
     ) -> Result<(), TaskError> {
-        let shared = key.iter().zip(&self.last_key).take_while(|(a, b)| a == b).count();
-        write_number(&mut self.block, shared as u64);
-        write_number(&mut self.block, (key.len() - shared) as u64);
-        write_number(&mut self.block, value.len() as u64);
+        let prefix = prefix(key);
+        let shared = shared(key, prefix, &self.last_key, self.last_prefix);
+        self.last_prefix = prefix;
+        let numbers = [shared, key.len() - shared, value.len()];
+        if numbers.iter().all(|number| *number < 0x80) {
+            self.block.extend_from_slice(&numbers.map(|number| number as u8));
+        } else {
+            numbers.iter().for_each(|number| write_number(&mut self.block, *number as u64));
+        }
         self.block.extend_from_slice(&key[shared..]);
         self.block.extend_from_slice(value);
         self.last_key.truncate(shared);
@@ -104,6 +110,7 @@ impl Encoder {
         out(packed)?;
         self.block.clear();
         self.last_key.clear();
+        self.last_prefix = 0;
         Ok(())
     }
 
@@ -198,9 +205,10 @@ impl Reader {
         self.offset
     }
 
-    /// The first eight bytes of the current key, as [`prefix`] gives them.
-    pub(super) fn prefix(&self) -> u64 {
-        prefix(&self.key)
+    /// How the current key begins, as [`prefix`] gives it, and its length.
+    #[inline]
+    pub(super) fn start(&self) -> (u64, usize) {
+        (prefix(&self.key), self.key.len())
     }
 
     fn read_record(&mut self) -> Option<()> {
@@ -276,23 +284,13 @@ impl Reader {
     }
 }
 
-/// The first eight bytes of a key as a number, so that keys that differ there compare at once.
+/// How many bytes two keys, with their prefixes, have in common at their beginning.
 #[inline]
-pub(super) fn prefix(key: &[u8]) -> u64 {
-    // A shorter key is read in pieces that overlap: its length is not known when this is compiled,
-    // and a copy of such a length costs more than all the rest.
-    match key.len() {
-        0 => 0,
-        1..4 => [0, key.len() / 2, key.len() - 1]
-            .into_iter()
-            .fold(0, |prefix, at| prefix | u64::from(key[at]) << (56 - 8 * at)),
-        4..8 => {
-            let (first, last) = (key.first_chunk::<4>(), key.last_chunk::<4>());
-            let [first, last] =
-                [first, last].map(|four| u32::from_be_bytes(*four.expect("there are four bytes")));
-            u64::from(first) << 32 | u64::from(last) << (8 * (8 - key.len()))
-        }
-        _ => u64::from_be_bytes(*key.first_chunk().expect("there are eight bytes")),
+fn shared(a: &[u8], a_prefix: u64, b: &[u8], b_prefix: u64) -> usize {
+    let least = a.len().min(b.len());
+    match ((a_prefix ^ b_prefix).leading_zeros() / 8) as usize {
+        8 if least > 8 => 8 + a[8..].iter().zip(&b[8..]).take_while(|(a, b)| a == b).count(),
+        alike => alike.min(least),
     }
 }
 
@@ -417,17 +415,6 @@ pub(super) mod tests {
             let mut damaged = run.clone();
             damaged[at] ^= 0x80;
             assert!(unpack(damaged).is_err(), "flipped at {at}");
-        }
-    }
-
-    #[test]
-    fn a_prefix_is_the_first_eight_bytes_and_zeros_where_there_are_none() {
-        let key = b"\x01\x82\x03\x84\x05\x86\x07\x88\x09";
-        for len in 0..=key.len() {
-            let mut padded = [0; 8];
-            let there = len.min(8);
-            padded[..there].copy_from_slice(&key[..there]);
-            assert_eq!(prefix(&key[..len]), u64::from_be_bytes(padded), "{len} bytes");
         }
     }
 
