@@ -10,7 +10,7 @@
 //! all that are left, and a peer that is silent for the other half is given up: so a block that
 //! nobody has is an error within the stall time. Only a peer that is sending may take longer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +49,13 @@ const BLAME_TIME: Duration = Duration::from_secs(600);
 
 /// Blocks that [`Session::fetch_all`] has on their way at a time, and so its memory in MiB.
 const IN_FLIGHT: usize = 16;
+
+/// Blocks up to this length are cached when they come first: to ask for one again takes longer than to
+/// write it.
+const SMALL: u64 = 64 * 1024;
+
+/// Larger blocks that are remembered to have come once: 16 GiB of input.
+const PASSED: usize = 1 << 14;
 
 /// A block could not be had.
 #[derive(Debug, Clone, thiserror::Error, miette::Diagnostic)]
@@ -127,6 +134,7 @@ struct Inner {
     client: Client,
     stall: Duration,
     hunts: Mutex<HashMap<Cid, WeakShared<Hunt>>>,
+    passed: Mutex<Passed>,
     blamed: Mutex<HashMap<PeerId, Instant>>,
 }
 
@@ -146,8 +154,8 @@ impl Fetcher {
     #[must_use]
     pub fn new(store: Store, streams: Arc<dyn Streams>, stall: Duration) -> Fetcher {
         let client = Client::new(streams, stall / 2);
-        let (hunts, blamed) = (Mutex::default(), Mutex::default());
-        Fetcher { inner: Arc::new(Inner { store, client, stall, hunts, blamed }) }
+        let (hunts, passed, blamed) = Default::default();
+        Fetcher { inner: Arc::new(Inner { store, client, stall, hunts, passed, blamed }) }
     }
 
     /// A session that asks `holders` first and keeps what comes in `tier`.
@@ -195,6 +203,21 @@ impl Fetcher {
         }
     }
 
+    /// Puts a block that came. The cache takes a large one the second time that it comes: most of what a
+    /// job reads is read once, by one task, and writing it would cost as much as its journey. (Maggs
+    /// and Sitaraman, "Algorithmic nuggets in content delivery", 2015, section 3: cache on second hit.)
+    async fn keep(&self, add: &Add, block: &Block) -> Result<(), StoreError> {
+        let is_cache = add.tier() == Tier::Cache;
+        if is_cache && block.len() > SMALL && !lock(&self.inner.passed).again(&block.cid()) {
+            return Ok(());
+        }
+        match add.put(block).await {
+            // A cache without room need not hold what its reader has.
+            Err(StoreError::Full { .. }) if is_cache => Ok(()),
+            put => put,
+        }
+    }
+
     /// The hunt for `cid` that is on, or a new one, and whether it is new.
     fn hunt(&self, cid: Cid, holders: &[PeerId], add: &Add) -> (Shared<Hunt>, bool) {
         let mut hunts = lock(&self.inner.hunts);
@@ -210,8 +233,8 @@ impl Fetcher {
                 return Ok(Found { block, fetched: false });
             }
             let block = Hunting::new(&fetcher, cid, &holders).run().await?;
-            // Before the hunt is off the list: whoever comes later finds it in the store.
-            keep(&add, &block).await?;
+            // Before the hunt is off the list: whoever comes later finds it in the store, if it is kept.
+            fetcher.keep(&add, &block).await?;
             Ok(Found { block, fetched: true })
         };
         let hunt = hunt.boxed().shared();
@@ -222,11 +245,28 @@ impl Fetcher {
     }
 }
 
-/// Puts a block that came. A cache without room need not hold what its reader has.
-async fn keep(add: &Add, block: &Block) -> Result<(), StoreError> {
-    match add.put(block).await {
-        Err(StoreError::Full { .. }) if add.tier() == Tier::Cache => Ok(()),
-        put => put,
+/// The blocks that came once and went by, the last [`PASSED`] of them.
+#[derive(Default)]
+struct Passed {
+    names: HashSet<u64>,
+    in_order: VecDeque<u64>,
+}
+
+impl Passed {
+    /// Whether the block went by before; it has by now.
+    fn again(&mut self, cid: &Cid) -> bool {
+        let digest = cid.hash().digest();
+        let name = digest.first_chunk().map_or(0, |eight| u64::from_be_bytes(*eight));
+        if !self.names.insert(name) {
+            return true;
+        }
+        self.in_order.push_back(name);
+        if self.in_order.len() > PASSED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.names.remove(&oldest);
+        }
+        false
     }
 }
 
@@ -382,7 +422,7 @@ impl Session {
         if fetched {
             self.fetched.fetch_add(block.len(), Ordering::Relaxed);
         } else {
-            keep(&self.add, &block).await?;
+            self.fetcher.keep(&self.add, &block).await?;
         }
         Ok(block)
     }

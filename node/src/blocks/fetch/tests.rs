@@ -71,6 +71,30 @@ async fn a_block_is_fetched_once_and_then_held_here() {
 }
 
 #[tokio::test]
+async fn a_large_block_is_cached_when_it_comes_the_second_time() {
+    let network = Network::new();
+    let (here, there) = (node(&network).await, node(&network).await);
+    let block = there.hold(vec![7; SMALL as usize + 1]).await;
+    let session = session(&here, &[there.id]);
+    for held_after in [false, true] {
+        assert_eq!(session.get(&block.cid()).await.unwrap(), block);
+        assert_eq!(here.world.store.has(&block.cid()).await.unwrap(), held_after);
+    }
+    assert_eq!(session.get(&block.cid()).await.unwrap(), block);
+    assert_eq!(session.fetched(), 2 * block.len());
+}
+
+#[test]
+fn what_went_by_is_forgotten_in_the_order_in_which_it_came() {
+    let mut passed = Passed::default();
+    let name = |n: usize| Block::raw(n.to_be_bytes().to_vec().into()).cid();
+    assert!((0..=PASSED).all(|n| !passed.again(&name(n))));
+    assert!(passed.again(&name(1)));
+    assert!(!passed.again(&name(0)));
+    assert_eq!(passed.names.len(), PASSED);
+}
+
+#[tokio::test]
 async fn a_corrupt_block_is_dropped_and_fetched_again() {
     let network = Network::new();
     let (here, there) = (node(&network).await, node(&network).await);
@@ -169,19 +193,20 @@ async fn a_liar_is_blamed_and_another_is_asked() {
 #[tokio::test]
 async fn who_wants_the_same_block_shares_one_fetch() {
     let network = Network::new();
-    let (here, there) = (node(&network).await, node(&network).await);
-    let file = file(&there, 1).await;
-    let giver = giver(&network, &there, &file, usize::MAX).await;
-    network.remove(there.id);
+    let here = node(&network).await;
+    let block = block("wanted by many");
+    let bytes = block.bytes().clone();
+    let giver = Fake::new(&network, move |_, _| Deed::Give(bytes.clone()));
     let fetcher = fetcher(&here, LONG);
     let sessions: Vec<Session> =
         (0..10).map(|_| fetcher.session(&[giver.id], Tier::Cache)).collect();
-    let gets = sessions.iter().map(|session| session.get(&file.cid));
+    let cid = block.cid();
+    let gets = sessions.iter().map(|session| session.get(&cid));
     for got in futures::future::join_all(gets).await {
-        assert_eq!(got.unwrap().len(), file.len);
+        assert_eq!(got.unwrap(), block);
     }
     assert_eq!(giver.asked(), 1);
-    assert_eq!(sessions.iter().map(Session::fetched).sum::<u64>(), file.len);
+    assert_eq!(sessions.iter().map(Session::fetched).sum::<u64>(), block.len());
     assert!(lock(&fetcher.inner.hunts).is_empty());
 }
 
