@@ -22,7 +22,7 @@ use super::error;
 use super::group::{Grouper, GuestGroup, How};
 use super::merge::{self, Merge};
 use super::order::Order;
-use super::record::{self, Records, prefix};
+use super::record::{self, PREFIX, Records, prefix};
 use super::run::{Encoder, Source};
 use super::shuffle::{Partitioner, RunsWriter};
 
@@ -85,9 +85,10 @@ impl<'a> Combiner<'a> {
     /// Takes the records of `frame`, whose keys are written as runs have them.
     fn add_written(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         let mut records = Records::new(frame);
+        let mut looks = Vec::with_capacity(LOOKS);
         while !records.is_empty() {
             let used = match &mut self.store {
-                Store::Numbers(numbers) => numbers.add(&mut records)?,
+                Store::Numbers(numbers) => numbers.add(&mut records, &mut looks)?,
                 Store::Records(kept) => kept.add(&mut records)?,
             };
             if used > self.budget {
@@ -260,7 +261,7 @@ impl Look<'_> {
     fn is_at(&self, slot: &Slot, keys: &[u8]) -> bool {
         slot.prefix == self.prefix
             && slot.len as usize == self.key.len()
-            && (self.key.len() <= 8 || slot.key(keys) == self.key)
+            && (self.key.len() <= PREFIX || slot.key(keys) == self.key)
     }
 }
 
@@ -287,8 +288,12 @@ impl Numbers {
     ///
     /// Each look at the index, and then at a slot, waits for memory. Those of several keys do not
     /// depend on each other, so they are done in rounds and wait together.
-    fn add(&mut self, records: &mut Records<'_>) -> Result<usize, TaskError> {
-        let mut looks = Vec::with_capacity(LOOKS);
+    fn add<'r>(
+        &mut self,
+        records: &mut Records<'r>,
+        looks: &mut Vec<Look<'r>>,
+    ) -> Result<usize, TaskError> {
+        looks.clear();
         while looks.len() < LOOKS
             && let Some((prefix, key, value)) = records.next_prefixed().transpose()?
         {
@@ -296,13 +301,13 @@ impl Numbers {
             let hash = hash_of(&self.hash, prefix, key);
             looks.push(Look { key, number, hash, prefix, place: None });
         }
-        for look in &mut looks {
+        for look in looks.iter_mut() {
             look.place = self.index.find(look.hash, |_| true).copied();
         }
-        for look in &mut looks {
+        for look in looks.iter_mut() {
             look.place = look.place.filter(|&at| look.is_at(&self.slots[at as usize], &self.keys));
         }
-        for look in &looks {
+        for look in looks.iter() {
             match look.place {
                 Some(at) => self.join(at, look)?,
                 None => self.join_or_insert(look)?,
@@ -350,7 +355,11 @@ impl Numbers {
             |partition, slot| {
                 text.clear();
                 self.builtin.write(&mut text, slot.number);
-                take(partition, slot.key(&keys), &text)
+                // The prefix is at hand; the key lies anywhere.
+                match slot.prefix.to_be_bytes().get(..slot.len as usize) {
+                    Some(short) => take(partition, short, &text),
+                    None => take(partition, slot.key(&keys), &text),
+                }
             },
         )
     }
@@ -367,7 +376,7 @@ fn below_4_gib(len: usize) -> u32 {
 fn hash_of(state: &FixedState, prefix: u64, key: &[u8]) -> u64 {
     let mut hasher = state.build_hasher();
     hasher.write_u64(prefix);
-    if let Some(rest) = key.get(8..) {
+    if let Some(rest) = key.get(PREFIX..) {
         hasher.write(rest);
     }
     hasher.finish()

@@ -77,6 +77,9 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// The bytes of a key that its [`prefix`] has.
+pub(super) const PREFIX: usize = 8;
+
 /// The first eight bytes of a key as a number, so that keys that differ there compare at once; zeros
 /// where there are none.
 #[inline]

@@ -16,7 +16,7 @@ use crate::ids::{FileRef, PeerId};
 use crate::kind::{Host, ReadAt, TaskError};
 
 use super::error;
-use super::record::{RECORD_LIMIT, prefix};
+use super::record::{PREFIX, RECORD_LIMIT, prefix, prefix_of_first};
 
 /// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
 /// of many runs hold more.
@@ -55,8 +55,7 @@ pub(super) type Out<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
 pub(super) struct Encoder {
     zstd: Compressor<'static>,
     block: Vec<u8>,
-    last_key: Vec<u8>,
-    last_prefix: u64,
+    last: Last,
     packed: Vec<u8>,
     /// Blocks of this run that still go untried.
     untried: u32,
@@ -65,8 +64,8 @@ pub(super) struct Encoder {
 impl Encoder {
     pub(super) fn new() -> Result<Self, TaskError> {
         let zstd = Compressor::new(LEVEL).map_err(|error| error::compression(&error))?;
-        let (block, last_key, packed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Encoder { zstd, block, last_key, last_prefix: 0, packed, untried: 0 })
+        let (block, packed) = (Vec::new(), Vec::new());
+        Ok(Encoder { zstd, block, last: Last::default(), packed, untried: 0 })
     }
 
     /// Appends a record, whose key is not before the last one's.
@@ -76,9 +75,7 @@ impl Encoder {
         value: &[u8],
         out: &mut Out<'_>,
     ) -> Result<(), TaskError> {
-        let prefix = prefix(key);
-        let shared = shared(key, prefix, &self.last_key, self.last_prefix);
-        self.last_prefix = prefix;
+        let shared = self.last.replace(key);
         let numbers = [shared, key.len() - shared, value.len()];
         if numbers.iter().all(|number| *number < 0x80) {
             self.block.extend_from_slice(&numbers.map(|number| number as u8));
@@ -87,8 +84,6 @@ impl Encoder {
         }
         self.block.extend_from_slice(&key[shared..]);
         self.block.extend_from_slice(value);
-        self.last_key.truncate(shared);
-        self.last_key.extend_from_slice(&key[shared..]);
         if self.block.len() >= BLOCK { self.close_block(out) } else { Ok(()) }
     }
 
@@ -109,8 +104,7 @@ impl Encoder {
         out(lengths.as_flattened())?;
         out(packed)?;
         self.block.clear();
-        self.last_key.clear();
-        self.last_prefix = 0;
+        self.last = Last::default();
         Ok(())
     }
 
@@ -130,6 +124,32 @@ impl Encoder {
             self.untried = UNTRIED;
         }
         Ok(shrinks)
+    }
+}
+
+/// The key that was packed last; before the first, an empty one.
+#[derive(Default)]
+struct Last {
+    prefix: u64,
+    len: usize,
+    /// What the prefix does not have.
+    rest: Vec<u8>,
+}
+
+impl Last {
+    /// Takes `key` in its place; how many bytes the two have in common at their beginning.
+    #[inline]
+    fn replace(&mut self, key: &[u8]) -> usize {
+        let (prefix, rest) = (prefix(key), key.get(PREFIX..).unwrap_or_default());
+        let alike = match ((prefix ^ self.prefix).leading_zeros() / 8) as usize {
+            PREFIX => PREFIX + rest.iter().zip(&self.rest).take_while(|(a, b)| a == b).count(),
+            alike => alike,
+        };
+        let shared = alike.min(key.len()).min(self.len);
+        (self.prefix, self.len) = (prefix, key.len());
+        self.rest.clear();
+        self.rest.extend_from_slice(rest);
+        shared
     }
 }
 
@@ -164,6 +184,7 @@ pub(super) struct Reader {
     /// Where the next record begins in `block`.
     next: usize,
     key: Vec<u8>,
+    prefix: u64,
     value: std::ops::Range<usize>,
 }
 
@@ -182,6 +203,7 @@ impl Reader {
             block: Vec::new(),
             next: 0,
             key: Vec::new(),
+            prefix: 0,
             value: 0..0,
         })
     }
@@ -208,21 +230,30 @@ impl Reader {
     /// How the current key begins, as [`prefix`] gives it, and its length.
     #[inline]
     pub(super) fn start(&self) -> (u64, usize) {
-        (prefix(&self.key), self.key.len())
+        (self.prefix, self.key.len())
     }
 
     fn read_record(&mut self) -> Option<()> {
         let mut rest = &self.block[self.next..];
-        let shared = read_length(&mut rest)?;
-        let suffix_len = read_length(&mut rest)?;
-        let value_len = read_length(&mut rest)?;
-        let (suffix, rest) = rest.split_at_checked(suffix_len)?;
-        if shared > self.key.len() || value_len > rest.len() {
+        let [shared, suffix_len, value_len] = match *rest {
+            [shared, suffix, value, ref after @ ..] if (shared | suffix | value) < 0x80 => {
+                rest = after;
+                [shared, suffix, value].map(usize::from)
+            }
+            _ => [read_length(&mut rest)?, read_length(&mut rest)?, read_length(&mut rest)?],
+        };
+        let (suffix, after) = rest.split_at_checked(suffix_len)?;
+        if shared > self.key.len() || value_len > after.len() {
             return None;
+        }
+        // From what is at hand: the key's own bytes are on their way to memory.
+        if let Some(bits) = u32::try_from(8 * shared).ok().filter(|bits| *bits < u64::BITS) {
+            let kept = self.prefix & !(u64::MAX >> bits);
+            self.prefix = kept | prefix_of_first(suffix_len, rest) >> bits;
         }
         self.key.truncate(shared);
         self.key.extend_from_slice(suffix);
-        let value_at = self.block.len() - rest.len();
+        let value_at = self.block.len() - after.len();
         self.value = value_at..value_at + value_len;
         self.next = self.value.end;
         Some(())
@@ -281,16 +312,6 @@ impl Reader {
             };
         }
         Ok(())
-    }
-}
-
-/// How many bytes two keys, with their prefixes, have in common at their beginning.
-#[inline]
-fn shared(a: &[u8], a_prefix: u64, b: &[u8], b_prefix: u64) -> usize {
-    let least = a.len().min(b.len());
-    match ((a_prefix ^ b_prefix).leading_zeros() / 8) as usize {
-        8 if least > 8 => 8 + a[8..].iter().zip(&b[8..]).take_while(|(a, b)| a == b).count(),
-        alike => alike.min(least),
     }
 }
 
