@@ -21,6 +21,7 @@ use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
+use crate::heap;
 use crate::home::{Home, HomeError};
 use crate::machine::{self, Sampler};
 use crate::post::Post;
@@ -245,6 +246,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
     });
+    tokio::spawn(heap::watch(told.borrow().memory));
     let worker = node.worker.clone();
     tokio::spawn(sampler.watch(facts, move || worker.load().running));
     node.set_going(told, mail.controllers, to_worker);
