@@ -34,6 +34,11 @@ pub(super) fn share(host: &dyn Host) -> u64 {
     host.memory() / SHARE
 }
 
+/// As [`share`], of what there is here: for what goes to disk when it outgrows its share.
+pub(super) fn share_here(host: &dyn Host) -> u64 {
+    host.room() / SHARE
+}
+
 /// As [`share`], for what is held in one piece.
 pub(super) fn share_in_one_piece(host: &dyn Host) -> usize {
     // Lengths in the sandbox have 32 bits, signed in some languages.
@@ -75,7 +80,7 @@ pub(super) fn run(
                 }
             };
             let to = partitioner(config, work, host)?;
-            let budget = share(host).min(COMBINER_LIMIT) as usize;
+            let budget = share_here(host).min(COMBINER_LIMIT) as usize;
             let mut combiner = Combiner::new(host, to, config.order, combine, budget);
             let skipped = map(config, group, given, host, &mut |frame| combiner.add(frame))?;
             combiner.finish(skipped)
