@@ -29,12 +29,14 @@ const SHARE: u64 = 4;
 /// The longest record that is read whatever the memory is, in bytes: what a block may have.
 const RECORD_MIN: usize = 1 << 20;
 
-/// The bytes of a task's memory that one of its parts may have.
+/// The bytes of a task's memory that one of its parts may have. Where the node has less than the job
+/// allows, no more than half of that: a part that does not fit then is the node's failure
+/// ([`error::of_the_node`]).
 pub(super) fn share(host: &dyn Host) -> u64 {
-    host.memory() / SHARE
+    (host.memory() / SHARE).min(host.room() / 2)
 }
 
-/// As [`share`], of what there is here: for what goes to disk when it outgrows its share.
+/// The same for what goes to disk when it outgrows its share.
 pub(super) fn share_here(host: &dyn Host) -> u64 {
     host.room() / SHARE
 }

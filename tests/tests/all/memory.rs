@@ -1,6 +1,6 @@
 //! Nodes that have little memory.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 
 use flate2::Compression;
@@ -12,7 +12,7 @@ use serde_json::Value;
 /// What the small node has: half of what one attempt of a job may take by default.
 const MEMORY: u64 = 128 << 20;
 
-/// Bytes of text: a sort of it in one piece takes more than the node has.
+/// Bytes of text: two tasks that sort it at the same time take more than the node has.
 const TEXT: usize = 48 << 20;
 
 /// Set by who cannot make control groups and knows it: without them the small node is left out.
@@ -40,12 +40,15 @@ fn a_node_in_128_mb_without_swap_gives_what_any_other_does() {
     let text = small.folder().join("text");
     let bytes = Text::make(7, TEXT);
     fs::write(&text, &bytes).unwrap();
-    // One split, however long, and so one map task that has to sort it all.
-    let packed = small.folder().join("text.gz");
-    let mut gzip = GzEncoder::new(File::create(&packed).unwrap(), Compression::fast());
+    // A packed file is one split, however long, so a map task has to sort all of it.
+    let packed = small.folder().join("packed");
+    fs::create_dir(&packed).unwrap();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     gzip.write_all(&bytes).unwrap();
-    gzip.finish().unwrap();
-    drop(bytes);
+    let gzip = gzip.finish().unwrap();
+    for name in ["a.gz", "b.gz"] {
+        fs::write(packed.join(name), &gzip).unwrap();
+    }
 
     let count = JobDir::words(0, 4);
     let sort = root().join("examples/sort");
