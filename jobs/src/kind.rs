@@ -240,6 +240,12 @@ pub trait Host: Sync {
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
 
+    /// Bytes of memory that the task's own buffers may take here: [`Host::memory`], or less where
+    /// the node has less. No output, and no failure, may depend on it.
+    fn room(&self) -> u64 {
+        self.memory()
+    }
+
     /// How far it is: input bytes done, of a total.
     fn progress(&self, done: u64, total: u64);
 }

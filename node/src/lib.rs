@@ -7,6 +7,7 @@
 //! | [`blocks`] | content-addressed blocks, UnixFS, exchange between nodes |
 //! | [`broker`] | the embedded MQTT broker and the links between nodes' brokers |
 //! | [`runtime`] | the sandbox that runs user code |
+//! | [`heap`] | the heap that all share |
 //! | [`state`] | the SQLite file: what must survive a crash |
 //! | [`worker`] | runs attempts |
 //! | [`controller`] | accepts jobs and drives their engines |
@@ -22,6 +23,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod heap;
 pub mod home;
 pub mod machine;
 pub mod node;

@@ -1,4 +1,6 @@
-//! What this node says of the machine it runs on.
+//! What this node says of the machine it runs on: of as much of it as the node may use.
+
+mod cgroup;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,13 @@ pub fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
+/// Bytes of memory that this process may use: the machine's, or what its control groups leave of it.
+#[must_use]
+pub fn memory() -> u64 {
+    let machine = System::new_with_specifics(what()).total_memory();
+    cgroup::memory().map_or(machine, |group| group.limit.min(machine))
+}
+
 /// Looks at the machine.
 pub struct Sampler {
     system: System,
@@ -44,6 +53,10 @@ impl Sampler {
         facts.cpu_use = self.system.global_cpu_usage() / 100.0;
         facts.memory = self.system.total_memory();
         facts.memory_free = self.system.available_memory();
+        if let Some(group) = cgroup::memory() {
+            facts.memory = facts.memory.min(group.limit);
+            facts.memory_free = facts.memory_free.min(group.free);
+        }
         facts.disk = disk;
         facts.disk_free = disk_free;
     }

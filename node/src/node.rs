@@ -21,6 +21,7 @@ use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
+use crate::heap;
 use crate::home::{Home, HomeError};
 use crate::machine::{self, Sampler};
 use crate::post::Post;
@@ -32,7 +33,7 @@ use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
 use crate::view::{Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor};
-use crate::worker::{self, Policy, Worker};
+use crate::worker::{self, Policy, Room, Worker};
 
 /// How long a stopping node waits for the attempts that run; what is left then is handed back by
 /// its silence.
@@ -147,7 +148,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let memo = Db::open_memo(&home.memo()?)?;
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
-    let slots = config.node.slots.unwrap_or_else(machine::cpus);
+    let room = Room::divide(machine::memory(), machine::cpus(), config.node.slots);
     let policy = Policy {
         members: config.policy.members.iter().copied().collect(),
         limits: manifest::Limits {
@@ -163,7 +164,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         cpus: machine::cpus(),
         runtimes: policy.offered(),
         labels: config.node.labels.clone(),
-        slots,
+        slots: room.slots,
         ..PeerFacts::default()
     };
     sampler.sample(&mut first_facts);
@@ -178,7 +179,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     };
     let store = Store::open(home.path(), limits).await?;
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
-    let runtime = Runtime::new(home.cache().join("wasm"));
+    let runtime = Runtime::new(home.cache().join("wasm"), room.guests);
     let broker = broker::start(broker::Options {
         listen: config.mqtt.listen,
         websocket: config
@@ -205,7 +206,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let (to_worker, worker_events) = mpsc::channel(SWARM_EVENT_LIMIT);
     let parts = worker::Parts {
         me,
-        slots,
+        room,
         policy,
         swarm: swarm.clone(),
         blocks: blocks.clone(),
@@ -245,6 +246,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
     });
+    tokio::spawn(heap::watch(told.borrow().memory));
     let worker = node.worker.clone();
     tokio::spawn(sampler.watch(facts, move || worker.load().running));
     node.set_going(told, mail.controllers, to_worker);

@@ -6,6 +6,7 @@
 //! streams, so that a failure can be replayed by hand.
 
 pub mod api;
+pub mod cgroup;
 pub mod job;
 pub mod node;
 pub mod program;
@@ -17,6 +18,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use cgroup::Cgroup;
 pub use job::JobDir;
 pub use node::Node;
 pub use program::{Program, Ran, Running};

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::job::{parts, sorted_lines};
-use crate::{JOB, Program, Running, SOON, eventually, ipdc};
+use crate::{Cgroup, JOB, Program, Running, SOON, eventually, ipdc};
 
 /// How long one long poll for a job's news lasts, in seconds.
 const POLL_S: u64 = 2;
@@ -93,6 +93,18 @@ impl Node {
     /// When it does not, or runs already.
     pub fn start(&mut self) -> &mut Self {
         self.start_only();
+        self.wait_ready();
+        self
+    }
+
+    /// As [`Node::start`], in a control group.
+    ///
+    /// # Panics
+    /// As [`Node::start`].
+    pub fn start_in(&mut self, group: &Cgroup) -> &mut Self {
+        assert!(self.running.is_none(), "the node runs already");
+        let program = group.program(ipdc()).env("IPDC_HOME", self.home()).dir(self.folder.path());
+        self.running = Some(program.arg("start").args(&self.options).start());
         self.wait_ready();
         self
     }

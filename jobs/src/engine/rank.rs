@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::types::{Needs, PeerFacts};
 use crate::ids::{JobId, PeerId};
+use crate::manifest::Limits;
 
 /// How far above its fair share a worker may be loaded before a task goes to its next choice, in
 /// percent. With three equal workers the least loaded then still gets over a quarter.
@@ -34,7 +35,11 @@ pub(super) enum Unfit {
     NoSlots,
 }
 
-/// Whether a peer with these facts can run attempts that need `needs` and `memory` bytes.
+/// Whether a peer with these facts can run attempts that need `needs` and may take `memory` bytes.
+///
+/// The memory is what an attempt may take at most, and few do: a job that leaves it as it is by
+/// default runs anywhere, and a worker that has too little for its code after all gives the attempt back. Who
+/// asks for more than the default means it.
 pub(super) fn fit(facts: &PeerFacts, needs: &Needs, memory: u64) -> Result<(), Unfit> {
     if let Some(reason) = &facts.refuses {
         return Err(Unfit::Refuses(reason.clone()));
@@ -45,7 +50,7 @@ pub(super) fn fit(facts: &PeerFacts, needs: &Needs, memory: u64) -> Result<(), U
     if let Some(label) = needs.labels.difference(&facts.labels).next() {
         return Err(Unfit::Lacks(format!("the label `{label}`")));
     }
-    if facts.memory < memory {
+    if memory > Limits::default().memory && facts.memory < memory {
         return Err(Unfit::Lacks(format!("{} MiB of memory", memory.div_ceil(1 << 20))));
     }
     if facts.slots == 0 {
@@ -195,13 +200,14 @@ mod tests {
             slots: 1,
             runtimes: [super::super::Runtime::Wasm].into(),
             labels: ["gpu".to_owned()].into(),
-            memory: 10 << 20,
+            memory: 128 << 20,
             refuses: None,
         };
         let mut needs = Needs::default();
-        assert_eq!(fit(&facts, &needs, 10 << 20), Ok(()));
+        assert_eq!(fit(&facts, &needs, 256 << 20), Ok(()));
         let lacks = |what: &str| Err(Unfit::Lacks(what.to_owned()));
-        assert_eq!(fit(&facts, &needs, 11 << 20), lacks("11 MiB of memory"));
+        assert_eq!(fit(&facts, &needs, 257 << 20), lacks("257 MiB of memory"));
+        assert_eq!(fit(&PeerFacts { memory: 1 << 30, ..facts.clone() }, &needs, 1 << 30), Ok(()));
         needs.labels.insert("fast".to_owned());
         assert_eq!(fit(&facts, &needs, 0), lacks("the label `fast`"));
         needs.runtimes.insert(super::super::Runtime::Container);

@@ -94,7 +94,7 @@ pub struct PeerFacts {
     pub runtimes: BTreeSet<Runtime>,
     /// Labels its owner gave it.
     pub labels: BTreeSet<String>,
-    /// Bytes of memory it can give to one attempt: as configured, not what is free this moment.
+    /// Bytes of memory it may use: not what is free this moment.
     pub memory: u64,
     /// Why it will not work for this job's submitter, when that is known beforehand.
     pub refuses: Option<String>,

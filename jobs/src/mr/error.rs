@@ -16,6 +16,21 @@ fn guest(code: &'static str, message: String) -> TaskError {
     TaskError::Failed { class: FailureClass::Guest, code, message }
 }
 
+/// What is said when something does not fit the task's memory.
+const TOO_LARGE: [&str; 5] = ["IPDC-5355", "IPDC-5356", "IPDC-5360", "IPDC-5370", HELD_TOO_LONG];
+
+/// The error of a task on a node that has less memory than the job allows: where something did not fit,
+/// that is the node's failure and not the job's.
+pub(super) fn of_the_node(error: TaskError) -> TaskError {
+    match error {
+        TaskError::Failed { code, message, .. } if TOO_LARGE.contains(&code) => {
+            let message = format!("on a node with less memory than the job allows: {message}");
+            TaskError::Failed { class: FailureClass::Worker, code, message }
+        }
+        other => other,
+    }
+}
+
 /// What the user's code emitted is not packed records.
 pub(super) fn bad_output(what: impl std::fmt::Display) -> TaskError {
     guest("IPDC-5350", format!("the guest's output is malformed: {what}"))
@@ -118,7 +133,7 @@ pub(super) fn record_too_long(limit: usize) -> TaskError {
     guest(
         "IPDC-5356",
         format!(
-            "a record of the input has more than {limit} bytes, a quarter of the task's memory"
+            "a record of the input has more than {limit} bytes, which do not fit the task's memory"
         ),
     )
 }

@@ -34,6 +34,8 @@ pub(super) struct World {
     guests: Mutex<HashMap<Cid, Native>>,
     /// What [`Host::memory`] says.
     pub(super) memory: u64,
+    /// What [`Host::room`] says, if it is less.
+    pub(super) room: u64,
     /// The most bytes that a read gives.
     pub(super) read_limit: usize,
     /// The most bytes of records that a guest hands over at once.
@@ -49,6 +51,7 @@ impl World {
             names: Mutex::default(),
             guests: Mutex::default(),
             memory: 256 << 20,
+            room: u64::MAX,
             read_limit: 1 << 20,
             frame_limit: 64 << 10,
             traps_on: None,
@@ -189,6 +192,10 @@ impl Host for World {
 
     fn memory(&self) -> u64 {
         self.memory
+    }
+
+    fn room(&self) -> u64 {
+        self.memory.min(self.room)
     }
 
     fn progress(&self, done: u64, total: u64) {

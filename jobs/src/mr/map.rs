@@ -29,9 +29,16 @@ const SHARE: u64 = 4;
 /// The longest record that is read whatever the memory is, in bytes: what a block may have.
 const RECORD_MIN: usize = 1 << 20;
 
-/// The bytes of a task's memory that one of its parts may have.
+/// The bytes of a task's memory that one of its parts may have. Where the node has less than the job
+/// allows, no more than half of that: a part that does not fit then is the node's failure
+/// ([`error::of_the_node`]).
 pub(super) fn share(host: &dyn Host) -> u64 {
-    host.memory() / SHARE
+    (host.memory() / SHARE).min(host.room() / 2)
+}
+
+/// The same for what goes to disk when it outgrows its share.
+pub(super) fn share_here(host: &dyn Host) -> u64 {
+    host.room() / SHARE
 }
 
 /// As [`share`], for what is held in one piece.
@@ -75,7 +82,7 @@ pub(super) fn run(
                 }
             };
             let to = partitioner(config, work, host)?;
-            let budget = share(host).min(COMBINER_LIMIT) as usize;
+            let budget = share_here(host).min(COMBINER_LIMIT) as usize;
             let mut combiner = Combiner::new(host, to, config.order, combine, budget);
             let skipped = map(config, group, given, host, &mut |frame| combiner.add(frame))?;
             combiner.finish(skipped)

@@ -127,7 +127,7 @@ impl Kind for MapReduce {
     fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {
         let config =
             Config::read(work.config).map_err(|_| error::corrupt("the job's configuration"))?;
-        match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
+        let done = match Body::decode(work.body).ok_or_else(|| error::corrupt("the task"))? {
             Body::Sample(groups) => sample::run(&config, &groups, host),
             Body::Map(group) => map::run(&config, &group, work, host),
             Body::Reduce(partition) => {
@@ -139,6 +139,8 @@ impl Kind for MapReduce {
                 let limit = config.top.ok_or_else(|| error::corrupt("the job's configuration"))?;
                 top::run(&config, limit, work, host)
             }
-        }
+        };
+        let is_short = host.room() < host.memory();
+        done.map_err(|error| if is_short { error::of_the_node(error) } else { error })
     }
 }

@@ -14,7 +14,7 @@ use super::config::{Config, Step};
 use super::error;
 use super::group::{Function, Grouper, GuestGroup, How};
 use super::lines::Lines;
-use super::map::{share, share_in_one_piece};
+use super::map::{share_here, share_in_one_piece};
 use super::merge::{self, Merge};
 use super::order::Order;
 use super::run::Source;
@@ -47,13 +47,13 @@ pub(super) fn run(
                 builtin => How::Fold(Fold::last(*builtin)),
             };
             // There is no guest to leave room for; what remains is the output's.
-            (on_the_way, at_last, host.memory() / 4 * 3)
+            (on_the_way, at_last, host.room() / 4 * 3)
         }
         Step::Module(module) => {
             let limit = share_in_one_piece(host);
             let guest = host.guest(module, config.given(""))?;
             let group = GuestGroup::new(guest, Function::Reduce, limit);
-            (How::Pass, How::Guest(group), share(host))
+            (How::Pass, How::Guest(group), share_here(host))
         }
     };
     with_sources(config, work, partition, host, |sources, skipped| {

@@ -25,9 +25,6 @@ const BLOCK: usize = 32 << 10;
 /// The longest block: one that was just short of closing, and a record with its numbers.
 const BLOCK_LIMIT: usize = BLOCK + RECORD_LIMIT + 32;
 
-/// The least that is asked of a file at once: less makes reads cost more than what they read.
-const WINDOW: usize = 32 << 10;
-
 /// What reading one run takes beside what of its file is held: its block, and the key.
 const READER_MEMORY: u64 = 40 << 10;
 
@@ -178,10 +175,11 @@ pub(super) struct Reader {
     /// What `bytes` reads, for errors; none for bytes in memory.
     file: Option<FileRef>,
     offset: u64,
-    /// Read and not yet unpacked.
-    ahead: Bytes,
-    block: Vec<u8>,
-    /// Where the next record begins in `block`.
+    /// The current block as it was read, if it stood there unpacked.
+    stored: Bytes,
+    /// The current block, if it was packed.
+    unpacked: Vec<u8>,
+    /// Where the next record begins in the block.
     next: usize,
     key: Vec<u8>,
     prefix: u64,
@@ -199,8 +197,8 @@ impl Reader {
             bytes,
             file,
             offset: 0,
-            ahead: Bytes::new(),
-            block: Vec::new(),
+            stored: Bytes::new(),
+            unpacked: Vec::new(),
             next: 0,
             key: Vec::new(),
             prefix: 0,
@@ -210,7 +208,7 @@ impl Reader {
 
     /// Goes to the next record; false at the end of the run.
     pub(super) fn advance(&mut self, zstd: &mut Decompressor<'_>) -> Result<bool, TaskError> {
-        if self.next == self.block.len() && !self.unpack_block(zstd)? {
+        if self.next == self.block().len() && !self.next_block(zstd)? {
             return Ok(false);
         }
         self.read_record().ok_or_else(|| error::corrupt("a run"))?;
@@ -219,7 +217,12 @@ impl Reader {
 
     /// The current record.
     pub(super) fn record(&self) -> (&[u8], &[u8]) {
-        (&self.key, &self.block[self.value.clone()])
+        (&self.key, &self.block()[self.value.clone()])
+    }
+
+    #[inline]
+    fn block(&self) -> &[u8] {
+        if self.stored.is_empty() { &self.unpacked } else { &self.stored }
     }
 
     /// Packed bytes read so far.
@@ -234,7 +237,9 @@ impl Reader {
     }
 
     fn read_record(&mut self) -> Option<()> {
-        let mut rest = &self.block[self.next..];
+        // Not by `block()`: the key is written while the block is read.
+        let block = if self.stored.is_empty() { &self.unpacked[..] } else { &self.stored[..] };
+        let mut rest = &block[self.next..];
         let [shared, suffix_len, value_len] = match *rest {
             [shared, suffix, value, ref after @ ..] if (shared | suffix | value) < 0x80 => {
                 rest = after;
@@ -253,34 +258,35 @@ impl Reader {
         }
         self.key.truncate(shared);
         self.key.extend_from_slice(suffix);
-        let value_at = self.block.len() - after.len();
+        let value_at = block.len() - after.len();
         self.value = value_at..value_at + value_len;
         self.next = self.value.end;
         Some(())
     }
 
-    fn unpack_block(&mut self, zstd: &mut Decompressor<'_>) -> Result<bool, TaskError> {
-        if self.ahead.is_empty() && self.offset == self.bytes.len() {
+    /// Goes to the next block; false at the end of the run.
+    fn next_block(&mut self, zstd: &mut Decompressor<'_>) -> Result<bool, TaskError> {
+        if self.offset == self.bytes.len() {
             return Ok(false);
         }
-        self.fill(HEADER)?;
-        let header = self.ahead.split_to(HEADER);
+        let header = self.read_bytes(HEADER)?;
         let length = |at: usize| {
-            let bytes = header[at..at + 4].try_into().expect("four bytes were cut");
+            let bytes = header[at..at + 4].try_into().expect("four bytes were read");
             u32::from_le_bytes(bytes) as usize
         };
         let (raw, packed) = (length(0), length(4));
         if raw == 0 || raw > BLOCK_LIMIT || packed > compress_bound(BLOCK_LIMIT) {
             return Err(error::corrupt("a run"));
         }
-        self.fill(packed)?;
-        let packed = self.ahead.split_to(packed);
-        self.block.clear();
-        if packed.len() == raw {
-            self.block.extend_from_slice(&packed);
+        let bytes = self.read_bytes(packed)?;
+        self.unpacked.clear();
+        if packed == raw {
+            self.stored = bytes;
         } else {
-            self.block.reserve(raw);
-            let unpacked = zstd.decompress_to_buffer(&packed, &mut self.block);
+            self.stored = Bytes::new();
+            // No more than it takes: there may be a thousand readers.
+            self.unpacked.reserve_exact(raw);
+            let unpacked = zstd.decompress_to_buffer(&bytes, &mut self.unpacked);
             if unpacked.ok() != Some(raw) {
                 return Err(error::corrupt("a run"));
             }
@@ -290,28 +296,31 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads ahead until there are `want` bytes.
-    fn fill(&mut self, want: usize) -> Result<(), TaskError> {
-        while self.ahead.len() < want {
-            let ask = (want - self.ahead.len()).max(WINDOW);
-            let read = self.bytes.read_at(self.offset, ask).map_err(|error| match &self.file {
-                Some(file) => TaskError::of_read(file, error),
-                None => error::corrupt("a run"),
-            })?;
-            if read.is_empty() {
-                return Err(error::corrupt("a run"));
-            }
-            self.offset += read.len() as u64;
-            self.ahead = if self.ahead.is_empty() {
-                read
-            } else {
-                let mut both = BytesMut::with_capacity(self.ahead.len() + read.len());
-                both.extend_from_slice(&self.ahead);
-                both.extend_from_slice(&read);
-                both.freeze()
-            };
+    /// The next `want` bytes: shared with what holds them, unless they lie in two pieces of the file.
+    fn read_bytes(&mut self, want: usize) -> Result<Bytes, TaskError> {
+        let first = self.read_some(want)?;
+        if first.len() == want {
+            return Ok(first);
         }
-        Ok(())
+        let mut bytes = BytesMut::with_capacity(want);
+        bytes.extend_from_slice(&first);
+        while bytes.len() < want {
+            bytes.extend_from_slice(&self.read_some(want - bytes.len())?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// Up to `want` of the next bytes, at least one.
+    fn read_some(&mut self, want: usize) -> Result<Bytes, TaskError> {
+        let read = self.bytes.read_at(self.offset, want).map_err(|error| match &self.file {
+            Some(file) => TaskError::of_read(file, error),
+            None => error::corrupt("a run"),
+        })?;
+        if read.is_empty() {
+            return Err(error::corrupt("a run"));
+        }
+        self.offset += read.len() as u64;
+        Ok(read)
     }
 }
 

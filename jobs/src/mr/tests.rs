@@ -12,7 +12,7 @@ use super::*;
 use crate::chunk::RecordKind;
 use crate::ids::PeerId;
 use crate::kind::KINDS;
-use crate::message::Input;
+use crate::message::{FailureClass, Input};
 
 /// `map` emits (word, 1), `reduce` and `combine` add.
 fn word_count(function: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
@@ -327,6 +327,20 @@ fn a_group_and_a_line_that_do_not_fit_fail_by_name() {
     let job = Job { native: word_count, combine: "", reduce: "own", partitions: 1 };
     let error = job.run(&[b"a ".repeat(9000)], &Conditions { memory: 64 << 10, ..ROOMY });
     assert!(matches!(error, Err(TaskError::Failed { code: "IPDC-5355", .. })));
+}
+
+#[test]
+fn what_does_not_fit_a_small_node_is_no_fault_of_the_job() {
+    let mut world = World::new();
+    world.room = 4 << 20;
+    let line = [vec![b'x'; 3 << 20], b"\n".to_vec()].concat();
+    let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 1 };
+    let error = job.run_in(&world, std::slice::from_ref(&line)).unwrap_err();
+    let is_the_nodes =
+        matches!(error, TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5356", .. });
+    assert!(is_the_nodes, "{error}");
+    let texts = vec![text(60_000, 3)];
+    assert_eq!(job.run_in(&world, &texts).unwrap(), naive_word_count(&texts, 1));
 }
 
 #[test]

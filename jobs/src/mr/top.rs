@@ -15,7 +15,7 @@ use super::config::Config;
 use super::error;
 use super::group::How;
 use super::lines::Lines;
-use super::map::share;
+use super::map::{share, share_here};
 use super::merge::{self, Merge};
 use super::order::{number_len, write_number};
 use super::reduce;
@@ -95,7 +95,7 @@ pub(super) fn run(
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
     reduce::with_sources(config, work, 0, host, |sources, skipped| {
-        let sources = merge::narrow(sources, share(host), How::Pass, host)?;
+        let sources = merge::narrow(sources, share_here(host), How::Pass, host)?;
         let mut merge = Merge::open(&sources, host)?;
         let mut lines = Lines::create(host)?;
         for _ in 0..limit {

@@ -32,6 +32,7 @@ use crate::api::client::{Client, ClientError, Meter};
 use crate::blocks::store::{self, Store, Tier};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder};
 use crate::controller::SubmitError;
+use crate::machine;
 use crate::problem::Problem;
 use crate::runtime::{Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
@@ -79,7 +80,7 @@ impl Debug {
         let bench = Bench {
             client,
             store: open_store(place.path()).await?,
-            runtime: Runtime::new(place.path().join("wasm")),
+            runtime: Runtime::new(place.path().join("wasm"), machine::memory()),
             caller: Caller::new(tokio::runtime::Handle::current(), stop.clone()),
             stop,
             job: work.job,

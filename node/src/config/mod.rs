@@ -57,7 +57,7 @@ pub struct Node {
     pub owner: String,
     /// What jobs may ask of a node beside its machine.
     pub labels: Vec<String>,
-    /// Attempts that run at a time; none, as many as there are cores.
+    /// Attempts that run at a time; none, as many as there are cores and memory for.
     #[serde(with = "zero_is_none")]
     pub slots: Option<u32>,
 }

@@ -9,17 +9,14 @@
 
 use std::collections::VecDeque;
 
-use ipdc_jobs::kind::{Form, Given, Guest, TaskError};
-use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::kind::{Form, Guest, TaskError};
 use memchr::memchr;
-use tokio_util::sync::CancellationToken;
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
+use super::GuestError;
 use super::imports::{LOG_LINE, Outlet, Sink};
 use super::instance::{State, explain};
 use super::preview1::{self, World};
-use super::ticker::Hold;
-use super::{GuestError, Listener};
 
 /// What a command begins with; a module that exports it is one.
 const START: &str = "_start";
@@ -55,20 +52,12 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn new(
-        module: &Module,
-        limits: &Limits,
-        stop: CancellationToken,
-        listener: Box<dyn Listener>,
-        given: Given,
-        clock: Hold,
-    ) -> Result<Self, TaskError> {
+    pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
         check(module)?;
         let mut linker = Linker::new(module.engine());
         let linked = preview1::link(&mut linker, module);
         let program = linked.and_then(|()| linker.instantiate_pre(module));
         let program = program.map_err(|error| GuestError::Import(format!("{error:#}")))?;
-        let state = State::new(limits, stop, listener, given, clock);
         Ok(Command { program, process: Some(Process::new(state)) })
     }
 }

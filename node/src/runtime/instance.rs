@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use ipdc_jobs::kind::{Given, Guest, TaskError};
 use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::message::FailureClass;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace,
 };
 
 use super::imports::{self, Outlet, Sink};
+use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener};
@@ -37,6 +39,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         limits: &Limits,
+        memory: MemoryCap,
         stop: CancellationToken,
         listener: Box<dyn Listener>,
         given: Given,
@@ -47,7 +50,7 @@ impl State {
             outlet: Outlet::new(listener),
             side: Side::new(given),
             limits: *limits,
-            memory: MemoryCap { bytes: limits.memory, wanted_more: false },
+            memory,
             stop,
             left,
             deadline: Instant::now() + left,
@@ -96,10 +99,19 @@ impl State {
 }
 
 /// What the guest's memory may grow to.
-struct MemoryCap {
+pub(super) struct MemoryCap {
     bytes: u64,
     /// Set when it asked for more.
     wanted_more: bool,
+    /// What it has of the node's memory.
+    taken: Share,
+}
+
+impl MemoryCap {
+    /// Up to `bytes`, if the node has them.
+    pub(super) fn new(bytes: u64, taken: Share) -> Self {
+        MemoryCap { bytes, wanted_more: false, taken }
+    }
 }
 
 impl ResourceLimiter for MemoryCap {
@@ -109,9 +121,13 @@ impl ResourceLimiter for MemoryCap {
         desired: usize,
         _maximum: Option<usize>,
     ) -> Result<bool, wasmtime::Error> {
-        let allowed = desired as u64 <= self.bytes;
-        self.wanted_more |= !allowed;
-        Ok(allowed)
+        if desired as u64 > self.bytes {
+            self.wanted_more = true;
+            return Ok(false);
+        }
+        // The guest may not go on without: elsewhere it would have had it, and the result may not
+        // depend on where it runs. Each run of a command has but one memory, in the place of the last.
+        if self.taken.set(desired as u64) { Ok(true) } else { Err(Interrupted::NoRoom.into()) }
     }
 
     fn table_growing(
@@ -130,6 +146,8 @@ enum Interrupted {
     Stopped,
     #[error("late")]
     Late,
+    #[error("no room")]
+    NoRoom,
 }
 
 /// An instance.
@@ -141,16 +159,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(
-        module: &Module,
-        limits: &Limits,
-        stop: CancellationToken,
-        listener: Box<dyn Listener>,
-        given: Given,
-        clock: Hold,
-    ) -> Result<Self, TaskError> {
+    pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
         super::check_imports(module)?;
-        let state = State::new(limits, stop, listener, given, clock);
         let mut store = Store::new(module.engine(), state);
         store.limiter(State::cap);
         store.epoch_deadline_callback(|context| context.data().may_go_on());
@@ -202,6 +212,15 @@ impl Guest for Instance {
     }
 }
 
+/// The node's trouble and not the guest's: another worker may have room.
+fn no_room() -> TaskError {
+    TaskError::Failed {
+        class: FailureClass::Worker,
+        code: "IPDC-5312",
+        message: "this node has not as much memory left as the guest wants".to_owned(),
+    }
+}
+
 /// What a call's error was about.
 pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     if let Some(failure) = state.outlet.failure.take() {
@@ -210,6 +229,7 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     match error.downcast_ref::<Interrupted>() {
         Some(Interrupted::Stopped) => return TaskError::Stopped,
         Some(Interrupted::Late) => return GuestError::Time(state.limits.time_ms).into(),
+        Some(Interrupted::NoRoom) => return no_room(),
         None => {}
     }
     if let Some(GuestError::Bounds { what, ptr, len, size }) = error.downcast_ref() {

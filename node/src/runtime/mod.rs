@@ -5,6 +5,7 @@
 //! | [`cache`] | modules compiled once, in memory and on disk |
 //! | [`instance`] | one instance of a guest, with its limits |
 //! | [`imports`] | what a guest may call: module `ipdc` |
+//! | [`room`] | the memory that all guests have together |
 //! | [`side`] | what it may read beside its input: params and side files |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
@@ -18,6 +19,7 @@ mod command;
 mod imports;
 mod instance;
 mod preview1;
+mod room;
 mod side;
 mod ticker;
 
@@ -32,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::{Config, Engine, ExternType, FuncType, Module, OptLevel, ValType};
 
 use cache::Cache;
+use instance::{MemoryCap, State};
+use room::Room;
 use ticker::Ticker;
 
 /// The node's wasm runtime. Clones share it; nothing is set up before the first use.
@@ -42,6 +46,7 @@ pub struct Runtime {
 
 struct Shared {
     directory: PathBuf,
+    room: Room,
     machine: OnceLock<Machine>,
 }
 
@@ -145,17 +150,20 @@ impl From<GuestError> for TaskError {
 }
 
 impl Runtime {
-    /// A runtime that keeps compiled modules under `directory`, which only this node may write.
+    /// A runtime that keeps compiled modules under `directory`, which only this node may write, and
+    /// whose guests have `memory` bytes together.
     #[must_use]
-    pub fn new(directory: PathBuf) -> Self {
-        Runtime { shared: Arc::new(Shared { directory, machine: OnceLock::new() }) }
+    pub fn new(directory: PathBuf, memory: u64) -> Self {
+        let (room, machine) = (Room::new(memory), OnceLock::new());
+        Runtime { shared: Arc::new(Shared { directory, room, machine }) }
     }
 
     /// A fresh instance of the module `code` (wasm, or wat text), which may read what is `given`.
     /// Cancelling `stop` ends a call under way within some 20 ms, with [`TaskError::Stopped`].
     ///
     /// # Errors
-    /// When it is no module, imports what there is not, or is too large for `limits`.
+    /// When it is no module, imports what there is not, or is too large for `limits` or for what
+    /// other guests have left of the node's memory.
     pub fn instantiate(
         &self,
         code: &[u8],
@@ -166,13 +174,12 @@ impl Runtime {
     ) -> Result<Box<dyn Guest>, TaskError> {
         let machine = self.machine();
         let module = machine.cache.module(&machine.engine, code)?;
-        let running = machine.ticker.hold();
+        let memory = MemoryCap::new(limits.memory, self.shared.room.share());
+        let state = State::new(limits, memory, stop, listener, given, machine.ticker.hold());
         if command::is_command(&module) {
-            let command = command::Command::new(&module, limits, stop, listener, given, running)?;
-            return Ok(Box::new(command));
+            return Ok(Box::new(command::Command::new(&module, state)?));
         }
-        let instance = instance::Instance::new(&module, limits, stop, listener, given, running)?;
-        Ok(Box::new(instance))
+        Ok(Box::new(instance::Instance::new(&module, state)?))
     }
 
     /// Checks that `code` is a module that the sandbox can run and that exports `function`, or is

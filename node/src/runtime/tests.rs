@@ -69,6 +69,9 @@ impl ReadAt for Stored {
     }
 }
 
+/// What the guests of a test have together.
+const ROOM: u64 = 64 << 20;
+
 pub(super) struct Bench {
     _directory: tempfile::TempDir,
     runtime: Runtime,
@@ -80,7 +83,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new(directory.path().join("wasm"));
+        let runtime = Runtime::new(directory.path().join("wasm"), ROOM);
         let limits = Limits { memory: 1 << 20, time_ms: 10_000, ..Limits::default() };
         Bench {
             _directory: directory,
@@ -294,6 +297,22 @@ fn memory_without_end_ends_at_the_limit() {
 }
 
 #[test]
+fn a_guest_for_which_the_node_has_no_memory_is_the_nodes_failure() {
+    let mut bench = Bench::new();
+    bench.limits.memory = 2 * ROOM;
+    let grow = |bytes: u64| module(&format!("(drop (memory.grow (i32.const {})))", bytes >> 16));
+    for _ in 0..2 {
+        let failed = bench.map(&grow(ROOM), b"input");
+        let Err(TaskError::Failed { class: FailureClass::Worker, code, .. }) = failed else {
+            panic!("{failed:?}")
+        };
+        assert_eq!(code, "IPDC-5312");
+        // What one guest had, the next one can have.
+        bench.map(&grow(ROOM / 2), b"input").unwrap();
+    }
+}
+
+#[test]
 fn pointers_outside_memory_are_caught() {
     let bench = Bench::new();
     for body in [
@@ -350,7 +369,7 @@ fn a_compiled_module_is_found_again_and_a_rotten_one_is_made_anew() {
     let middle = rotten.len() / 2;
     rotten[middle] ^= 1;
     std::fs::write(&file, &rotten).unwrap();
-    let again = Bench { runtime: Runtime::new(directory), ..Bench::new() };
+    let again = Bench { runtime: Runtime::new(directory, ROOM), ..Bench::new() };
     again.map(&code, b"").unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), whole);
 }

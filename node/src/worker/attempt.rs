@@ -310,6 +310,10 @@ impl Host for AttemptHost<'_> {
         self.manifest.limits.memory
     }
 
+    fn room(&self) -> u64 {
+        self.memory().min(self.desk.parts.room.buffers)
+    }
+
     fn progress(&self, done: u64, total: u64) {
         self.desk.progress(done, total);
     }

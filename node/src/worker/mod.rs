@@ -3,11 +3,12 @@
 //! [`Worker`] is a handle to one task that owns the pure machine
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
 //! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`memo`] what was
-//! made here before; [`admit`] says for whom this node works.
+//! made here before; [`admit`] says for whom this node works; [`room`] divides its memory.
 
 mod admit;
 mod attempt;
 mod memo;
+mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub use admit::{Policy, Refusal};
 use attempt::Running;
+pub use room::Room;
 
 use crate::blocks::Blocks;
 use crate::post::Post;
@@ -41,8 +43,8 @@ const PERSIST_RETRY: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// This node.
     pub me: PeerId,
-    /// Attempts at once.
-    pub slots: u32,
+    /// Attempts at once, and what each may have.
+    pub room: Room,
     /// For whom it works.
     pub policy: Policy,
     /// Who is a member.
@@ -94,7 +96,7 @@ impl Worker {
         let drain = events_out.clone();
         let started = Instant::now();
         let (machine, actions) =
-            Machine::new(parts.slots, WorkerLimits::default(), Duration::ZERO, recovered);
+            Machine::new(parts.room.slots, WorkerLimits::default(), Duration::ZERO, recovered);
         let remembered = machine.jobs().collect();
         let records = keep_records(parts.db.clone(), events_out.clone());
         let desk = Desk {

@@ -17,6 +17,7 @@ mod jobs;
 mod languages;
 mod local;
 mod memo;
+mod memory;
 mod mqtt;
 mod mr;
 mod nodes;

@@ -1,0 +1,67 @@
+//! Nodes that have little memory.
+
+use std::fs;
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use ipdc_tests::text::Text;
+use ipdc_tests::{Cgroup, JobDir, Node, root};
+use serde_json::Value;
+
+/// What the small node has: half of what one attempt of a job may take by default.
+const MEMORY: u64 = 128 << 20;
+
+/// Bytes of text: two tasks that sort it at the same time take more than the node has.
+const TEXT: usize = 48 << 20;
+
+/// Set by who cannot make control groups and knows it: without them the small node is left out.
+const WITHOUT: &str = "IPDC_TESTS_WITHOUT_CGROUPS";
+
+#[test]
+fn a_node_in_128_mb_without_swap_gives_what_any_other_does() {
+    if std::env::var_os(WITHOUT).is_some() {
+        eprintln!("left out: {WITHOUT} is set");
+        return;
+    }
+    let group = Cgroup::with_memory(MEMORY).unwrap_or_else(|error| {
+        panic!("no control group can be made here ({error}): run as root, or set {WITHOUT}=1 to leave this out")
+    });
+    let (mut small, mut roomy) = (Node::first(), Node::first());
+    small.start_in(&group);
+    roomy.start();
+    let me = &small.api().get("/peers").ok()[0];
+    assert_eq!(
+        (&me["facts"]["memory"], &me["facts"]["slots"]),
+        (&MEMORY.into(), &1.into()),
+        "{me:#}"
+    );
+
+    let text = small.folder().join("text");
+    let bytes = Text::make(7, TEXT);
+    fs::write(&text, &bytes).unwrap();
+    // A packed file is one split, however long, so a map task has to sort all of it.
+    let packed = small.folder().join("packed");
+    fs::create_dir(&packed).unwrap();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&bytes).unwrap();
+    let gzip = gzip.finish().unwrap();
+    for name in ["a.gz", "b.gz"] {
+        fs::write(packed.join(name), &gzip).unwrap();
+    }
+
+    let count = JobDir::words(0, 4);
+    let sort = root().join("examples/sort");
+    let roomy_sort = "kind = \"mr\"\nmap = \"cat.wat\"\nreduce = \"sort\"\npartitions = 2\n";
+    let roomy_sort = JobDir::new(roomy_sort).file("cat.wat", ipdc_tests::job::guest("cat.wat"));
+    for (job, input) in [(count.path(), &text), (&sort, &text), (roomy_sort.path(), &packed)] {
+        let result = |node: &Node| {
+            let job = node.submit(job, input.to_str().unwrap());
+            node.job_done(&job)["result"].clone()
+        };
+        let (here, there): (Value, Value) = (result(&small), result(&roomy));
+        assert_eq!(here, there, "{}", job.display());
+        assert_eq!(group.killed(), 0);
+    }
+    assert!(small.process().is_running());
+}
