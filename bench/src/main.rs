@@ -7,6 +7,7 @@ mod native;
 mod plain;
 mod process;
 mod results;
+mod spent;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
             Text::new(seed).write(bytes, &mut io::stdout().lock()).map(|_| ExitCode::SUCCESS)
         }
         Command::Native { file, out } => native(&file, &out).map(|()| ExitCode::SUCCESS),
-        Command::Spent { command } => process::spent(&command),
+        Command::Spent { command } => spent::spent(&command),
         Command::Measure(what) => measure::measure(what).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

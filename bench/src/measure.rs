@@ -89,6 +89,8 @@ pub(crate) fn measure(asked: crate::Measure) -> io::Result<()> {
     let crate::Measure { out, only, rounds, yardstick, peers, python } = asked;
     let native = Native::new(yardstick.as_deref());
     let mut results = Results::open(&out, native.describe())?;
+    // Better now than after minutes that it cannot be written.
+    results.save()?;
     let peers = peers.map(|scripts| Peers::new(&scripts, &python)).transpose()?;
     let bench = Bench { native, rounds, peers };
     let mut failed = Vec::new();

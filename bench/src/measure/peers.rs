@@ -10,8 +10,9 @@ use super::rounds::{Rounds, median};
 use super::{Bench, Folder, GIB, NODES, Noted, SEED, reached};
 use crate::figures::Figure;
 use crate::native::LONG;
-use crate::process::{Spent, children_cpu};
+use crate::process::children_cpu;
 use crate::results::Outcome;
+use crate::spent::Spent;
 
 /// Rounds at most: a peer needs minutes for each, and its processor time varies little.
 const ROUNDS: u64 = 3;
