@@ -2,7 +2,8 @@
 # make test     every test but the longest; what a change must pass
 # make test-all those too
 # make lint     format, compiler and clippy warnings, licences and sources of the dependencies
-# make bench    the figures of the README, into bench/RESULTS.md
+# make bench    the figures of the README, into bench/RESULTS.md; a part of them: ONLY=sort,ingest ROUNDS=3
+# make bench-peers  beside Spark, Dask and Ray: installs them first, 0.7 GB
 # make examples the examples' guests, compiled to wasm; in C and AssemblyScript where that can be had
 #
 # A fresh clone needs a shell, make and Rust; the setup-* steps install the rest when it is absent.
@@ -20,10 +21,16 @@ DEMO_MIB  := 100
 DEMO      := target/demo
 SHARED    := ../shared
 YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
+PEERS     := $(TARGET)/peers
+PEERS_ARE := pyspark==3.5.9 dask==2026.8.0 distributed==2026.8.0 ray==2.60.0
+ONLY      :=
+ROUNDS    := 5
+MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --rounds $(ROUNDS) \
+	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
 
-.PHONY: demo test test-all lint bench yardstick build-tests
+.PHONY: demo test test-all lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho
+.PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -43,10 +50,14 @@ lint: setup-cc setup-deny
 	cargo clippy $(DEV) -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
 
-bench: setup-cc examples-rust yardstick
+bench: build-bench
+	$(MEASURE) $(if $(ONLY),--only $(ONLY))
+
+bench-peers: build-bench setup-peers
+	$(MEASURE) --only $(if $(ONLY),$(ONLY),spark,dask,ray) --peers $(SHARED)/bench/peers --python $(PEERS)/bin/python
+
+build-bench: setup-cc examples-rust yardstick
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
-	$(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md \
-	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
 
 # Where a clone has the yardstick beside it, that is the native count; else ours is.
 yardstick:
@@ -111,3 +122,13 @@ setup-paho:
 	    python3 -m venv target/venv
 	@target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null || \
 	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+
+# Their programs are those beside the clone; the three are no part of what is built or tested.
+setup-peers:
+	@test -d $(SHARED)/bench/peers || { echo "there are no programs for them in $(SHARED)/bench/peers"; exit 1; }
+	@command -v java >/dev/null || tools/apt-install openjdk-17-jre-headless
+	@test -x $(PEERS)/bin/python || { \
+	    python3 -c 'import ensurepip, venv' 2>/dev/null || tools/apt-install python3 python3-venv; } && \
+	    python3 -m venv $(PEERS)
+	@$(PEERS)/bin/python -c 'import pyspark, distributed, ray' 2>/dev/null || \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir $(PEERS_ARE)
