@@ -139,7 +139,10 @@ impl Engine {
         }
         match &peer.refusal {
             Some(reason) => format!("unwilling ({reason})"),
-            None if peer.is_blocked(self.now) => "avoided after failures".to_owned(),
+            None if peer.is_blocked(self.now) => match &peer.fault {
+                Some(code) => format!("avoided after failures ({code})"),
+                None => "avoided after failures".to_owned(),
+            },
             None => "not needed".to_owned(),
         }
     }

@@ -242,7 +242,12 @@ impl Engine {
             FailureClass::Guest => {
                 state.failed_on.insert(worker);
             }
-            FailureClass::Worker => self.strike(worker),
+            FailureClass::Worker => {
+                if let Some(known) = self.peers.get_mut(&worker) {
+                    known.fault = Some(code.clone());
+                }
+                self.strike(worker);
+            }
             FailureClass::Missing => {}
         }
         if tries >= most {

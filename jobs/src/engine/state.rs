@@ -174,6 +174,8 @@ pub(super) struct Peer {
     /// Tasks at home here that nobody has been given yet.
     pub(super) queue: BTreeSet<TaskId>,
     pub(super) strikes: u32,
+    /// The code of its last failure of its own making.
+    pub(super) fault: Option<String>,
     /// Times it was avoided.
     pub(super) blocks: u32,
     pub(super) blocked_until: Option<Duration>,
@@ -201,6 +203,7 @@ impl Peer {
             held: Vec::new(),
             queue: BTreeSet::new(),
             strikes: 0,
+            fault: None,
             blocks: 0,
             blocked_until: None,
             refusal: None,

@@ -13,7 +13,7 @@ use serde_json::Value;
 const MEMORY: u64 = 128 << 20;
 
 /// Bytes of text: two tasks that sort it at the same time take more than the node has.
-const TEXT: usize = 48 << 20;
+const TEXT: usize = 32 << 20;
 
 /// Set by who cannot make control groups and knows it: without them the small node is left out.
 const WITHOUT: &str = "IPDC_TESTS_WITHOUT_CGROUPS";

@@ -117,6 +117,22 @@ fn a_worker_that_fails_what_others_finish_is_avoided() {
 }
 
 #[test]
+fn a_job_that_waits_for_a_worker_it_avoids_says_why() {
+    let mut lab = Lab::new(job(1, 0, &[1]));
+    for _ in 0..3 {
+        let (worker, key) = lab.one_assigned();
+        lab.failed(worker, key, FailureClass::Worker);
+        assert_eq!(lab.settled(), (worker, vec![key]));
+        lab.wait(S);
+    }
+    assert_eq!(
+        lab.engine.progress().why.as_deref(),
+        Some("no peer can run this: 1 avoided after failures (IPDC-5999), 1 without slots")
+    );
+    lab.finish_looking();
+}
+
+#[test]
 fn a_task_that_takes_its_workers_down_fails_the_job() {
     let mut plan = job(1, 0, &[1, 1, 1]);
     plan.limits.deaths = 3;
