@@ -8,6 +8,8 @@
 
 use std::collections::HashSet;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use ipdc_jobs::ids::{CODEC_RAW, Cid};
 
 use super::block::key;
@@ -16,6 +18,9 @@ use super::store::{Add, Store, StoreError, Swept, Tier};
 use super::unixfs;
 use crate::state::pins::{self as table, Pin, Reason};
 use crate::state::{Db, StateError};
+
+/// Blocks of a tree that are looked for at the same time: each waits for a thread and for the disk.
+const LOOKS: usize = 16;
 
 /// A tree could not be pinned or unpinned, or the garbage not collected.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -84,31 +89,47 @@ impl Pins {
     }
 
     /// Keeps the tree at `root`. Its blocks must all be here; those in scratch or cache are copied
-    /// to the durable tier. When this returns, pin and blocks survive a crash.
+    /// to the durable tier. When this returns, pin and blocks survive a crash. A tree that is kept for
+    /// another reason already is not looked through again.
     ///
     /// # Errors
     /// [`PinError::NotWhole`] when a block is missing; when disk or database fail.
     pub async fn pin(&self, root: Cid, reason: Reason) -> Result<(), PinError> {
+        let pin = Pin { root, reason };
+        if table::insert_beside(&self.db, pin).await? {
+            return Ok(());
+        }
         // Nothing of the tree is swept while it is looked through.
         let add = self.store.add(Tier::Durable);
         let whole = self.make_durable(&add, root).await;
         whole.map_err(|source| PinError::NotWhole { root, source: Box::new(source) })?;
-        Ok(table::insert(&self.db, Pin { root, reason }).await?)
+        Ok(table::insert(&self.db, pin).await?)
     }
 
     async fn make_durable(&self, add: &Add, root: Cid) -> Result<(), unixfs::Error> {
         let mut open = vec![root];
         let mut seen = HashSet::from([key(&root)]);
-        while let Some(cid) = open.pop() {
-            add.spare(&cid).await;
-            if cid.codec() == CODEC_RAW && self.store.has_in(Tier::Durable, &cid).await? {
-                continue;
+        let mut looking = FuturesUnordered::new();
+        loop {
+            while looking.len() < LOOKS
+                && let Some(cid) = open.pop()
+            {
+                looking.push(self.make_block_durable(add, cid));
             }
-            let block = self.store.get(&cid).await?.ok_or_else(|| FetchError::not_here(cid))?;
-            add.put(&block).await?;
-            open.extend(unixfs::links(&block)?.into_iter().filter(|cid| seen.insert(key(cid))));
+            let Some(links) = looking.next().await else { return Ok(()) };
+            open.extend(links?.into_iter().filter(|cid| seen.insert(key(cid))));
         }
-        Ok(())
+    }
+
+    /// What the block links to, if it is a node of a tree.
+    async fn make_block_durable(&self, add: &Add, cid: Cid) -> Result<Vec<Cid>, unixfs::Error> {
+        add.spare(&cid).await;
+        if cid.codec() == CODEC_RAW && self.store.has_in(Tier::Durable, &cid).await? {
+            return Ok(Vec::new());
+        }
+        let block = self.store.get(&cid).await?.ok_or_else(|| FetchError::not_here(cid))?;
+        add.put(&block).await?;
+        unixfs::links(&block)
     }
 
     /// No longer keeps the tree for `reason`; others may.
@@ -220,6 +241,27 @@ mod tests {
             }
         }
         true
+    }
+
+    #[tokio::test]
+    async fn a_tree_stays_while_any_of_its_reasons_does() {
+        let world = world().await;
+        let pins = pins(&world);
+        let job = Reason::Job(JobId::of_manifest(b"live"));
+        let add = world.store.add(Tier::Durable);
+        let kept = file(&add, 10).await;
+        drop(add);
+        for reason in [Reason::User, job] {
+            pins.pin(kept.cid, reason).await.unwrap();
+        }
+        pins.unpin(kept.cid, Reason::User).await.unwrap();
+        pins.gc().await.unwrap();
+        assert!(is_whole(&world, &kept).await);
+        pins.unpin(kept.cid, job).await.unwrap();
+        pins.gc().await.unwrap();
+        assert!(!is_whole(&world, &kept).await);
+        let gone = pins.pin(kept.cid, job).await;
+        assert!(matches!(gone, Err(PinError::NotWhole { .. })));
     }
 
     #[tokio::test]

@@ -72,6 +72,22 @@ pub(crate) async fn insert(db: &Db, pin: Pin) -> Result<(), StateError> {
     .await
 }
 
+/// Records a pin if its tree is kept for any reason already, and says whether it is.
+pub(crate) async fn insert_beside(db: &Db, pin: Pin) -> Result<bool, StateError> {
+    db.call(move |c| {
+        let root = pin.root.to_bytes();
+        let is_kept = c
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM pins WHERE root = ?)")?
+            .query_row([&root], |row| row.get(0))?;
+        if is_kept {
+            c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?
+                .execute((root, pin.reason.to_string()))?;
+        }
+        Ok(is_kept)
+    })
+    .await
+}
+
 /// Forgets a pin, and says whether it was there.
 pub(crate) async fn delete(db: &Db, pin: Pin) -> Result<bool, StateError> {
     db.call(move |c| {
