@@ -3,6 +3,7 @@
 //! The **result** is one directory: the kind's files and a `manifest.json` that holds only what
 //! determines them. The **report** is a file of its own: who ran what, when, how long.
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ipdc_jobs::engine::{Event, JobReport, Output};
 use ipdc_jobs::ids::{Cid, FileRef, JobId, TaskId};
 use ipdc_jobs::kind::{self, ResultFile};
@@ -17,6 +18,11 @@ use crate::state::pins::Reason;
 
 /// The longest output of one task of the last stage: an index of its files.
 const OUTPUT_LIMIT: usize = 16 << 20;
+
+/// Files of a result that are fetched at a time: of small ones the second is on its way while the first
+/// is flushed, and each may have [`Session::fetch_all`](crate::blocks::fetch::Session::fetch_all)'s 16 MiB
+/// in memory.
+const FILES: usize = 2;
 
 /// What determines a job's outputs: `manifest.json` in its result. Nothing else may be in it.
 #[derive(Serialize)]
@@ -97,32 +103,48 @@ async fn build(
         inline.push((output.task, Payload::Inline(bytes)));
     }
     let files = kind.finish(&inline).map_err(|error| fatal(error.to_string()))?;
-    let mut entries = Vec::with_capacity(files.len() + 1);
-    for ResultFile { task, name, file } in files {
-        let made = outputs.iter().find(|output| output.task == task);
-        let holders = made.map_or(&[][..], |output| &output.holders);
-        let session = context.blocks.fetcher().session_for(holders, add.clone());
-        let fetched = session.fetch_all(file.cid, |_| {}).await;
-        fetched.map_err(|error| BuildFailure::lost(task, error))?;
-        entries.push((name, file));
-    }
+    let fetched = stream::iter(files)
+        .map(|file| fetch(context, &add, outputs, file))
+        .buffered(FILES)
+        .try_collect::<Vec<_>>();
     let determined = Determined {
         kind: &manifest.kind,
         code: manifest.code.to_string(),
         input: manifest.input.to_string(),
         config: &manifest.config,
     };
-    entries.push(("manifest.json".to_owned(), add_json(context, &add, &determined).await?));
+    let report = Report { report, remarks: kind.remarks(&inline) };
+    // Together: each waits for the disk.
+    let (mut entries, determined, report) = tokio::try_join!(
+        fetched,
+        add_json(context, &add, &determined),
+        add_json(context, &add, &report)
+    )?;
+    entries.push(("manifest.json".to_owned(), determined));
     let result = unixfs::build_dir(&add, context.blocks.store(), entries)
         .await
         .map_err(BuildFailure::passing)?;
-    let report = Report { report, remarks: kind.remarks(&inline) };
-    let report = add_json(context, &add, &report).await?.cid;
+    let report = report.cid;
     let pins = context.blocks.pins();
     let reason = Reason::Result(job);
     tokio::try_join!(pins.pin(result, reason), pins.pin(report, reason))
         .map_err(BuildFailure::passing)?;
     Ok((result, report))
+}
+
+/// The file's name in the result, and the file, all its blocks on this node's disk.
+async fn fetch(
+    context: &Context,
+    add: &Add,
+    outputs: &[Output],
+    ResultFile { task, name, file }: ResultFile,
+) -> Result<(String, FileRef), BuildFailure> {
+    let made = outputs.iter().find(|output| output.task == task);
+    let holders = made.map_or(&[][..], |output| &output.holders);
+    let session = context.blocks.fetcher().session_for(holders, add.clone());
+    let fetched = session.fetch_all(file.cid, |_| {}).await;
+    fetched.map_err(|error| BuildFailure::lost(task, error))?;
+    Ok((name, file))
 }
 
 async fn add_json(

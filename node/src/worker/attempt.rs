@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
@@ -430,10 +431,12 @@ pub(super) async fn store(
     holders: &[PeerId],
 ) -> Result<(), String> {
     let session = parts.blocks.session(holders, Tier::Durable);
-    for root in roots {
+    // Together: each waits for the disk.
+    try_join_all(roots.iter().map(async |root| {
         session.fetch_all(*root, |_| {}).await.map_err(|error| error.to_string())?;
         let pinned = parts.blocks.pins().pin(*root, Reason::Result(job)).await;
-        pinned.map_err(|error| error.to_string())?;
-    }
+        pinned.map_err(|error| error.to_string())
+    }))
+    .await?;
     Ok(())
 }
