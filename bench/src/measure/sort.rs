@@ -24,7 +24,7 @@ pub(super) fn total(bench: &Bench, noted: &mut Noted) {
     keys::write(SEED, GIB / keys::LINE as u64, &file).expect("room for the lines");
     file.sync_all().expect("room for the lines");
 
-    let (mut rounds, mut memory) = (Rounds::default(), Vec::new());
+    let (mut rounds, mut cpu, mut memory) = (Rounds::default(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds {
         let swarm = Swarm::of(NODES);
         let input = swarm[0].add(&lines);
@@ -33,13 +33,19 @@ pub(super) fn total(bench: &Bench, noted: &mut Noted) {
         let done = job::run(&swarm, "sort", &input);
         done.assert_all_worked();
         rounds.add(done.cost.wall.as_secs_f64(), yardstick.as_secs_f64());
+        cpu.push(done.cost.cpu.as_secs_f64());
         let peaks = swarm.nodes().iter().map(|node| peak(node.pid()));
         memory.push(peaks.max().expect("a swarm has nodes") as f64 / 1e6);
         let parts = done.save(&swarm[0], &folder.join("result"));
         assert_same(&parts, &sorted);
         std::fs::remove_dir_all(folder.join("result")).expect("saved just now");
     }
-    let remark = format!("{}; peak memory of a node {:.0} MB", rounds.describe(), median(memory));
+    let remark = format!(
+        "{}; CPU of all nodes {:.1} s; peak memory of a node {:.0} MB",
+        rounds.describe(),
+        median(cpu),
+        median(memory)
+    );
     noted.insert(Figure::Sort, reached(rounds.ours_over_yardstick(), remark));
 }
 
