@@ -43,7 +43,7 @@ mod heaps {
 
     /// Larger pieces are mapped apart, and so gone once they are freed: the buffers of a sort or a
     /// combiner, but no block.
-    const MAPPED_FROM: libc::c_int = 4 << 20;
+    const MAPPED_FROM: libc::c_int = 16 << 20;
 
     pub(super) fn set_up() {
         let kept = libc::c_int::try_from(super::KEPT).unwrap_or(libc::c_int::MAX);

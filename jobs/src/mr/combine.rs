@@ -279,7 +279,7 @@ impl Numbers {
             builtin,
             hash: FixedState::default(),
             index: HashTable::with_capacity(FIRST_KEYS),
-            slots: Vec::new(),
+            slots: Vec::with_capacity(FIRST_KEYS),
             keys: Vec::new(),
         }
     }

@@ -27,29 +27,32 @@ pub(super) struct Merge {
     zstd: Decompressor<'static>,
 }
 
-/// Where a reader stands, as one number: `[at its end u1][first eight bytes of the next key
-/// u64][length of that key, at most nine u8][the reader u32]`. Keys of up to eight bytes are in it whole,
-/// so it puts them in order, and the readers of equal ones.
+/// Where a reader stands. Keys of up to 16 bytes are in it whole, so it puts them in order, and the readers
+/// of equal ones.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
-struct Head(u128);
+struct Head {
+    /// The first 16 bytes of the next key, zeros where there are none.
+    start: u128,
+    /// `[length of that key, at most LONG, u32][the reader u32]`.
+    rest: u64,
+}
 
 impl Head {
     /// A head behind all others.
-    const NO_MORE: Head = Head(1 << 104);
+    const NO_MORE: Head = Head { start: u128::MAX, rest: u64::MAX };
 
-    /// The most that is told of a key's length: more than eight bytes.
-    const LONG: u128 = 9;
+    /// The most that is told of a key's length: more than is in the head.
+    const LONG: usize = 17;
 
-    fn new(reader: usize, (prefix, len): (u64, usize)) -> Head {
-        let len = (len as u128).min(Self::LONG);
-        Head(u128::from(prefix) << 40 | len << 32 | reader as u128)
+    fn new(reader: usize, (start, len): (u128, usize)) -> Head {
+        Head { start, rest: (len.min(Self::LONG) as u64) << 32 | reader as u64 }
     }
 
     /// Whether the heads of two readers say nothing of which key comes first.
     #[inline]
     fn is_tie(self, other: Head) -> bool {
-        let long = (self.0 >> 32) as u8 == Self::LONG as u8;
-        long && self.0 >> 32 == other.0 >> 32
+        let len = |head: Head| (head.rest >> 32) as usize;
+        self.start == other.start && len(self) == Self::LONG && len(other) == Self::LONG
     }
 }
 

@@ -230,10 +230,11 @@ impl Reader {
         self.offset
     }
 
-    /// How the current key begins, as [`prefix`] gives it, and its length.
+    /// The first 16 bytes of the current key, as [`prefix`] gives eight, and its length.
     #[inline]
-    pub(super) fn start(&self) -> (u64, usize) {
-        (self.prefix, self.key.len())
+    pub(super) fn start(&self) -> (u128, usize) {
+        let second = self.key.get(PREFIX..).map_or(0, prefix);
+        (u128::from(self.prefix) << 64 | u128::from(second), self.key.len())
     }
 
     fn read_record(&mut self) -> Option<()> {
