@@ -7,6 +7,7 @@
 //! built-ins give the same however values are grouped, and the user's combiner is called once a
 //! key, with all its values.
 
+use std::cmp::Ordering;
 use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
@@ -230,16 +231,24 @@ struct Numbers {
     keys: Vec<u8>,
 }
 
-/// A key and its number. Keys of up to eight bytes compare without a look into [`Numbers::keys`].
+/// A key and its number. Keys of up to [`PREFIX`] bytes compare without a look into [`Numbers::keys`]:
+/// two slots are in a line of the processor's cache, and a key is anywhere.
 #[derive(Clone, Copy)]
 struct Slot {
-    number: i128,
-    prefix: u64,
+    prefix: u128,
+    number: i64,
     start: u32,
     len: u32,
 }
 
 impl Slot {
+    fn compare(&self, other: &Slot, keys: &[u8]) -> Ordering {
+        self.prefix.cmp(&other.prefix).then_with(|| {
+            let are_whole = self.len.min(other.len) as usize <= PREFIX;
+            if are_whole { self.len.cmp(&other.len) } else { self.key(keys).cmp(other.key(keys)) }
+        })
+    }
+
     fn key<'a>(&self, keys: &'a [u8]) -> &'a [u8] {
         &keys[self.start as usize..][..self.len as usize]
     }
@@ -250,7 +259,7 @@ struct Look<'a> {
     key: &'a [u8],
     number: i64,
     hash: u64,
-    prefix: u64,
+    prefix: u128,
     /// Where its slot may lie.
     place: Option<u32>,
 }
@@ -318,7 +327,18 @@ impl Numbers {
 
     fn join(&mut self, at: u32, look: &Look<'_>) -> Result<(), TaskError> {
         let slot = &mut self.slots[at as usize];
-        slot.number = self.builtin.join(look.key, slot.number, i128::from(look.number))?;
+        let joined = self.builtin.join(look.key, slot.number.into(), look.number.into())?;
+        match i64::try_from(joined) {
+            Ok(number) => slot.number = number,
+            // The slot stays as it is, and the key goes on in another.
+            Err(_) => {
+                let next = Slot { number: look.number, ..*slot };
+                if let Some(place) = self.index.find_mut(look.hash, |&place| place == at) {
+                    *place = below_4_gib(self.slots.len());
+                }
+                self.slots.push(next);
+            }
+        }
         Ok(())
     }
 
@@ -337,7 +357,7 @@ impl Numbers {
             Entry::Vacant(entry) => {
                 entry.insert(below_4_gib(slots.len()));
                 let (start, len) = (below_4_gib(keys.len()), below_4_gib(look.key.len()));
-                slots.push(Slot { number: look.number.into(), prefix: look.prefix, start, len });
+                slots.push(Slot { number: look.number, prefix: look.prefix, start, len });
                 keys.extend_from_slice(look.key);
                 Ok(())
             }
@@ -350,11 +370,11 @@ impl Numbers {
         let mut text = Vec::new();
         in_order(
             &slots,
-            to,
-            |slot| slot.key(&keys),
+            |slot| (to.of(slot.key(&keys)), slot.prefix),
+            |a, b| a.compare(b, &keys),
             |partition, slot| {
                 text.clear();
-                self.builtin.write(&mut text, slot.number);
+                self.builtin.write(&mut text, slot.number.into());
                 // The prefix is at hand; the key lies anywhere.
                 match slot.prefix.to_be_bytes().get(..slot.len as usize) {
                     Some(short) => take(partition, short, &text),
@@ -371,11 +391,11 @@ fn below_4_gib(len: usize) -> u32 {
     u32::try_from(len).expect("a budget and a record are far below 4 GiB")
 }
 
-/// A hash of `key`, of which the first eight bytes are in `prefix`.
+/// A hash of `key`, of which `prefix` is the prefix.
 #[inline]
-fn hash_of(state: &FixedState, prefix: u64, key: &[u8]) -> u64 {
+fn hash_of(state: &FixedState, prefix: u128, key: &[u8]) -> u64 {
     let mut hasher = state.build_hasher();
-    hasher.write_u64(prefix);
+    hasher.write_u128(prefix);
     if let Some(rest) = key.get(PREFIX..) {
         hasher.write(rest);
     }
@@ -435,34 +455,35 @@ impl Kept {
         let (records, bytes) = (std::mem::take(&mut self.records), std::mem::take(&mut self.bytes));
         in_order(
             &records,
-            to,
-            |record| record.key(&bytes),
+            |record| (to.of(record.key(&bytes)), prefix(record.key(&bytes))),
+            |a, b| a.key(&bytes).cmp(b.key(&bytes)),
             |partition, record| take(partition, record.key(&bytes), record.value(&bytes)),
         )
     }
 }
 
 /// Hands over `items` with their partitions, sorted by partition, then key, then place in `items`.
+/// `start_of` gives an item's partition and its key's prefix, `compare` compares the keys.
 ///
-/// What is sorted are numbers, `[partition u32][prefix of the key u64][place u32]`: they compare
-/// without a look at the key. Where several share partition and prefix, their keys decide.
-fn in_order<'k, T: Copy>(
+/// What is sorted are numbers, `[partition u32][half of the prefix u64][place u32]`: they compare
+/// without a look at the item. Where several share partition and half a prefix, their keys decide.
+fn in_order<T: Copy>(
     items: &[T],
-    to: &Partitioner,
-    key_of: impl Fn(&T) -> &'k [u8],
+    start_of: impl Fn(&T) -> (u32, u128),
+    compare: impl Fn(&T, &T) -> Ordering,
     mut take: impl FnMut(u32, T) -> Result<(), TaskError>,
 ) -> Result<(), TaskError> {
     let item = |&entry: &u128| items[entry as u32 as usize];
     let mut order: Vec<u128> = (0_u32..)
         .zip(items)
         .map(|(place, item)| {
-            let key = key_of(item);
-            u128::from(to.of(key)) << 96 | u128::from(prefix(key)) << 32 | u128::from(place)
+            let (partition, prefix) = start_of(item);
+            u128::from(partition) << 96 | prefix >> 64 << 32 | u128::from(place)
         })
         .collect();
     order.sort_unstable();
     for alike in order.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|alike| alike.len() > 1) {
-        alike.sort_by(|a, b| key_of(&item(a)).cmp(key_of(&item(b))));
+        alike.sort_by(|a, b| compare(&item(a), &item(b)));
     }
     let mut looked_up = Vec::with_capacity(LOOKS);
     for entries in order.chunks(LOOKS) {

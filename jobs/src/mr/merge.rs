@@ -8,6 +8,7 @@ use crate::kind::{Host, Lasting, TaskError};
 
 use super::error;
 use super::group::{Grouper, How};
+use super::record::PREFIX;
 use super::run::{Encoder, Reader, Source, reader_memory};
 
 /// The fewest runs merged at once, whatever the memory: with fewer, passes multiply.
@@ -31,7 +32,7 @@ pub(super) struct Merge {
 /// of equal ones.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 struct Head {
-    /// The first 16 bytes of the next key, zeros where there are none.
+    /// The next key's [`prefix`](super::record::prefix).
     start: u128,
     /// `[length of that key, at most LONG, u32][the reader u32]`.
     rest: u64,
@@ -42,7 +43,7 @@ impl Head {
     const NO_MORE: Head = Head { start: u128::MAX, rest: u64::MAX };
 
     /// The most that is told of a key's length: more than is in the head.
-    const LONG: usize = 17;
+    const LONG: usize = PREFIX + 1;
 
     fn new(reader: usize, (start, len): (u128, usize)) -> Head {
         Head { start, rest: (len.min(Self::LONG) as u64) << 32 | reader as u64 }

@@ -15,7 +15,7 @@ pub const RECORD_LIMIT: usize = 16 << 20;
 const HEADER: usize = 8;
 
 /// The [`prefix`] of a record's key, its key, its value.
-pub(super) type Prefixed<'a> = (u64, &'a [u8], &'a [u8]);
+pub(super) type Prefixed<'a> = (u128, &'a [u8], &'a [u8]);
 
 /// The records of a frame, in order. Ends after the first error.
 pub(super) struct Records<'a> {
@@ -77,15 +77,21 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The bytes of a key that its [`prefix`] has.
-pub(super) const PREFIX: usize = 8;
+/// The bytes of a key that its [`prefix`] has: all, of most words.
+pub(super) const PREFIX: usize = size_of::<u128>();
 
-/// The first eight bytes of a key as a number, so that keys that differ there compare at once; zeros
+/// The first 16 bytes of a key as a number, so that keys that differ there compare at once; zeros
 /// where there are none.
 #[inline]
-pub(super) fn prefix(key: &[u8]) -> u64 {
-    // A shorter key is read in pieces that overlap: its length is not known when this is compiled,
-    // and a copy of such a length costs more than all the rest.
+pub(super) fn prefix(key: &[u8]) -> u128 {
+    let second = key.get(8..).map_or(0, first_eight);
+    u128::from(first_eight(key)) << 64 | u128::from(second)
+}
+
+#[inline]
+fn first_eight(key: &[u8]) -> u64 {
+    // Fewer are read in pieces that overlap: their number is not known when this is compiled, and a
+    // copy of such a length costs more than all the rest.
     match key.len() {
         0 => 0,
         1..4 => [0, key.len() / 2, key.len() - 1]
@@ -101,14 +107,14 @@ pub(super) fn prefix(key: &[u8]) -> u64 {
     }
 }
 
-/// The [`prefix`] of the first `len` of `bytes`. What comes after them mostly makes eight of them,
-/// and then no branch depends on a length.
+/// The [`prefix`] of the first `len` of `bytes`. What comes after them mostly makes 16 of them, and
+/// then no branch depends on a length.
 #[inline]
-pub(super) fn prefix_of_first(len: usize, bytes: &[u8]) -> u64 {
+pub(super) fn prefix_of_first(len: usize, bytes: &[u8]) -> u128 {
     match bytes.first_chunk() {
-        Some(eight) => {
-            let others = 64 - 8 * len.min(8) as u32;
-            u64::from_be_bytes(*eight) & u64::MAX.checked_shl(others).unwrap_or(0)
+        Some(all) => {
+            let others = u128::BITS - 8 * len.min(PREFIX) as u32;
+            u128::from_be_bytes(*all) & u128::MAX.checked_shl(others).unwrap_or(0)
         }
         None => prefix(&bytes[..len]),
     }
@@ -156,14 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_the_first_eight_bytes_and_zeros_where_there_are_none() {
-        let key = b"\x01\x82\x03\x84\x05\x86\x07\x88\x09";
+    fn a_prefix_is_the_first_sixteen_bytes_and_zeros_where_there_are_none() {
+        let key: Vec<u8> = (0..20).map(|n| if n % 2 == 0 { n } else { 0x80 | n }).collect();
         for len in 0..=key.len() {
-            let mut padded = [0; 8];
-            let there = len.min(8);
+            let mut padded = [0; PREFIX];
+            let there = len.min(PREFIX);
             padded[..there].copy_from_slice(&key[..there]);
-            assert_eq!(prefix(&key[..len]), u64::from_be_bytes(padded), "{len} bytes");
-            assert_eq!(prefix_of_first(len, key), u64::from_be_bytes(padded), "{len} bytes");
+            let expected = u128::from_be_bytes(padded);
+            assert_eq!(prefix(&key[..len]), expected, "{len} bytes");
+            for all in len..=key.len() {
+                assert_eq!(prefix_of_first(len, &key[..all]), expected, "{len} of {all} bytes");
+            }
         }
     }
 }

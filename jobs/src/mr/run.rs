@@ -127,7 +127,7 @@ impl Encoder {
 /// The key that was packed last; before the first, an empty one.
 #[derive(Default)]
 struct Last {
-    prefix: u64,
+    prefix: u128,
     len: usize,
     /// What the prefix does not have.
     rest: Vec<u8>,
@@ -182,7 +182,7 @@ pub(super) struct Reader {
     /// Where the next record begins in the block.
     next: usize,
     key: Vec<u8>,
-    prefix: u64,
+    prefix: u128,
     value: std::ops::Range<usize>,
 }
 
@@ -230,11 +230,10 @@ impl Reader {
         self.offset
     }
 
-    /// The first 16 bytes of the current key, as [`prefix`] gives eight, and its length.
+    /// The [`prefix`] of the current key, and its length.
     #[inline]
     pub(super) fn start(&self) -> (u128, usize) {
-        let second = self.key.get(PREFIX..).map_or(0, prefix);
-        (u128::from(self.prefix) << 64 | u128::from(second), self.key.len())
+        (self.prefix, self.key.len())
     }
 
     fn read_record(&mut self) -> Option<()> {
@@ -253,8 +252,8 @@ impl Reader {
             return None;
         }
         // From what is at hand: the key's own bytes are on their way to memory.
-        if let Some(bits) = u32::try_from(8 * shared).ok().filter(|bits| *bits < u64::BITS) {
-            let kept = self.prefix & !(u64::MAX >> bits);
+        if let Some(bits) = u32::try_from(8 * shared).ok().filter(|bits| *bits < u128::BITS) {
+            let kept = self.prefix & !(u128::MAX >> bits);
             self.prefix = kept | prefix_of_first(suffix_len, rest) >> bits;
         }
         self.key.truncate(shared);

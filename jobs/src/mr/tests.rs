@@ -306,6 +306,24 @@ fn a_sum_that_overflows_fails_and_names_the_key() {
 }
 
 #[test]
+fn a_sum_may_overflow_on_its_way() {
+    fn over_and_back(_: &str, _: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+        for value in ["9223372036854775807", "5", "5", "-9223372036854775807", "-3"] {
+            emit(b"a key of more than a prefix has", value.as_bytes());
+            emit(b"k", value.as_bytes());
+        }
+    }
+    for combine in ["", "sum"] {
+        for memory in [1 << 30, 1 << 10] {
+            let job = Job { native: over_and_back, combine, reduce: "sum", partitions: 1 };
+            let part = job.run(&[b"x".to_vec()], &Conditions { memory, ..ROOMY }).unwrap();
+            let part = String::from_utf8(part.concat()).unwrap();
+            assert_eq!(part, "a key of more than a prefix has\t7\nk\t7\n");
+        }
+    }
+}
+
+#[test]
 fn a_combiner_may_not_leave_its_key() {
     fn stray(function: &str, _: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
         emit(if function == "map" { b"own" } else { b"other" }, b"");
