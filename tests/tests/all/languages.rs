@@ -62,23 +62,69 @@ fn functions_in_every_language_combine_and_reduce() {
         if !can_build(language) {
             continue;
         }
-        // What `new` makes, with other code: `combine` and `reduce` emit each value again.
-        let job = node.folder().join(language);
-        let _ = new(node.folder(), &[language, "--lang", language]).ok();
-        let build = fs::read_to_string(job.join("build.sh")).unwrap();
-        let build = build.replace("map.c", "echo.c").replace("map.ts", "echo.ts");
-        fs::write(job.join("build.sh"), build.replace("map.wasm", "echo.wasm")).unwrap();
-        fs::write(job.join(source), guest(source)).unwrap();
+        let job = build(&node, language, source);
         fs::write(job.join("words.wat"), words_wat(0)).unwrap();
         let toml = "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"echo.wasm\"\nreduce = \"echo.wasm\"\npartitions = 1\n";
         fs::write(job.join("job.toml"), toml).unwrap();
-        let build = Program::new("sh").arg(job.join("build.sh")).within(JOB);
-        let _ = build.run().ok();
         let id = node.submit(&job, input.to_str().unwrap());
         let _ = node.job_done(&id);
         let made = String::from_utf8(parts(&node.save_result(&id)).concat());
         assert_eq!(made, String::from_utf8(before_the_sum(&counts)), "{language}");
     }
+}
+
+/// What a guest reads beside its records, in forms that a reader of JSON may stumble over.
+const STOPS: &str = r#"kind = "mr"
+map = "stops.wasm"
+[inputs]
+left = "left.txt"
+right = "right.txt"
+[params]
+about = { mark = "}]", more = ["{", -1.5e3, { mark = "\\\"" }], yes = true }
+mark = "\"é😀\\\u0001/"
+"mark\n" = "of another name"
+shortest = 3
+[files]
+stops = "stops.txt"
+"#;
+
+#[test]
+fn functions_in_every_language_read_params_side_files_and_the_inputs_name_and_count() {
+    let mut node = Node::first();
+    node.start();
+    for (language, source) in [("c", "stops.c"), ("as", "stops.ts")] {
+        if !can_build(language) {
+            continue;
+        }
+        let job = build(&node, language, source);
+        fs::write(job.join("job.toml"), STOPS).unwrap();
+        fs::write(job.join("stops.txt"), "and\nthe\nwherefore").unwrap();
+        fs::write(job.join("left.txt"), "to\nthe\nlongest-word-of-all-the-words\nfour\n").unwrap();
+        fs::write(job.join("right.txt"), "wherefore\neightfold\nten\n").unwrap();
+        let out = node.folder().join("out");
+        let ran = node.cli(["run", "mr"]).arg(&job).args(["--json", "--out"]).arg(&out);
+        let ran = ran.within(JOB).run().ok().json();
+        let mark = "\"é😀\\\u{1}/";
+        let left = format!("{mark}longest-word-of-all-the-words\tleft\n{mark}four\tleft\n");
+        let right = format!("{mark}eightfold\tright\n{mark}ten\tright\n");
+        let made = String::from_utf8(parts(&out).concat()).unwrap();
+        assert_eq!(made, left + &right, "{language}");
+        assert_eq!(ran["counters"], serde_json::json!({ "skipped": 3 }), "{language}");
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
+/// A job as `new` makes it, in a folder of the node's, with the code `source` in place of its own.
+fn build(node: &Node, language: &str, source: &str) -> PathBuf {
+    let job = node.folder().join(language);
+    let _ = new(node.folder(), &[language, "--lang", language]).ok();
+    let (name, ending) = source.split_once('.').unwrap();
+    let build = fs::read_to_string(job.join("build.sh")).unwrap();
+    let build = build.replace(&format!("map.{ending}"), source);
+    fs::write(job.join("build.sh"), build.replace("map.wasm", &format!("{name}.wasm"))).unwrap();
+    fs::write(job.join(source), guest(source)).unwrap();
+    let _ = Program::new("sh").arg(job.join("build.sh")).within(JOB).run().ok();
+    job
 }
 
 /// `ipdc new mr NAME` and more, in `dir`.
