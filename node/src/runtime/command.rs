@@ -149,7 +149,7 @@ impl Process {
         };
         Err(match failed {
             TaskError::Failed { class, code, message } => {
-                let hint = if self.world.looked_for_files() { NO_FILES } else { "" };
+                let hint = if self.world.missed_files() { NO_FILES } else { "" };
                 let message = format!("{message}{}{hint}", self.stderr.last());
                 TaskError::Failed { class, code, message }
             }
@@ -158,8 +158,8 @@ impl Process {
     }
 }
 
-/// For a command that failed and that can open files.
-const NO_FILES: &str = " (the sandbox has no files)";
+/// For a command that failed, can open files and has opened none.
+const NO_FILES: &str = " (the sandbox has no files but side files, in /job)";
 
 /// A run's input, of which `given` bytes were read.
 #[derive(Default)]

@@ -3,7 +3,6 @@
 //! Every pointer and length is checked against the guest's memory; a wrong one ends the guest.
 
 use std::ptr::NonNull;
-use std::time::Instant;
 
 use ipdc_jobs::kind::TaskError;
 use ipdc_jobs::message::COUNTER_NAME_LIMIT;
@@ -189,10 +188,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
             let name = slice(memory, np, nl, "a name to `file_read`")?.to_vec();
             let cap = cap.min(READ_LIMIT);
             let room = slice_mut(memory, ptr, cap, "room for `file_read`")?;
-            let began = Instant::now();
-            let read = state.side.read(&name, offset, room, state.outlet.listener.as_mut());
-            state.waited(began);
-            let read = state.keep(read)?;
+            let read = state.read_file(&name, offset, room)?;
             Ok::<_, wasmtime::Error>(read.map_or(NO_FILE, |len| len as i32))
         },
     )?;

@@ -1,9 +1,18 @@
-//! The functions of WASI preview 1, for commands that have stdin, stdout, stderr and nothing else.
+//! The functions of WASI preview 1, for commands that have stdin, stdout, stderr and the job's side files.
 //!
-//! No files, no network. The clock stands still, but for sleeps, which pass at once and move it on;
-//! random numbers are the same in every run. So what a command computes depends on its module and
-//! input alone. What needs a file or a socket answers with an error of WASI's own, which programs
+//! | | |
+//! |---|---|
+//! | here | what there is, and the world around a run: arguments, environment, clock, random numbers |
+//! | [`descriptors`] | what works on descriptors and paths |
+//! | [`files`] | the directory of side files, and what of it is open |
+//!
+//! No other files, nothing to write to, no network. The clock stands still, but for sleeps, which pass at once
+//! and move it on; random numbers are the same in every run. So what a command computes depends on its module,
+//! its side files and its input alone. What needs more answers with an error of WASI's own, which programs
 //! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
+
+mod descriptors;
+mod files;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Caller, ExternType, Linker, Module, Val};
@@ -12,41 +21,48 @@ use super::GuestError;
 use super::command::{Exit, Process};
 use super::imports::{memory_of, slice, slice_mut};
 use super::side::Side;
+use files::Files;
 
 /// The module that commands import from.
 pub(super) const MODULE: &str = "wasi_snapshot_preview1";
 
-/// The functions that have something to do with files or sockets, of which there are none.
-const REFUSED: [&str; 25] = [
-    "fd_advise",
-    "fd_allocate",
-    "fd_datasync",
-    "fd_fdstat_set_rights",
-    "fd_filestat_set_size",
-    "fd_filestat_set_times",
-    "fd_pread",
-    "fd_pwrite",
-    "fd_readdir",
-    "fd_renumber",
-    "fd_sync",
-    "path_create_directory",
-    "path_filestat_get",
-    "path_filestat_set_times",
-    "path_link",
-    "path_open",
-    "path_readlink",
-    "path_remove_directory",
-    "path_rename",
-    "path_symlink",
-    "path_unlink_file",
-    "sock_accept",
-    "sock_recv",
-    "sock_send",
-    "sock_shutdown",
+/// The functions that do nothing, and what they answer.
+const REFUSED: [(Errno, &[&str]); 2] = [
+    (
+        Errno::ReadOnly,
+        &[
+            "path_create_directory",
+            "path_filestat_set_times",
+            "path_link",
+            "path_remove_directory",
+            "path_rename",
+            "path_symlink",
+            "path_unlink_file",
+        ],
+    ),
+    (
+        Errno::NotCapable,
+        &[
+            "fd_advise",
+            "fd_allocate",
+            "fd_datasync",
+            "fd_fdstat_set_rights",
+            "fd_filestat_set_size",
+            "fd_filestat_set_times",
+            "fd_pwrite",
+            "fd_renumber",
+            "fd_sync",
+            "path_readlink",
+            "sock_accept",
+            "sock_recv",
+            "sock_send",
+            "sock_shutdown",
+        ],
+    ),
 ];
 
 /// The others, which [`link`] has.
-const SERVED: [&str; 20] = [
+const SERVED: [&str; 24] = [
     "args_get",
     "args_sizes_get",
     "clock_res_get",
@@ -57,12 +73,16 @@ const SERVED: [&str; 20] = [
     "fd_fdstat_get",
     "fd_fdstat_set_flags",
     "fd_filestat_get",
+    "fd_pread",
     "fd_prestat_dir_name",
     "fd_prestat_get",
     "fd_read",
+    "fd_readdir",
     "fd_seek",
     "fd_tell",
     "fd_write",
+    "path_filestat_get",
+    "path_open",
     "poll_oneoff",
     "proc_exit",
     "random_get",
@@ -70,12 +90,18 @@ const SERVED: [&str; 20] = [
 ];
 
 /// WASI's error numbers, of those that come up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{self:?}")]
 #[repr(i32)]
 enum Errno {
     Success = 0,
     BadDescriptor = 8,
     Invalid = 28,
+    IsDirectory = 31,
+    TooManyOpen = 33,
+    NoEntry = 44,
+    NotDirectory = 54,
+    ReadOnly = 69,
     /// There is no seeking on a pipe.
     Pipe = 70,
     NotCapable = 76,
@@ -95,10 +121,7 @@ const RESOLUTION: u64 = 1_000;
 /// The kinds of clocks that there are: real, monotonic, the process's, the thread's.
 const CLOCKS: u32 = 4;
 
-/// Pieces that one read or write may have; IOV_MAX of most systems.
-const PIECES_LIMIT: u32 = 1_024;
-
-/// Events that one `poll_oneoff` may wait for: more than a program without files can have.
+/// Events that one `poll_oneoff` may wait for: more than a program without sockets can have.
 const EVENTS_LIMIT: u32 = 64;
 
 /// What a run sees of the world beside its stdin.
@@ -110,6 +133,7 @@ pub(super) struct World {
     clock: u64,
     /// Blocks of random bytes drawn.
     drawn: u64,
+    files: Files,
     /// Whether it asked which directories it may open.
     looked_for_files: bool,
 }
@@ -129,8 +153,9 @@ impl World {
         }
     }
 
-    pub(super) fn looked_for_files(&self) -> bool {
-        self.looked_for_files
+    /// Whether it can open files, and has opened none.
+    pub(super) fn missed_files(&self) -> bool {
+        self.looked_for_files && !self.files.were_opened()
     }
 
     /// The same in every run, and without a pattern: hashes of 0, 1, 2 and so on.
@@ -146,7 +171,7 @@ impl World {
 /// Checks that `module` imports nothing but preview 1.
 pub(super) fn check_imports(module: &Module) -> Result<(), GuestError> {
     for import in module.imports() {
-        let known = SERVED.contains(&import.name()) || REFUSED.contains(&import.name());
+        let known = SERVED.contains(&import.name()) || refusal(import.name()).is_some();
         if import.module() != MODULE || !known {
             let name = format!("`{}` from `{}`", import.name(), import.module());
             return Err(GuestError::Import(name));
@@ -157,16 +182,21 @@ pub(super) fn check_imports(module: &Module) -> Result<(), GuestError> {
 
 /// Links the imports of `module`.
 pub(super) fn link(linker: &mut Linker<Process>, module: &Module) -> Result<(), wasmtime::Error> {
-    for import in module.imports().filter(|import| REFUSED.contains(&import.name())) {
-        if let ExternType::Func(of_type) = import.ty() {
-            linker.func_new(MODULE, import.name(), of_type, |_, _, results| {
-                results.fill(Val::I32(Errno::NotCapable as i32));
+    for import in module.imports() {
+        if let (Some(errno), ExternType::Func(of_type)) = (refusal(import.name()), import.ty()) {
+            linker.func_new(MODULE, import.name(), of_type, move |_, _, results| {
+                results.fill(Val::I32(errno as i32));
                 Ok(())
             })?;
         }
     }
     link_world(linker)?;
-    link_descriptors(linker)
+    descriptors::link(linker)
+}
+
+/// What a function answers that does nothing.
+fn refusal(name: &str) -> Option<Errno> {
+    REFUSED.iter().find(|(_, names)| names.contains(&name)).map(|(errno, _)| *errno)
 }
 
 fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
@@ -175,7 +205,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "args_sizes_get",
         |mut caller: Caller<'_, Process>, n: u32, size: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            sizes(memory, &process.world.arguments, n, size)
+            answered(sizes(memory, &process.world.arguments, n, size))
         },
     )?;
     linker.func_wrap(
@@ -183,7 +213,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "args_get",
         |mut caller: Caller<'_, Process>, list: u32, text: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            strings(memory, &process.world.arguments, list, text)
+            answered(strings(memory, &process.world.arguments, list, text))
         },
     )?;
     linker.func_wrap(
@@ -191,7 +221,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "environ_sizes_get",
         |mut caller: Caller<'_, Process>, n: u32, size: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            sizes(memory, &process.world.environment, n, size)
+            answered(sizes(memory, &process.world.environment, n, size))
         },
     )?;
     linker.func_wrap(
@@ -199,7 +229,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "environ_get",
         |mut caller: Caller<'_, Process>, list: u32, text: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            strings(memory, &process.world.environment, list, text)
+            answered(strings(memory, &process.world.environment, list, text))
         },
     )?;
     linker.func_wrap(
@@ -207,7 +237,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "clock_res_get",
         |mut caller: Caller<'_, Process>, clock: u32, at: u32| {
             let (memory, _) = memory_of(&mut caller)?;
-            time(memory, clock, at, RESOLUTION)
+            answered(time(memory, clock, at, RESOLUTION))
         },
     )?;
     linker.func_wrap(
@@ -215,7 +245,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "clock_time_get",
         |mut caller: Caller<'_, Process>, clock: u32, _precision: u64, at: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            time(memory, clock, at, process.world.clock)
+            answered(time(memory, clock, at, process.world.clock))
         },
     )?;
     linker.func_wrap(
@@ -224,7 +254,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         |mut caller: Caller<'_, Process>, ptr: u32, len: u32| {
             let (memory, process) = memory_of(&mut caller)?;
             process.world.draw(slice_mut(memory, ptr, len, "room for `random_get`")?);
-            answer(Errno::Success)
+            answered(Ok(()))
         },
     )?;
     linker.func_wrap(
@@ -232,7 +262,7 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         "poll_oneoff",
         |mut caller: Caller<'_, Process>, wanted: u32, events: u32, n: u32, count: u32| {
             let (memory, process) = memory_of(&mut caller)?;
-            poll(memory, &mut process.world, wanted, events, n, count)
+            answered(poll(memory, &mut process.world, wanted, events, n, count))
         },
     )?;
     linker.func_wrap(MODULE, "sched_yield", || Errno::Success as i32)?;
@@ -242,134 +272,16 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
     Ok(())
 }
 
-fn link_descriptors(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
-    linker.func_wrap(
-        MODULE,
-        "fd_read",
-        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            read(memory, process, fd, pieces, n, count)
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_write",
-        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            write(memory, process, fd, pieces, n, count)
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_fdstat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-            let (memory, _) = memory_of(&mut caller)?;
-            // [type u8][flags u16 at 2][rights u64 at 8][rights of what it opens u64]. Of no known type: else
-            // libraries take it for a terminal, and flush each line.
-            let mut stat = [0; 24];
-            stat[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
-            state_of(memory, fd, at, &stat)
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_filestat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-            let (memory, _) = memory_of(&mut caller)?;
-            state_of(memory, fd, at, &[0; 64])
-        },
-    )?;
-    linker.func_wrap(MODULE, "fd_fdstat_set_flags", |fd: u32, _flags: u32| {
-        if_open(fd, Errno::Success) as i32
-    })?;
-    linker.func_wrap(MODULE, "fd_close", |fd: u32| if_open(fd, Errno::Success) as i32)?;
-    linker.func_wrap(MODULE, "fd_seek", |fd: u32, _offset: i64, _whence: u32, _at: u32| {
-        if_open(fd, Errno::Pipe) as i32
-    })?;
-    linker.func_wrap(MODULE, "fd_tell", |fd: u32, _at: u32| if_open(fd, Errno::Pipe) as i32)?;
-    // A program asks for its directories one by one, until there is none.
-    linker.func_wrap(
-        MODULE,
-        "fd_prestat_get",
-        |mut caller: Caller<'_, Process>, _fd: u32, _at: u32| {
-            caller.data_mut().world.looked_for_files = true;
-            Errno::BadDescriptor as i32
-        },
-    )?;
-    linker.func_wrap(MODULE, "fd_prestat_dir_name", |_fd: u32, _at: u32, _len: u32| {
-        Errno::BadDescriptor as i32
-    })?;
-    Ok(())
-}
+/// What a function did. An [`Errno`] is for the command to deal with; any other error ends it.
+type Done = Result<(), wasmtime::Error>;
 
 /// What a function answers: an error number, or, where it ends the command, an error.
-type Answer = Result<i32, wasmtime::Error>;
-
-fn answer(errno: Errno) -> Answer {
-    Ok(errno as i32)
-}
-
-fn if_open(fd: u32, errno: Errno) -> Errno {
-    if fd <= STDERR { errno } else { Errno::BadDescriptor }
-}
-
-/// Reads into the pieces of memory listed at `list`, until one is not filled.
-fn read(
-    memory: &mut [u8],
-    process: &mut Process,
-    fd: u32,
-    list: u32,
-    n: u32,
-    count: u32,
-) -> Answer {
-    if fd != STDIN {
-        return answer(Errno::BadDescriptor);
+fn answered(done: Done) -> Result<i32, wasmtime::Error> {
+    match done.map_err(|error| error.downcast::<Errno>()) {
+        Ok(()) => Ok(Errno::Success as i32),
+        Err(Ok(errno)) => Ok(errno as i32),
+        Err(Err(error)) => Err(error),
     }
-    if n > PIECES_LIMIT {
-        return answer(Errno::Invalid);
-    }
-    let mut total = 0;
-    for index in 0..n {
-        let (ptr, len) = piece(memory, list, index)?;
-        let read = process.read(slice_mut(memory, ptr, len, "room for `fd_read`")?);
-        total += read as u32;
-        if read < len as usize {
-            break;
-        }
-    }
-    put(memory, count, &total.to_le_bytes())
-}
-
-/// Writes the pieces of memory listed at `list`.
-fn write(
-    memory: &mut [u8],
-    process: &mut Process,
-    fd: u32,
-    list: u32,
-    n: u32,
-    count: u32,
-) -> Answer {
-    if n > PIECES_LIMIT {
-        return answer(Errno::Invalid);
-    }
-    let mut total = 0_u32;
-    for index in 0..n {
-        let (ptr, len) = piece(memory, list, index)?;
-        let bytes = slice(memory, ptr, len, "bytes to `fd_write`")?;
-        match fd {
-            STDOUT => process.write_stdout(bytes)?,
-            STDERR => process.write_stderr(bytes),
-            _ => return answer(Errno::BadDescriptor),
-        }
-        total = total.saturating_add(len);
-    }
-    put(memory, count, &total.to_le_bytes())
-}
-
-/// The pointer and length at `index` of a list of them.
-fn piece(memory: &[u8], list: u32, index: u32) -> Result<(u32, u32), GuestError> {
-    let at = list.saturating_add(index * 8);
-    Ok((number(memory, at)?, number(memory, at.saturating_add(4))?))
 }
 
 fn number(memory: &[u8], at: u32) -> Result<u32, GuestError> {
@@ -377,36 +289,29 @@ fn number(memory: &[u8], at: u32) -> Result<u32, GuestError> {
     Ok(u32::from_le_bytes(bytes.try_into().expect("it has four bytes")))
 }
 
-fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Answer {
+fn put(memory: &mut [u8], at: u32, bytes: &[u8]) -> Done {
     let room = slice_mut(memory, at, bytes.len() as u32, "room for an answer")?;
     room.copy_from_slice(bytes);
-    answer(Errno::Success)
+    Ok(())
 }
 
-fn state_of(memory: &mut [u8], fd: u32, at: u32, state: &[u8]) -> Answer {
-    match if_open(fd, Errno::Success) {
-        Errno::Success => put(memory, at, state),
-        errno => answer(errno),
-    }
-}
-
-fn time(memory: &mut [u8], clock: u32, at: u32, nanoseconds: u64) -> Answer {
+fn time(memory: &mut [u8], clock: u32, at: u32, nanoseconds: u64) -> Done {
     if clock < CLOCKS {
         put(memory, at, &nanoseconds.to_le_bytes())
     } else {
-        answer(Errno::Invalid)
+        Err(Errno::Invalid.into())
     }
 }
 
 /// How many strings there are, and their bytes in all, each with a zero at its end.
-fn sizes(memory: &mut [u8], strings: &[Vec<u8>], n: u32, size: u32) -> Answer {
+fn sizes(memory: &mut [u8], strings: &[Vec<u8>], n: u32, size: u32) -> Done {
     let total: usize = strings.iter().map(|text| text.len() + 1).sum();
     put(memory, n, &(strings.len() as u32).to_le_bytes())?;
     put(memory, size, &(total as u32).to_le_bytes())
 }
 
 /// Writes the strings to `text` and a pointer to each to `list`.
-fn strings(memory: &mut [u8], strings: &[Vec<u8>], list: u32, text: u32) -> Answer {
+fn strings(memory: &mut [u8], strings: &[Vec<u8>], list: u32, text: u32) -> Done {
     let (mut list, mut text) = (list, text);
     for string in strings {
         put(memory, list, &text.to_le_bytes())?;
@@ -415,7 +320,7 @@ fn strings(memory: &mut [u8], strings: &[Vec<u8>], list: u32, text: u32) -> Answ
         put(memory, text, &[0])?;
         (list, text) = (list.saturating_add(4), text.saturating_add(1));
     }
-    answer(Errno::Success)
+    Ok(())
 }
 
 /// Bytes of what a program waits for, as it says so, and of what came of it.
@@ -430,9 +335,9 @@ fn poll(
     events: u32,
     n: u32,
     count: u32,
-) -> Answer {
+) -> Done {
     if n == 0 || n > EVENTS_LIMIT {
-        return answer(Errno::Invalid);
+        return Err(Errno::Invalid.into());
     }
     let wanted = slice(memory, wanted, n * WANTED, "what to wait for")?;
     let wanted: Vec<_> =

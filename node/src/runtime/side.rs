@@ -36,6 +36,11 @@ impl Side {
         self.given.input.as_bytes()
     }
 
+    /// The side files by name, in the order of the names.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&str, &FileRef)> {
+        self.given.files.iter().map(|(name, file)| (name.as_str(), file))
+    }
+
     /// The length of the side file `name`, in bytes; none when there is none.
     pub(super) fn len(&self, name: &[u8]) -> Option<u64> {
         self.file(name).map(|file| file.len)

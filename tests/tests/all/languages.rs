@@ -184,16 +184,58 @@ fn new_writes_over_nothing_and_takes_no_odd_names() {
     assert_eq!(fs::read_dir(room.folder()).unwrap().count(), 1);
 }
 
+/// Builds `source` in place of the program that `new` makes, in a folder of the node's; gives the job.
+fn build_program(node: &Node, source: &str) -> PathBuf {
+    let job = node.folder().join("program");
+    let _ = new(node.folder(), &["program", "--lang", "wasi"]).ok();
+    fs::write(job.join("src/main.rs"), source).unwrap();
+    let _ = Program::new("sh").arg(job.join("build.sh")).within(JOB).run().ok();
+    job
+}
+
 #[test]
 fn a_program_that_wants_a_file_is_told_that_there_are_none() {
     let mut node = Node::first();
     node.start();
     let (input, _) = many_splits(node.folder(), 1);
-    let _ = new(node.folder(), &["wants", "--lang", "wasi"]).ok();
-    let source = "fn main() { std::fs::read(\"/etc/stop-words\").unwrap(); }\n";
-    fs::write(node.folder().join("wants/src/main.rs"), source).unwrap();
-    let build = Program::new("sh").args(["wants/build.sh"]).dir(node.folder()).within(JOB);
-    let _ = build.run().ok();
-    let run = node.cli(["run", "mr"]).arg(node.folder().join("wants")).arg("--input").arg(input);
-    let _ = run.within(JOB).run().refused(&["No such file", "the sandbox has no files"]);
+    let job = build_program(&node, "fn main() { std::fs::read(\"/etc/stop-words\").unwrap(); }\n");
+    let run = node.cli(["run", "mr"]).arg(job).arg("--input").arg(input);
+    let _ = run.within(JOB).run().refused(&["No such file", "the sandbox has no files", "/job"]);
+}
+
+#[test]
+fn a_program_reads_side_files_at_any_place_and_can_change_nothing() {
+    let mut node = Node::first();
+    node.start();
+    let job = build_program(&node, &guest("files.rs"));
+    let toml = "kind = \"mr\"\nmap = \"map.wasm\"\ninput = \"text\"\n\
+        [files]\nstops = \"stops.txt\"\nlarge = \"large.txt\"\n";
+    fs::write(job.join("job.toml"), toml).unwrap();
+    fs::write(job.join("stops.txt"), "and\nthe\n").unwrap();
+    // More than one block.
+    let large: String = (0..400_000).map(|line| format!("{line:08}\n")).collect();
+    fs::write(job.join("large.txt"), large).unwrap();
+    let out = node.folder().join("out");
+    let _ = node.cli(["run", "mr"]).arg(&job).arg("--out").arg(&out).within(JOB).run().ok();
+    // The numbers are WASI's: 8 not open for that, 44 no such file, 54 not a directory, 69 read-only,
+    // 76 not capable.
+    let expected = r#"whole	"and\nthe\n"
+lines	400000
+end	"00399999 at 3599991"
+length	3600000
+beyond the end	" at 1099511627776"
+folder	["large", "stops"]
+none	Some(44)
+elsewhere	Some(44)
+above	Some(76)
+as a folder	Some(54)
+new	Some(69)
+written	Some(69)
+appended	Some(69)
+written to what was opened	Some(8)
+removed	Some(69)
+renamed	Some(69)
+new folder	Some(69)
+"#;
+    assert_eq!(String::from_utf8(parts(&out).concat()).unwrap(), expected);
 }

@@ -16,6 +16,7 @@ fn command(text: &str, body: &str) -> String {
             (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
             (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "path_open" (func $open
                 (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
             (memory (export "memory") 2)
@@ -152,13 +153,87 @@ fn the_world_of_a_command_is_the_same_each_time_and_sleeps_pass_at_once() {
     assert_eq!(bench.map(&command("", body), b"").unwrap(), first);
 }
 
+/// Opens the path of `path`, at 256, below descriptor `fd`: leaves the error number, and the new descriptor at 16.
+fn open(path: &str, fd: u32, how: u32, rights: u32) -> String {
+    let len = path.len();
+    format!(
+        "(call $open (i32.const {fd}) (i32.const 0) (i32.const 256) (i32.const {len}) (i32.const {how})
+            (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 16))"
+    )
+}
+
+/// Traps where `errno` is not `expected`.
+fn assert_errno(errno: &str, expected: i32) -> String {
+    format!("(if (i32.ne {errno} (i32.const {expected})) (then unreachable))")
+}
+
+const READ: u32 = 1 << 1;
+
 #[test]
-fn files_are_refused_with_an_error_that_programs_know() {
+fn side_files_are_in_the_one_directory_and_can_be_read_from_any_place() {
     let bench = Bench::new();
-    let open = "(i32.store8 (i32.const 256) (i32.add (i32.const 48) (i32.rem_u (call $open (i32.const 3) (i32.const 0)
-        (i32.const 256) (i32.const 1) (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 16)) (i32.const 10))))
-        (call $put (i32.const 1) (i32.const 256) (i32.const 1))";
-    assert_eq!(bench.map(&command("?", open), b"").unwrap(), packed(&[("6", "")]));
+    // Whole, in reads of what is there (four bytes at most at a time); then from the fifth byte on.
+    let body = format!(
+        "{}
+        (call $piece (i32.const 4096) (i32.const 100))
+        {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))
+        {} (call $put (i32.const 1) (i32.const 261) (i32.const 1))
+        (call $piece (i32.const 4096) (i32.const 3))
+        {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))",
+        assert_errno(&open("there", 3, 0, READ), 0),
+        assert_errno("(call $read (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+        assert_errno("(call $seek (i32.const 4) (i64.const 5) (i32.const 0) (i32.const 16))", 0),
+        assert_errno("(call $read (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+    );
+    let records = bench.map(&command("there\\n", &body), b"").unwrap();
+    assert_eq!(records, packed(&[("side file", ""), ("fil", "")]));
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_with_an_error_that_programs_know() {
+    let bench = Bench::new();
+    let (no_entry, not_directory, read_only, not_capable) = (44, 54, 69, 76);
+    for (path, fd, how, rights, errno) in [
+        ("none", 3, 0, READ, no_entry),
+        ("", 3, 0, READ, no_entry),
+        ("./there", 3, 0, READ, 0),
+        (".", 3, 1 << 1, READ, 0),
+        ("there/x", 3, 0, READ, not_directory),
+        ("there", 3, 1 << 1, READ, not_directory),
+        ("..", 3, 0, READ, not_capable),
+        ("x/../there", 3, 0, READ, not_capable),
+        ("/there", 3, 0, READ, not_capable),
+        ("new", 3, 1, READ, read_only),
+        ("there", 3, 1 << 3, READ, read_only),
+        ("there", 3, 0, READ | 1 << 6, read_only),
+        ("there", 9, 0, READ, 8),
+        ("there", 1, 0, READ, 8),
+    ] {
+        let body = assert_errno(&open(path, fd, how, rights), errno);
+        let opened = bench.map(&command(path, &body), b"");
+        assert!(opened.is_ok(), "`{path}` at {fd}, {how}, {rights}: not {errno}: {opened:?}");
+    }
+}
+
+#[test]
+fn a_command_that_opens_files_without_end_has_too_many() {
+    let endless = format!(
+        "(loop $more {} (br_if $more (i32.lt_u (i32.load (i32.const 16)) (i32.const 258)))) {}",
+        assert_errno(&open("there", 3, 0, READ), 0),
+        assert_errno(&open("there", 3, 0, READ), 33),
+    );
+    let _ = Bench::new().map(&command("there", &endless), b"").unwrap();
+}
+
+#[test]
+fn a_side_file_that_nobody_has_is_no_fault_of_the_command() {
+    let body = format!(
+        "{} (call $piece (i32.const 4096) (i32.const 1))
+        (drop (call $read (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 16)))",
+        assert_errno(&open("lost", 3, 0, READ), 0),
+    );
+    let lost = Bench::new().map(&command("lost", &body), b"");
+    assert!(matches!(lost, Err(TaskError::Missing { .. })), "{lost:?}");
 }
 
 #[test]

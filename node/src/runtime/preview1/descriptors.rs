@@ -1,0 +1,384 @@
+//! The functions of preview 1 on descriptors and paths: stdin, stdout and stderr, and what is in the directory
+//! of side files.
+
+use wasmtime::{Caller, Linker};
+
+use super::files::{self, DIRECTORY, DIRECTORY_FD, Entry, Kind};
+use super::{Done, EPOCH, Errno, MODULE, STDERR, STDIN, STDOUT, answered, number, put};
+use crate::runtime::GuestError;
+use crate::runtime::command::Process;
+use crate::runtime::imports::{memory_of, slice, slice_mut};
+
+/// Pieces that one read or write may have; IOV_MAX of most systems.
+const PIECES_LIMIT: u32 = 1_024;
+
+/// A read that has so many bytes leaves the pieces that follow: so the memory of the guest bounds what one call
+/// may cost, however often it lists the same piece.
+const READ_ENOUGH: usize = 1 << 20;
+
+/// How a file is to be opened, a bit each.
+const CREATE: u32 = 1;
+const MUST_BE_DIRECTORY: u32 = 1 << 1;
+const MUST_BE_NEW: u32 = 1 << 2;
+const TRUNCATE: u32 = 1 << 3;
+
+/// What may be done with a descriptor, a bit each.
+const MAY_READ: u64 = 1 << 1;
+const MAY_SEEK: u64 = 1 << 2;
+const MAY_TELL: u64 = 1 << 5;
+const MAY_WRITE: u64 = 1 << 6;
+const MAY_STAT: u64 = 1 << 21;
+
+/// What `fd_seek` counts from.
+const FROM_START: u32 = 0;
+const FROM_HERE: u32 = 1;
+const FROM_END: u32 = 2;
+
+/// Links the functions.
+pub(super) fn link(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    link_streams(linker)?;
+    link_states(linker)?;
+    link_directory(linker)
+}
+
+/// What works on bytes.
+fn link_streams(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    linker.func_wrap(
+        MODULE,
+        "fd_read",
+        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(read(memory, process, fd, (pieces, n), count))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_pread",
+        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, offset: u64, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(read_at(memory, process, fd, (pieces, n), offset, count))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(write(memory, process, fd, (pieces, n), count))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_seek",
+        |mut caller: Caller<'_, Process>, fd: u32, offset: i64, whence: u32, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(seek(memory, process, fd, offset, whence, at))
+        },
+    )?;
+    linker.func_wrap(MODULE, "fd_tell", |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+        let (memory, process) = memory_of(&mut caller)?;
+        answered(seek(memory, process, fd, 0, FROM_HERE, at))
+    })?;
+    linker.func_wrap(MODULE, "fd_close", |mut caller: Caller<'_, Process>, fd: u32| {
+        // A stream stays as it is: what else is opened never takes its number.
+        let closed = if fd <= STDERR { Ok(()) } else { caller.data_mut().world.files.close(fd) };
+        answered(closed.map_err(Into::into))
+    })?;
+    Ok(())
+}
+
+/// What says how things are.
+fn link_states(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    linker.func_wrap(
+        MODULE,
+        "fd_fdstat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            let entry = process.world.files.entry(fd, &process.state.side);
+            answered(put_state(memory, at, entry, descriptor_state))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_fdstat_set_flags",
+        |mut caller: Caller<'_, Process>, fd: u32, _flags: u32| {
+            let process = caller.data_mut();
+            let entry = process.world.files.entry(fd, &process.state.side);
+            answered(entry.map(drop).map_err(Into::into))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_filestat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            let entry = process.world.files.entry(fd, &process.state.side);
+            answered(put_state(memory, at, entry, file_state))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "path_filestat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, _flags: u32, path: u32, len: u32, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            let path = slice(memory, path, len, "a path to `path_filestat_get`")?;
+            let files = &process.world.files;
+            let entry = files.directory(fd).and_then(|()| files::find(&process.state.side, path));
+            answered(put_state(memory, at, entry, file_state))
+        },
+    )?;
+    Ok(())
+}
+
+/// What finds and opens files.
+fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
+    // A program asks for its directories one by one, until there is none.
+    linker.func_wrap(
+        MODULE,
+        "fd_prestat_get",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            process.world.looked_for_files = true;
+            // `[type u8][length of the name u32 at 4]`; zero is a directory.
+            let state = u64::to_le_bytes((DIRECTORY.len() as u64) << 32);
+            answered(is_directory(process, fd).and_then(|()| put(memory, at, &state)))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_prestat_dir_name",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32, len: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(is_directory(process, fd).and_then(|()| {
+                if (len as usize) < DIRECTORY.len() {
+                    return Err(Errno::Invalid.into());
+                }
+                put(memory, at, DIRECTORY.as_bytes())
+            }))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fd_readdir",
+        |mut caller: Caller<'_, Process>, fd: u32, at: u32, len: u32, from: u64, used: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(list(memory, process, fd, (at, len), from, used))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "path_open",
+        |mut caller: Caller<'_, Process>,
+         fd: u32,
+         _lookup: u32,
+         path: u32,
+         len: u32,
+         how: u32,
+         rights: u64,
+         _inherited: u64,
+         _flags: u32,
+         opened: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            answered(open(memory, process, fd, (path, len), (how, rights), opened))
+        },
+    )?;
+    Ok(())
+}
+
+/// Checks that `fd` is the directory that a program is given, not one that it opened.
+fn is_directory(process: &Process, fd: u32) -> Done {
+    if fd != DIRECTORY_FD {
+        return Err(Errno::BadDescriptor.into());
+    }
+    Ok(process.world.files.directory(fd)?)
+}
+
+/// Reads into the pieces of memory listed at `pieces`, until one is not filled.
+fn read(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    (pieces, n): (u32, u32),
+    count: u32,
+) -> Done {
+    if n > PIECES_LIMIT {
+        return Err(Errno::Invalid.into());
+    }
+    let mut total = 0;
+    for index in 0..n {
+        let (ptr, len) = piece(memory, pieces, index)?;
+        let room = slice_mut(memory, ptr, len, "room for `fd_read`")?;
+        let read = if fd == STDIN { process.read(room) } else { read_file(process, fd, room)? };
+        total += read;
+        if read < room.len() || total >= READ_ENOUGH {
+            break;
+        }
+    }
+    put(memory, count, &(total as u32).to_le_bytes())
+}
+
+/// [`read`] from `offset` of a file, which stays where it is.
+fn read_at(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    pieces: (u32, u32),
+    offset: u64,
+    count: u32,
+) -> Done {
+    let before = std::mem::replace(&mut process.world.files.cursor(fd)?.at, offset);
+    let done = read(memory, process, fd, pieces, count);
+    process.world.files.cursor(fd)?.at = before;
+    done
+}
+
+fn read_file(process: &mut Process, fd: u32, room: &mut [u8]) -> Result<usize, wasmtime::Error> {
+    let cursor = process.world.files.cursor(fd)?;
+    let read = process.state.read_file(cursor.name.as_bytes(), cursor.at, room)?;
+    let read = read.ok_or(Errno::NoEntry)?;
+    cursor.at += read as u64;
+    Ok(read)
+}
+
+/// Writes the pieces of memory listed at `pieces`.
+fn write(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    (pieces, n): (u32, u32),
+    count: u32,
+) -> Done {
+    if n > PIECES_LIMIT {
+        return Err(Errno::Invalid.into());
+    }
+    let mut total = 0_u32;
+    for index in 0..n {
+        let (ptr, len) = piece(memory, pieces, index)?;
+        let bytes = slice(memory, ptr, len, "bytes to `fd_write`")?;
+        match fd {
+            STDOUT => process.write_stdout(bytes)?,
+            STDERR => process.write_stderr(bytes),
+            _ => return Err(Errno::BadDescriptor.into()),
+        }
+        total = total.saturating_add(len);
+    }
+    put(memory, count, &total.to_le_bytes())
+}
+
+/// The pointer and length at `index` of a list of them.
+fn piece(memory: &[u8], pieces: u32, index: u32) -> Result<(u32, u32), GuestError> {
+    let at = pieces.saturating_add(index * 8);
+    Ok((number(memory, at)?, number(memory, at.saturating_add(4))?))
+}
+
+/// Goes to another place in a file, and says where that is.
+fn seek(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    offset: i64,
+    whence: u32,
+    at: u32,
+) -> Done {
+    if fd <= STDERR {
+        return Err(Errno::Pipe.into());
+    }
+    let cursor = process.world.files.cursor(fd)?;
+    let base = match whence {
+        FROM_START => 0,
+        FROM_HERE => cursor.at,
+        FROM_END => process.state.side.len(cursor.name.as_bytes()).unwrap_or_default(),
+        _ => return Err(Errno::Invalid.into()),
+    };
+    // Programs have it as a signed number.
+    let place = base.checked_add_signed(offset).filter(|&place| i64::try_from(place).is_ok());
+    cursor.at = place.ok_or(Errno::Invalid)?;
+    put(memory, at, &cursor.at.to_le_bytes())
+}
+
+fn put_state<const N: usize>(
+    memory: &mut [u8],
+    at: u32,
+    entry: Result<Entry<'_>, Errno>,
+    state: impl FnOnce(Entry<'_>) -> [u8; N],
+) -> Done {
+    put(memory, at, &state(entry?))
+}
+
+/// `[type u8][flags u16 at 2][rights u64 at 8][rights of what it opens u64]`. A program asks for some of the
+/// latter when it opens a file: it may ask for all, and be told that it cannot write.
+fn descriptor_state(entry: Entry<'_>) -> [u8; 24] {
+    let rights = match entry.kind {
+        Kind::File => MAY_READ | MAY_SEEK | MAY_TELL | MAY_STAT,
+        Kind::Directory | Kind::Stream => u64::MAX,
+    };
+    let mut state = [0; 24];
+    state[0] = entry.kind as u8;
+    state[8..16].copy_from_slice(&rights.to_le_bytes());
+    state[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+    state
+}
+
+/// `[device u64][inode u64][type u8][links u64 at 24][length u64][three times u64]`.
+fn file_state(entry: Entry<'_>) -> [u8; 64] {
+    let mut state = [0; 64];
+    state[8..16].copy_from_slice(&entry.inode.to_le_bytes());
+    state[16] = entry.kind as u8;
+    state[24] = 1;
+    state[32..40].copy_from_slice(&entry.len.to_le_bytes());
+    state[40..].chunks_exact_mut(8).for_each(|time| time.copy_from_slice(&EPOCH.to_le_bytes()));
+    state
+}
+
+/// Lists the directory from its entry `from` on: `[number of the next u64][inode u64][length of the name u32]
+/// [type u8][name at 24]` each, the last one cut where the room ends.
+fn list(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    (at, len): (u32, u32),
+    from: u64,
+    used: u32,
+) -> Done {
+    process.world.files.directory(fd)?;
+    let room = slice_mut(memory, at, len, "room for `fd_readdir`")?;
+    let mut filled = 0;
+    for (entry, next) in files::entries(&process.state.side).zip(1_u64..) {
+        if next <= from {
+            continue;
+        }
+        let mut listed = [0; 24];
+        listed[..8].copy_from_slice(&next.to_le_bytes());
+        listed[8..16].copy_from_slice(&entry.inode.to_le_bytes());
+        listed[16..20].copy_from_slice(&(entry.name.len() as u32).to_le_bytes());
+        listed[20] = entry.kind as u8;
+        for bytes in [&listed[..], entry.name.as_bytes()] {
+            let fits = bytes.len().min(room.len() - filled);
+            room[filled..][..fits].copy_from_slice(&bytes[..fits]);
+            filled += fits;
+        }
+    }
+    put(memory, used, &(filled as u32).to_le_bytes())
+}
+
+/// Opens a file, or the directory again, to read.
+fn open(
+    memory: &mut [u8],
+    process: &mut Process,
+    fd: u32,
+    (path, len): (u32, u32),
+    (how, rights): (u32, u64),
+    opened: u32,
+) -> Done {
+    process.world.files.directory(fd)?;
+    let path = slice(memory, path, len, "a path to `path_open`")?;
+    if how & (CREATE | MUST_BE_NEW | TRUNCATE) != 0 || rights & MAY_WRITE != 0 {
+        return Err(Errno::ReadOnly.into());
+    }
+    let entry = files::find(&process.state.side, path)?;
+    if how & MUST_BE_DIRECTORY != 0 && entry.kind != Kind::Directory {
+        return Err(Errno::NotDirectory.into());
+    }
+    let new = process.world.files.open(entry)?;
+    put(memory, opened, &new.to_le_bytes())
+}
