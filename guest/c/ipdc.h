@@ -90,30 +90,9 @@ static inline void ipdc_flush(void) {
     ipdc_used_ = 0;
 }
 
-/* To copy as many bytes as only the run can tell, wasm has an instruction that the host carries out in a
- * call of its own; a few are there sooner in two pieces that overlap. */
-static inline void ipdc_put_(const uint8_t *bytes, uint32_t len) {
-    uint8_t *to = ipdc_frame_ + ipdc_used_;
-    if (len > 16) {
-        __builtin_memcpy(to, bytes, len);
-    } else if (len > 8) {
-        __builtin_memcpy(to, bytes, 8);
-        __builtin_memcpy(to + len - 8, bytes + len - 8, 8);
-    } else if (len > 3) {
-        __builtin_memcpy(to, bytes, 4);
-        __builtin_memcpy(to + len - 4, bytes + len - 4, 4);
-    } else if (len > 0) {
-        to[0] = bytes[0];
-        to[len / 2] = bytes[len / 2];
-        to[len - 1] = bytes[len - 1];
-    }
+static inline void ipdc_put_(const void *bytes, uint32_t len) {
+    __builtin_memcpy(ipdc_frame_ + ipdc_used_, bytes, len);
     ipdc_used_ += len;
-}
-
-/* Puts a number as the host reads it: little-endian, as wasm writes it. */
-static inline void ipdc_put_u32_(uint32_t number) {
-    __builtin_memcpy(ipdc_frame_ + ipdc_used_, &number, 4);
-    ipdc_used_ += 4;
 }
 
 /* Hands a record to the host, a frame of them at a time. */
@@ -124,8 +103,8 @@ static inline void ipdc_emit(ipdc_bytes key, ipdc_bytes value) {
         ipdc_host_emit_(key.ptr, key.len, value.ptr, value.len);
         return;
     }
-    ipdc_put_u32_(key.len);
-    ipdc_put_u32_(value.len);
+    ipdc_put_(&key.len, 4);
+    ipdc_put_(&value.len, 4);
     ipdc_put_(key.ptr, key.len);
     ipdc_put_(value.ptr, value.len);
 }
