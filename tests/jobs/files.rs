@@ -14,6 +14,7 @@ fn main() {
     say("elsewhere", fs::read("/etc/passwd"));
     say("above", fs::read("/job/../job/stops"));
     say("as a folder", fs::read_dir("/job/stops"));
+    say("as a link", fs::read_link("/job/stops"));
     say("new", File::create("/job/new"));
     say("written", fs::write("/job/stops", "other"));
     say("appended", File::options().append(true).open("/job/stops"));

@@ -52,7 +52,6 @@ const REFUSED: [(Errno, &[&str]); 2] = [
             "fd_pwrite",
             "fd_renumber",
             "fd_sync",
-            "path_readlink",
             "sock_accept",
             "sock_recv",
             "sock_send",
@@ -62,7 +61,7 @@ const REFUSED: [(Errno, &[&str]); 2] = [
 ];
 
 /// The others, which [`link`] has.
-const SERVED: [&str; 24] = [
+const SERVED: [&str; 25] = [
     "args_get",
     "args_sizes_get",
     "clock_res_get",
@@ -83,6 +82,7 @@ const SERVED: [&str; 24] = [
     "fd_write",
     "path_filestat_get",
     "path_open",
+    "path_readlink",
     "poll_oneoff",
     "proc_exit",
     "random_get",

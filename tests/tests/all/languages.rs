@@ -210,6 +210,9 @@ fn a_program_reads_side_files_at_any_place_and_can_change_nothing() {
     let job = build_program(&node, &guest("files.rs"));
     let toml = "kind = \"mr\"\nmap = \"map.wasm\"\ninput = \"text\"\n\
         [files]\nstops = \"stops.txt\"\nlarge = \"large.txt\"\n";
+    // Its listing takes more room than libraries have at first.
+    let long = "n".repeat(200);
+    let toml = format!("{toml}{long} = \"stops.txt\"\n");
     fs::write(job.join("job.toml"), toml).unwrap();
     fs::write(job.join("stops.txt"), "and\nthe\n").unwrap();
     // More than one block.
@@ -217,18 +220,20 @@ fn a_program_reads_side_files_at_any_place_and_can_change_nothing() {
     fs::write(job.join("large.txt"), large).unwrap();
     let out = node.folder().join("out");
     let _ = node.cli(["run", "mr"]).arg(&job).arg("--out").arg(&out).within(JOB).run().ok();
-    // The numbers are WASI's: 8 not open for that, 44 no such file, 54 not a directory, 69 read-only,
+    // The numbers are WASI's: 8 not open for that, 28 invalid, 44 no such file, 54 not a directory, 69 read-only,
     // 76 not capable.
-    let expected = r#"whole	"and\nthe\n"
+    let expected = format!(
+        r#"whole	"and\nthe\n"
 lines	400000
 end	"00399999 at 3599991"
 length	3600000
 beyond the end	" at 1099511627776"
-folder	["large", "stops"]
+folder	["large", "{long}", "stops"]
 none	Some(44)
 elsewhere	Some(44)
 above	Some(76)
 as a folder	Some(54)
+as a link	Some(28)
 new	Some(69)
 written	Some(69)
 appended	Some(69)
@@ -236,6 +241,7 @@ written to what was opened	Some(8)
 removed	Some(69)
 renamed	Some(69)
 new folder	Some(69)
-"#;
+"#
+    );
     assert_eq!(String::from_utf8(parts(&out).concat()).unwrap(), expected);
 }

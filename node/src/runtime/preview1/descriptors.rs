@@ -122,8 +122,7 @@ fn link_states(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         |mut caller: Caller<'_, Process>, fd: u32, _flags: u32, path: u32, len: u32, at: u32| {
             let (memory, process) = memory_of(&mut caller)?;
             let path = slice(memory, path, len, "a path to `path_filestat_get`")?;
-            let files = &process.world.files;
-            let entry = files.directory(fd).and_then(|()| files::find(&process.state.side, path));
+            let entry = process.world.files.find(fd, path, &process.state.side);
             answered(put_state(memory, at, entry, file_state))
         },
     )?;
@@ -163,6 +162,17 @@ fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         |mut caller: Caller<'_, Process>, fd: u32, at: u32, len: u32, from: u64, used: u32| {
             let (memory, process) = memory_of(&mut caller)?;
             answered(list(memory, process, fd, (at, len), from, used))
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "path_readlink",
+        |mut caller: Caller<'_, Process>, fd: u32, path: u32, len: u32, _: u32, _: u32, _: u32| {
+            let (memory, process) = memory_of(&mut caller)?;
+            let path = slice(memory, path, len, "a path to `path_readlink`")?;
+            // Nothing that there is is a link.
+            let found = process.world.files.find(fd, path, &process.state.side);
+            answered(found.and(Err(Errno::Invalid)).map_err(Into::into))
         },
     )?;
     linker.func_wrap(
@@ -370,12 +380,12 @@ fn open(
     (how, rights): (u32, u64),
     opened: u32,
 ) -> Done {
-    process.world.files.directory(fd)?;
     let path = slice(memory, path, len, "a path to `path_open`")?;
+    process.world.files.directory(fd)?;
     if how & (CREATE | MUST_BE_NEW | TRUNCATE) != 0 || rights & MAY_WRITE != 0 {
         return Err(Errno::ReadOnly.into());
     }
-    let entry = files::find(&process.state.side, path)?;
+    let entry = process.world.files.find(fd, path, &process.state.side)?;
     if how & MUST_BE_DIRECTORY != 0 && entry.kind != Kind::Directory {
         return Err(Errno::NotDirectory.into());
     }

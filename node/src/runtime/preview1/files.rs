@@ -55,7 +55,7 @@ pub(super) fn entries(side: &Side) -> impl Iterator<Item = Entry<'_>> {
 }
 
 /// What is at `path`, as seen from the directory.
-pub(super) fn find<'a>(side: &'a Side, path: &[u8]) -> Result<Entry<'a>, Errno> {
+fn find<'a>(side: &'a Side, path: &[u8]) -> Result<Entry<'a>, Errno> {
     let parts = || path.split(|&byte| byte == b'/');
     if path.starts_with(b"/") || parts().any(|part| part == b"..") {
         return Err(Errno::NotCapable);
@@ -103,6 +103,17 @@ impl Files {
             Some(Open::Directory) => Ok(ROOT),
             Some(Open::File(cursor)) => find(side, cursor.name.as_bytes()),
         }
+    }
+
+    /// What is at `path` below the directory `fd`.
+    pub(super) fn find<'a>(
+        &self,
+        fd: u32,
+        path: &[u8],
+        side: &'a Side,
+    ) -> Result<Entry<'a>, Errno> {
+        self.directory(fd)?;
+        find(side, path)
     }
 
     /// Checks that `fd` is the directory.
