@@ -17,6 +17,8 @@ fn command(text: &str, body: &str) -> String {
             (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
             (import "wasi_snapshot_preview1" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_pread" (func $pread (param i32 i32 i32 i64 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
             (import "wasi_snapshot_preview1" "path_open" (func $open
                 (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
             (memory (export "memory") 2)
@@ -187,6 +189,28 @@ fn side_files_are_in_the_one_directory_and_can_be_read_from_any_place() {
     );
     let records = bench.map(&command("there\\n", &body), b"").unwrap();
     assert_eq!(records, packed(&[("side file", ""), ("fil", "")]));
+}
+
+#[test]
+fn a_read_at_an_offset_leaves_the_file_where_it_is() {
+    let pread =
+        "(call $pread (i32.const 4) (i32.const 0) (i32.const 1) (i64.const 5) (i32.const 16))";
+    let body = format!(
+        "{} (call $piece (i32.const 4096) (i32.const 4))
+        {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))
+        (call $put (i32.const 1) (i32.const 261) (i32.const 1))
+        (call $piece (i32.const 4096) (i32.const 4))
+        {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))
+        {} {} {}",
+        assert_errno(&open("there", 3, 0, READ), 0),
+        assert_errno(pread, 0),
+        assert_errno("(call $read (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+        assert_errno("(call $seek (i32.const 4) (i64.const -5) (i32.const 1) (i32.const 16))", 28),
+        assert_errno("(call $close (i32.const 4))", 0),
+        assert_errno(pread, 8),
+    );
+    let records = Bench::new().map(&command("there\\n", &body), b"").unwrap();
+    assert_eq!(records, packed(&[("file", ""), ("side", "")]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub(super) const DIRECTORY: &str = "/job";
 /// The directory's descriptor: the first that a program asks about.
 pub(super) const DIRECTORY_FD: u32 = STDERR + 1;
 
-/// Files and directories that a run may have open: more than programs have at a time, and each takes a name's
+/// Files and directories that a run may have open, this one among them: more than programs have at a time, and each takes a name's
 /// length of the node's memory.
 const OPEN_LIMIT: usize = 256;
 
