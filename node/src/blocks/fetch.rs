@@ -206,9 +206,16 @@ impl Fetcher {
     /// Puts a block that came. The cache takes a large one the second time that it comes: most of what a
     /// job reads is read once, by one task, and writing it would cost as much as its journey. (Maggs
     /// and Sitaraman, "Algorithmic nuggets in content delivery", 2015, section 3: cache on second hit.)
+    /// What was durable until it went bad is durable again.
     async fn keep(&self, add: &Add, block: &Block) -> Result<(), StoreError> {
         let is_cache = add.tier() == Tier::Cache;
-        if is_cache && block.len() > SMALL && !lock(&self.inner.passed).again(&block.cid()) {
+        let mended = self.inner.store.is_spoilt(&block.cid());
+        let add = if mended { &self.inner.store.add(Tier::Durable) } else { add };
+        if is_cache
+            && !mended
+            && block.len() > SMALL
+            && !lock(&self.inner.passed).again(&block.cid())
+        {
             return Ok(());
         }
         match add.put(block).await {

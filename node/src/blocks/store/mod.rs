@@ -18,7 +18,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
 use ipdc_jobs::ids::{Cid, JobId};
@@ -27,7 +27,7 @@ use rust_ipfs::repo::{DefaultStorage, Repo};
 pub use self::add::Add;
 use self::add::{Spared, Sweeping};
 use self::scratch::{Group, Scratch};
-use super::block::Block;
+use super::block::{Block, key};
 
 /// Where a block is kept, and so how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,8 @@ struct Inner {
     directory: PathBuf,
     limits: Limits,
     spared: Mutex<Spared>,
+    /// Durable blocks that were found corrupt and removed, by the names they are kept under.
+    spoilt: Mutex<HashSet<Cid>>,
     /// Held shared while one block is put, exclusively while some are removed; never for longer.
     removal: tokio::sync::RwLock<()>,
     /// One sweep at a time.
@@ -156,6 +158,7 @@ impl Store {
             directory: directory.to_path_buf(),
             limits,
             spared: Mutex::default(),
+            spoilt: Mutex::default(),
             removal: tokio::sync::RwLock::default(),
             sweep: tokio::sync::Mutex::default(),
         };
@@ -207,6 +210,12 @@ impl Store {
             Some(group) => Ok(self.inner.scratch.has_in(group, cid)),
             None => self.inner.repo.contains(cid).await.map_err(io_error("look for a block")),
         }
+    }
+
+    /// Whether the block was durable until it was found corrupt, and is to be so again.
+    #[must_use]
+    pub fn is_spoilt(&self, cid: &Cid) -> bool {
+        self.spoilt().contains(&key(cid))
     }
 
     /// Removes the block from the durable tier, pinned or not.
@@ -321,6 +330,7 @@ impl Store {
         let writer = &self.inner.writers[turn % WRITERS];
         let put = writer.put_block(&block).broadcast_on_new_block(false).await;
         put.map_err(io_error("write a block"))?;
+        self.spoilt().remove(&key(block.cid()));
         Ok(())
     }
 
@@ -354,6 +364,7 @@ impl Store {
         if again.is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
             tracing::warn!(%cid, "a block is corrupt: dropped");
             self.remove_durable(cid).await?;
+            self.spoilt().insert(key(cid));
         }
         Ok(())
     }
@@ -388,6 +399,10 @@ impl Store {
     pub(super) async fn begin_sweep(&self) -> Sweep<'_> {
         let alone = self.inner.sweep.lock().await;
         Sweep { store: self, _sweeping: Sweeping::begin(&self.inner.spared), _alone: alone }
+    }
+
+    fn spoilt(&self) -> MutexGuard<'_, HashSet<Cid>> {
+        self.inner.spoilt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn spared(&self) -> MutexGuard<'_, Spared> {
