@@ -11,6 +11,22 @@
 //! its side files and its input alone. What needs more answers with an error of WASI's own, which programs
 //! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
 
+/// Links functions that work on the guest's memory and on the run: what comes of each is [`answered`].
+macro_rules! serve {
+    ($linker:ident, |$memory:ident, $process:ident|
+        $($name:ident($($argument:ident: $type:ty),*) => $done:expr;)*
+    ) => {
+        $($linker.func_wrap(
+            MODULE,
+            stringify!($name),
+            |mut caller: Caller<'_, Process>, $($argument: $type),*| {
+                let ($memory, $process) = memory_of(&mut caller)?;
+                answered(Done::Ok(()).and_then(|()| $done))
+            },
+        )?;)*
+    };
+}
+
 mod descriptors;
 mod files;
 
@@ -200,71 +216,25 @@ fn refusal(name: &str) -> Option<Errno> {
 }
 
 fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
-    linker.func_wrap(
-        MODULE,
-        "args_sizes_get",
-        |mut caller: Caller<'_, Process>, n: u32, size: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(sizes(memory, &process.world.arguments, n, size))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "args_get",
-        |mut caller: Caller<'_, Process>, list: u32, text: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(strings(memory, &process.world.arguments, list, text))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "environ_sizes_get",
-        |mut caller: Caller<'_, Process>, n: u32, size: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(sizes(memory, &process.world.environment, n, size))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "environ_get",
-        |mut caller: Caller<'_, Process>, list: u32, text: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(strings(memory, &process.world.environment, list, text))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "clock_res_get",
-        |mut caller: Caller<'_, Process>, clock: u32, at: u32| {
-            let (memory, _) = memory_of(&mut caller)?;
-            answered(time(memory, clock, at, RESOLUTION))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "clock_time_get",
-        |mut caller: Caller<'_, Process>, clock: u32, _precision: u64, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(time(memory, clock, at, process.world.clock))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "random_get",
-        |mut caller: Caller<'_, Process>, ptr: u32, len: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
+    serve! { linker, |memory, process|
+        args_sizes_get(n: u32, size: u32) => sizes(memory, &process.world.arguments, n, size);
+        args_get(list: u32, text: u32) => strings(memory, &process.world.arguments, list, text);
+        environ_sizes_get(n: u32, size: u32) => sizes(memory, &process.world.environment, n, size);
+        environ_get(list: u32, text: u32) => strings(memory, &process.world.environment, list, text);
+        clock_time_get(clock: u32, _precision: u64, at: u32) => {
+            time(memory, clock, at, process.world.clock)
+        };
+        random_get(ptr: u32, len: u32) => {
             process.world.draw(slice_mut(memory, ptr, len, "room for `random_get`")?);
-            answered(Ok(()))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "poll_oneoff",
-        |mut caller: Caller<'_, Process>, wanted: u32, events: u32, n: u32, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(poll(memory, &mut process.world, wanted, events, n, count))
-        },
-    )?;
+            Ok(())
+        };
+        poll_oneoff(wanted: u32, events: u32, n: u32, count: u32) => {
+            poll(memory, &mut process.world, wanted, events, n, count)
+        };
+    }
+    serve! { linker, |memory, _process|
+        clock_res_get(clock: u32, at: u32) => time(memory, clock, at, RESOLUTION);
+    }
     linker.func_wrap(MODULE, "sched_yield", || Errno::Success as i32)?;
     linker.func_wrap(MODULE, "proc_exit", |code: u32| -> Result<(), wasmtime::Error> {
         Err(Exit(code).into())

@@ -43,42 +43,21 @@ pub(super) fn link(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> 
 
 /// What works on bytes.
 fn link_streams(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
-    linker.func_wrap(
-        MODULE,
-        "fd_read",
-        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(read(memory, process, fd, (pieces, n), count))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_pread",
-        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, offset: u64, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(read_at(memory, process, fd, (pieces, n), offset, count))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_write",
-        |mut caller: Caller<'_, Process>, fd: u32, pieces: u32, n: u32, count: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(write(memory, process, fd, (pieces, n), count))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_seek",
-        |mut caller: Caller<'_, Process>, fd: u32, offset: i64, whence: u32, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(seek(memory, process, fd, offset, whence, at))
-        },
-    )?;
-    linker.func_wrap(MODULE, "fd_tell", |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-        let (memory, process) = memory_of(&mut caller)?;
-        answered(seek(memory, process, fd, 0, FROM_HERE, at))
-    })?;
+    serve! { linker, |memory, process|
+        fd_read(fd: u32, pieces: u32, n: u32, count: u32) => {
+            read(memory, process, fd, (pieces, n), count)
+        };
+        fd_pread(fd: u32, pieces: u32, n: u32, offset: u64, count: u32) => {
+            read_at(memory, process, fd, (pieces, n), offset, count)
+        };
+        fd_write(fd: u32, pieces: u32, n: u32, count: u32) => {
+            write(memory, process, fd, (pieces, n), count)
+        };
+        fd_seek(fd: u32, offset: i64, whence: u32, at: u32) => {
+            seek(memory, process, fd, offset, whence, at)
+        };
+        fd_tell(fd: u32, at: u32) => seek(memory, process, fd, 0, FROM_HERE, at);
+    }
     linker.func_wrap(MODULE, "fd_close", |mut caller: Caller<'_, Process>, fd: u32| {
         // A stream stays as it is: what else is opened never takes its number.
         let closed = if fd <= STDERR { Ok(()) } else { caller.data_mut().world.files.close(fd) };
@@ -89,15 +68,21 @@ fn link_streams(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
 
 /// What says how things are.
 fn link_states(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
-    linker.func_wrap(
-        MODULE,
-        "fd_fdstat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
+    serve! { linker, |memory, process|
+        fd_fdstat_get(fd: u32, at: u32) => {
             let entry = process.world.files.entry(fd, &process.state.side);
-            answered(put_state(memory, at, entry, descriptor_state))
-        },
-    )?;
+            put_state(memory, at, entry, descriptor_state)
+        };
+        fd_filestat_get(fd: u32, at: u32) => {
+            let entry = process.world.files.entry(fd, &process.state.side);
+            put_state(memory, at, entry, file_state)
+        };
+        path_filestat_get(fd: u32, _flags: u32, path: u32, len: u32, at: u32) => {
+            let path = slice(memory, path, len, "a path to `path_filestat_get`")?;
+            let entry = process.world.files.find(fd, path, &process.state.side);
+            put_state(memory, at, entry, file_state)
+        };
+    }
     linker.func_wrap(
         MODULE,
         "fd_fdstat_set_flags",
@@ -107,91 +92,42 @@ fn link_states(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
             answered(entry.map(drop).map_err(Into::into))
         },
     )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_filestat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            let entry = process.world.files.entry(fd, &process.state.side);
-            answered(put_state(memory, at, entry, file_state))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "path_filestat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, _flags: u32, path: u32, len: u32, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            let path = slice(memory, path, len, "a path to `path_filestat_get`")?;
-            let entry = process.world.files.find(fd, path, &process.state.side);
-            answered(put_state(memory, at, entry, file_state))
-        },
-    )?;
     Ok(())
 }
 
 /// What finds and opens files.
 fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
-    // A program asks for its directories one by one, until there is none.
-    linker.func_wrap(
-        MODULE,
-        "fd_prestat_get",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
+    serve! { linker, |memory, process|
+        // A program asks for its directories one by one, until there is none.
+        fd_prestat_get(fd: u32, at: u32) => {
             process.world.looked_for_files = true;
+            is_directory(process, fd)?;
             // `[type u8][length of the name u32 at 4]`; zero is a directory.
-            let state = u64::to_le_bytes((DIRECTORY.len() as u64) << 32);
-            answered(is_directory(process, fd).and_then(|()| put(memory, at, &state)))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_prestat_dir_name",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32, len: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(is_directory(process, fd).and_then(|()| {
-                if (len as usize) < DIRECTORY.len() {
-                    return Err(Errno::Invalid.into());
-                }
-                put(memory, at, DIRECTORY.as_bytes())
-            }))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "fd_readdir",
-        |mut caller: Caller<'_, Process>, fd: u32, at: u32, len: u32, from: u64, used: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(list(memory, process, fd, (at, len), from, used))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "path_readlink",
-        |mut caller: Caller<'_, Process>, fd: u32, path: u32, len: u32, _: u32, _: u32, _: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
+            put(memory, at, &u64::to_le_bytes((DIRECTORY.len() as u64) << 32))
+        };
+        fd_prestat_dir_name(fd: u32, at: u32, len: u32) => {
+            is_directory(process, fd)?;
+            if (len as usize) < DIRECTORY.len() {
+                return Err(Errno::Invalid.into());
+            }
+            put(memory, at, DIRECTORY.as_bytes())
+        };
+        fd_readdir(fd: u32, at: u32, len: u32, from: u64, used: u32) => {
+            list(memory, process, fd, (at, len), from, used)
+        };
+        path_readlink(fd: u32, path: u32, len: u32, _room: u32, _cap: u32, _used: u32) => {
             let path = slice(memory, path, len, "a path to `path_readlink`")?;
             // Nothing that there is is a link.
-            let found = process.world.files.find(fd, path, &process.state.side);
-            answered(found.and(Err(Errno::Invalid)).map_err(Into::into))
-        },
-    )?;
-    linker.func_wrap(
-        MODULE,
-        "path_open",
-        |mut caller: Caller<'_, Process>,
-         fd: u32,
-         _lookup: u32,
-         path: u32,
-         len: u32,
-         how: u32,
-         rights: u64,
-         _inherited: u64,
-         _flags: u32,
-         opened: u32| {
-            let (memory, process) = memory_of(&mut caller)?;
-            answered(open(memory, process, fd, (path, len), (how, rights), opened))
-        },
-    )?;
+            process.world.files.find(fd, path, &process.state.side)?;
+            Err(Errno::Invalid.into())
+        };
+        path_open(
+            fd: u32, _lookup: u32, path: u32, len: u32,
+            how: u32, rights: u64, _inherited: u64, _flags: u32, opened: u32
+        ) => {
+            open(memory, process, fd, (path, len), (how, rights), opened)
+        };
+    }
     Ok(())
 }
 
