@@ -208,19 +208,20 @@ impl Fetcher {
     /// and Sitaraman, "Algorithmic nuggets in content delivery", 2015, section 3: cache on second hit.)
     /// What was durable until it went bad is durable again.
     async fn keep(&self, add: &Add, block: &Block) -> Result<(), StoreError> {
-        let is_cache = add.tier() == Tier::Cache;
-        let mended = self.inner.store.is_spoilt(&block.cid());
-        let add = if mended { &self.inner.store.add(Tier::Durable) } else { add };
-        if is_cache
-            && !mended
-            && block.len() > SMALL
-            && !lock(&self.inner.passed).again(&block.cid())
-        {
-            return Ok(());
+        if add.tier() != Tier::Cache {
+            return add.put(block).await;
         }
-        match add.put(block).await {
+        let store = &self.inner.store;
+        let put = if store.is_spoilt(&block.cid()) {
+            store.add(Tier::Durable).put(block).await
+        } else if block.len() <= SMALL || lock(&self.inner.passed).again(&block.cid()) {
+            add.put(block).await
+        } else {
+            return Ok(());
+        };
+        match put {
             // A cache without room need not hold what its reader has.
-            Err(StoreError::Full { .. }) if is_cache => Ok(()),
+            Err(StoreError::Full { .. }) => Ok(()),
             put => put,
         }
     }
@@ -445,36 +446,16 @@ impl Session {
         root: Cid,
         mut progress: impl FnMut(u64),
     ) -> Result<(), unixfs::Error> {
-        let mut wanted = vec![root];
-        // Nodes only: a tree may name one node very often, and each time means all below it again.
-        let mut seen = HashSet::from([root]);
-        let mut coming = FuturesUnordered::new();
+        let missing = async |cid: Cid| {
+            let leaf_is_held = cid.codec() == CODEC_RAW && self.holds(&cid).await?;
+            Ok(if leaf_is_held { None } else { Some(self.get(&cid).await?) })
+        };
         let mut bytes = 0;
-        loop {
-            while coming.len() < IN_FLIGHT
-                && let Some(cid) = wanted.pop()
-            {
-                coming.push(async move {
-                    let leaf_is_held = cid.codec() == CODEC_RAW && self.holds(&cid).await?;
-                    if leaf_is_held { Ok(None) } else { self.get(&cid).await.map(Some) }
-                });
-            }
-            match coming.next().await {
-                None => return Ok(()),
-                Some(held) => {
-                    let Some(block) = held? else { continue };
-                    bytes += block.len();
-                    progress(bytes);
-                    let links = unixfs::links(&block)?;
-                    wanted.extend(
-                        links
-                            .into_iter()
-                            .rev()
-                            .filter(|cid| cid.codec() == CODEC_RAW || seen.insert(*cid)),
-                    );
-                }
-            }
-        }
+        unixfs::walk(root, IN_FLIGHT, missing, |block| {
+            bytes += block.len();
+            progress(bytes);
+        })
+        .await
     }
 
     async fn holds(&self, cid: &Cid) -> Result<bool, StoreError> {

@@ -8,8 +8,6 @@
 
 use std::collections::HashSet;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use ipdc_jobs::ids::{CODEC_RAW, Cid};
 
 use super::block::key;
@@ -107,29 +105,16 @@ impl Pins {
     }
 
     async fn make_durable(&self, add: &Add, root: Cid) -> Result<(), unixfs::Error> {
-        let mut open = vec![root];
-        let mut seen = HashSet::from([key(&root)]);
-        let mut looking = FuturesUnordered::new();
-        loop {
-            while looking.len() < LOOKS
-                && let Some(cid) = open.pop()
-            {
-                looking.push(self.make_block_durable(add, cid));
+        let looked_at = async |cid: Cid| {
+            add.spare(&cid).await;
+            if cid.codec() == CODEC_RAW && self.store.has_in(Tier::Durable, &cid).await? {
+                return Ok(None);
             }
-            let Some(links) = looking.next().await else { return Ok(()) };
-            open.extend(links?.into_iter().filter(|cid| seen.insert(key(cid))));
-        }
-    }
-
-    /// What the block links to, if it is a node of a tree.
-    async fn make_block_durable(&self, add: &Add, cid: Cid) -> Result<Vec<Cid>, unixfs::Error> {
-        add.spare(&cid).await;
-        if cid.codec() == CODEC_RAW && self.store.has_in(Tier::Durable, &cid).await? {
-            return Ok(Vec::new());
-        }
-        let block = self.store.get(&cid).await?.ok_or_else(|| FetchError::not_here(cid))?;
-        add.put(&block).await?;
-        unixfs::links(&block)
+            let block = self.store.get(&cid).await?.ok_or_else(|| FetchError::not_here(cid))?;
+            add.put(&block).await?;
+            Ok(Some(block))
+        };
+        unixfs::walk(root, LOOKS, looked_at, |_| {}).await
     }
 
     /// No longer keeps the tree for `reason`; others may.

@@ -16,9 +16,12 @@ pub(in crate::blocks) mod dagpb;
 mod dir;
 mod reader;
 
+use std::collections::HashSet;
 use std::future::Future;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use ipdc_jobs::ids::{CODEC_DAG_PB, CODEC_RAW, Cid, FileRef};
 
 pub use self::blocking::{BlockingReader, BlockingTree, BlockingWriter, Caller};
@@ -28,7 +31,7 @@ pub use self::dagpb::Malformed;
 use self::dagpb::{Entry, Kind, Node};
 pub use self::dir::{DirEntry, build_dir, files, ls, resolve};
 pub use self::reader::FileReader;
-use super::block::Block;
+use super::block::{Block, key};
 use super::fetch::FetchError;
 use super::store::StoreError;
 
@@ -165,6 +168,35 @@ pub fn links(block: &Block) -> Result<Vec<Cid>, Error> {
         return Ok(Vec::new());
     }
     Ok(Parsed::of(block)?.links.into_iter().map(|link| link.cid).collect())
+}
+
+/// Goes through the tree at `root`, with up to `width` blocks asked for at a time. `get` gives a block,
+/// or none of a leaf that need not be looked at; `came` is told of each that it gives.
+///
+/// # Errors
+/// The first of `get`, or when a block is neither raw nor DAG-PB.
+pub(in crate::blocks) async fn walk<G: Future<Output = Result<Option<Block>, Error>>>(
+    root: Cid,
+    width: usize,
+    get: impl Fn(Cid) -> G,
+    mut came: impl FnMut(&Block),
+) -> Result<(), Error> {
+    let mut open = vec![root];
+    // Nodes only: a tree may name one node very often, and each time means all below it again.
+    let mut seen = HashSet::from([key(&root)]);
+    let mut coming = FuturesUnordered::new();
+    loop {
+        while coming.len() < width
+            && let Some(cid) = open.pop()
+        {
+            coming.push(get(cid));
+        }
+        let Some(got) = coming.next().await else { return Ok(()) };
+        let Some(block) = got? else { continue };
+        came(&block);
+        let links = links(&block)?.into_iter().rev();
+        open.extend(links.filter(|cid| cid.codec() == CODEC_RAW || seen.insert(key(cid))));
+    }
 }
 
 /// The file at `cid`, with its length; `None` when it is a directory.
