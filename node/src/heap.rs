@@ -41,8 +41,8 @@ mod heaps {
     /// take 10 % less CPU in a word count than one for each thread.
     const HEAPS: libc::c_int = 2;
 
-    /// Larger pieces are mapped apart, and so gone once they are freed: the buffers of a sort or a
-    /// combiner, but no block.
+    /// Larger pieces are mapped apart, and so gone once they are freed: what a sort collects, but no block
+    /// and no combiner's table, whose pages serve the next task.
     const MAPPED_FROM: libc::c_int = 16 << 20;
 
     pub(super) fn set_up() {

@@ -115,7 +115,7 @@ async fn build(
     };
     let report = Report { report, remarks: kind.remarks(&inline) };
     // Together: each waits for the disk.
-    let (mut entries, determined, report) = tokio::try_join!(
+    let (mut entries, determined, FileRef { cid: report, .. }) = tokio::try_join!(
         fetched,
         add_json(context, &add, &determined),
         add_json(context, &add, &report)
@@ -124,7 +124,6 @@ async fn build(
     let result = unixfs::build_dir(&add, context.blocks.store(), entries)
         .await
         .map_err(BuildFailure::passing)?;
-    let report = report.cid;
     let pins = context.blocks.pins();
     let reason = Reason::Result(job);
     tokio::try_join!(pins.pin(result, reason), pins.pin(report, reason))

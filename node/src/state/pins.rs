@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ipdc_jobs::ids::{BadJobId, Cid, JobId};
+use rusqlite::Connection;
 use rusqlite::types::Type;
 
 use super::{Db, StateError};
@@ -63,29 +64,27 @@ pub struct Pin {
 
 /// Records a pin; one that is there already stays.
 pub(crate) async fn insert(db: &Db, pin: Pin) -> Result<(), StateError> {
-    db.call(move |c| {
-        let row = (pin.root.to_bytes(), pin.reason.to_string());
-        c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?
-            .execute(row)?;
-        Ok(())
-    })
-    .await
+    db.call(move |c| write(c, pin)).await
 }
 
 /// Records a pin if its tree is kept for any reason already, and says whether it is.
 pub(crate) async fn insert_beside(db: &Db, pin: Pin) -> Result<bool, StateError> {
     db.call(move |c| {
-        let root = pin.root.to_bytes();
         let is_kept = c
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM pins WHERE root = ?)")?
-            .query_row([&root], |row| row.get(0))?;
+            .query_row([pin.root.to_bytes()], |row| row.get(0))?;
         if is_kept {
-            c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?
-                .execute((root, pin.reason.to_string()))?;
+            write(c, pin)?;
         }
         Ok(is_kept)
     })
     .await
+}
+
+fn write(c: &Connection, pin: Pin) -> rusqlite::Result<()> {
+    let row = (pin.root.to_bytes(), pin.reason.to_string());
+    c.prepare_cached("INSERT OR IGNORE INTO pins (root, reason) VALUES (?, ?)")?.execute(row)?;
+    Ok(())
 }
 
 /// Forgets a pin, and says whether it was there.
