@@ -41,7 +41,8 @@ fn a_job_goes_on_where_it_was_when_its_controller_is_killed_in_the_middle() {
     });
     swarm[0].kill();
     swarm[0].start();
-    let view = swarm[0].api().get(&format!("/jobs/{job}")).ok();
+    // It plans the job anew first; what was committed is there when the plan is.
+    let view = swarm[0].job_until(&job, "its stages", |view| !view["stages"][0].is_null());
     assert!(view["stages"][0]["done"].as_u64() > Some(3), "what was committed is gone: {view:#}");
     let _ = swarm[0].job_done(&job);
     swarm[0].assert_counts(&job, &expected);
