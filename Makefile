@@ -97,7 +97,7 @@ examples-as:
 	    $(ASC) $$source -O3 --noAssert --runtime minimal --use abort= -o $${source%.ts}.wasm || exit 1; \
 	done
 
-# Some dependencies compile C (SQLite, zstd).
+# Some dependencies compile C (SQLite, zstd, libsodium).
 setup-cc:
 	@command -v cc >/dev/null || tools/apt-install gcc libc6-dev
 
