@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipdc_tests::{Program, Swarm};
 
 use super::rounds::{Rounds, median};
-use super::{Bench, Folder, GIB, NODES, Noted, SEED, job, reached};
+use super::{Bench, Folder, GIB, NODES, Noted, SEED, job, reached, remove};
 use crate::figures::Figure;
 use crate::keys;
 use crate::native::timed;
@@ -39,6 +39,7 @@ pub(super) fn total(bench: &Bench, noted: &mut Noted) {
         let parts = done.save(&swarm[0], &folder.join("result"));
         assert_same(&parts, &sorted);
         std::fs::remove_dir_all(folder.join("result")).expect("saved just now");
+        remove(&sorted);
     }
     let remark = format!(
         "{}; CPU of all nodes {:.1} s; peak memory of a node {:.0} MB",

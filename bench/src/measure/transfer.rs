@@ -3,7 +3,7 @@
 use ipdc_tests::{Node, Program, Swarm};
 
 use super::rounds::Rounds;
-use super::{Bench, Folder, GIB, Noted, SEED, reached};
+use super::{Bench, Folder, GIB, Noted, SEED, reached, remove};
 use crate::figures::Figure;
 use crate::native::{LONG, timed};
 use crate::plain;
@@ -36,6 +36,7 @@ pub(super) fn node_to_node(bench: &Bench, noted: &mut Noted) {
         let added = swarm[0].cli(["add", "--quiet"]).arg(&text).within(LONG).run().ok();
         let yardstick = plain::transfer(&text, &copy).expect("a plain transfer");
         let ours = timed(swarm[1].cli(["pin", added.text()]));
+        remove(&copy);
         rounds.add(ours.as_secs_f64(), yardstick.as_secs_f64());
     }
     let remark = format!("{}; ours is `ipdc pin`", rounds.describe());

@@ -203,18 +203,21 @@ impl Fetcher {
         }
     }
 
-    /// Puts a block that came. The cache takes a large one the second time that it comes: most of what a
-    /// job reads is read once, by one task, and writing it would cost as much as its journey. (Maggs
-    /// and Sitaraman, "Algorithmic nuggets in content delivery", 2015, section 3: cache on second hit.)
-    /// What was durable until it went bad is durable again.
+    /// Puts a block that came. A large one that is to be kept stays out of memory: a copy is there so that
+    /// nothing is lost, and most who read it do so elsewhere. The cache takes a large one the second
+    /// time that it comes: most of what a job reads is read once, by one task, and writing it would
+    /// cost as much as its journey. (Maggs and Sitaraman, "Algorithmic nuggets in content
+    /// delivery", 2015, section 3: cache on second hit.) What was durable until it went bad is
+    /// durable again.
     async fn keep(&self, add: &Add, block: &Block) -> Result<(), StoreError> {
+        let is_large = block.len() > SMALL;
         if add.tier() != Tier::Cache {
-            return add.put(block).await;
+            return if is_large { add.put_away(block).await } else { add.put(block).await };
         }
         let store = &self.inner.store;
         let put = if store.is_spoilt(&block.cid()) {
             store.add(Tier::Durable).put(block).await
-        } else if block.len() <= SMALL || lock(&self.inner.passed).again(&block.cid()) {
+        } else if !is_large || lock(&self.inner.passed).again(&block.cid()) {
             add.put(block).await
         } else {
             return Ok(());

@@ -50,6 +50,19 @@ impl Add {
         self.inner.store.put(self, block).await
     }
 
+    /// Puts a block that nobody is about to read here, as [`Add::put`]: from [`Tier::Durable`] the system
+    /// keeps no copy of it in memory.
+    ///
+    /// # Errors
+    /// As [`Add::put`].
+    pub async fn put_away(&self, block: &Block) -> Result<(), StoreError> {
+        self.put(block).await?;
+        if self.tier() == Tier::Durable {
+            self.inner.store.cool(&block.cid()).await?;
+        }
+        Ok(())
+    }
+
     /// Spares a block that is, or may be, in the store already.
     pub async fn spare(&self, cid: &Cid) {
         self.inner.store.spare(self, cid).await;

@@ -334,6 +334,24 @@ impl Store {
         Ok(())
     }
 
+    /// Gives back the memory in which the system holds what was written of a durable block: it is on the
+    /// disk, and what is read again and again should not make room for it.
+    async fn cool(&self, cid: &Cid) -> Result<(), StoreError> {
+        if Block::inlined(cid).is_some() {
+            return Ok(());
+        }
+        let file = self.durable_file(cid);
+        blocking("let go of a block's memory", move || advise_unread(&std::fs::File::open(file)?))
+            .await
+    }
+
+    /// Where the repository has a block's bytes.
+    fn durable_file(&self, cid: &Cid) -> PathBuf {
+        let name = key(cid).to_string();
+        let shard = &name[name.len() - 3..name.len() - 1];
+        self.inner.directory.join("blocks/blockstore").join(shard).join(format!("{name}.data"))
+    }
+
     /// From here on, no sweep removes the block while `add` lives: one that already decided to has
     /// removed it when this returns.
     async fn spare(&self, add: &Add, cid: &Cid) {
@@ -439,6 +457,17 @@ impl Sweep<'_> {
         }
         Ok(swept)
     }
+}
+
+#[cfg(target_os = "linux")]
+fn advise_unread(file: &std::fs::File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+/// Elsewhere the system finds out by itself.
+#[cfg(not(target_os = "linux"))]
+fn advise_unread(_: &std::fs::File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Removes what a killed process left of the blocks it was writing: the repository does not.

@@ -80,6 +80,19 @@ async fn every_tier_gives_back_what_was_put() {
 }
 
 #[tokio::test]
+async fn what_is_put_away_is_read_as_any_other() {
+    let world = world().await;
+    for tier in tiers() {
+        let block = block(&format!("away in {tier:?}"));
+        world.store.add(tier).put_away(&block).await.unwrap();
+        assert_eq!(world.store.get(&block.cid()).await.unwrap(), Some(block));
+    }
+    let block = block("on the disk");
+    world.store.add(Tier::Durable).put_away(&block).await.unwrap();
+    assert_eq!(std::fs::read(world.store.durable_file(&block.cid())).unwrap(), b"on the disk");
+}
+
+#[tokio::test]
 async fn a_corrupt_block_is_dropped_and_can_be_put_again() {
     let world = world().await;
     for tier in tiers() {
