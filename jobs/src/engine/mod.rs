@@ -122,6 +122,8 @@ pub struct Engine {
     unassigned: bool,
     /// When the job last got further.
     progress_at: Duration,
+    /// Bytes of logs that the job may still keep.
+    log_room: usize,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -217,6 +219,7 @@ impl Engine {
             timers: BTreeSet::new(),
             unassigned: true,
             progress_at: now,
+            log_room: limits::JOB_LOG_LIMIT,
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),

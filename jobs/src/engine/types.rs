@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
+use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
 
@@ -219,6 +220,9 @@ pub enum Record {
         /// What the attempt counted.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         counters: message::Counters,
+        /// What its guests logged, as far as the job has room for it.
+        #[serde(flatten)]
+        log: Log,
     },
     /// A committed output is nowhere to be had: the task is run again.
     Lost {
@@ -381,6 +385,9 @@ pub struct CommitReport {
     /// When it was reported, milliseconds since this controller began; none when an earlier one
     /// committed it.
     pub at_ms: Option<u64>,
+    /// What its guests logged, as far as the job has room for it.
+    #[serde(flatten)]
+    pub log: Log,
 }
 
 /// A failed attempt, for the report.
@@ -396,8 +403,9 @@ pub struct FailureReport {
     pub code: String,
     /// What happened.
     pub message: String,
-    /// The last lines its guest logged, oldest first.
-    pub log: Vec<String>,
+    /// What its guests logged.
+    #[serde(flatten)]
+    pub log: Log,
 }
 
 /// What an engine did so far: for metrics and the simulator.
