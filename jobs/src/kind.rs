@@ -290,7 +290,8 @@ pub struct Given {
 /// One instance of a user's code.
 pub trait Guest {
     /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits,
-    /// one frame a call: packed records `[klen u32 LE][vlen u32 LE][key][value]…`, unchecked.
+    /// one frame a call: packed records `[klen u32 LE][vlen u32 LE][key][value]…`, unchecked. What
+    /// the guest counts counts when the call ended well.
     ///
     /// # Errors
     /// A trap, a limit reached, or what `sink` failed with.

@@ -1,9 +1,10 @@
 //! Bad records: those that make the user's `map` trap, found, left out and written down.
 //!
-//! A job that allows some holds what a call emits until the call has ended well. When one traps,
-//! its records are halved and each half is given to a fresh instance, until the bad one stands
-//! alone. So what is left out, like all else, depends on code and input only. The list travels in the
-//! outputs: a map task's own with its runs, the job's with that of the first reducer.
+//! A job that allows some holds what a call emits until the call has ended well; what it counts
+//! does not count before ([`Guest::call`]). When one traps, its records are halved and each half is
+//! given to a fresh instance, until the bad one stands alone. So what is left out, like all else,
+//! depends on code and input only. The list travels in the outputs: a map task's own with its runs,
+//! the job's with that of the first reducer.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

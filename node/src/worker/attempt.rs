@@ -341,20 +341,16 @@ impl Listener for Ear {
         self.desk.progress(done, total);
     }
 
-    fn count(&mut self, name: &str, by: u64) -> bool {
+    fn count(&mut self, counted: Counters) -> bool {
         if self.mute {
             return true;
         }
         let mut counters = self.desk.counters();
-        if let Some(count) = counters.get_mut(name) {
+        for (name, by) in counted {
+            let count = counters.entry(name).or_default();
             *count = count.saturating_add(by);
-            return true;
         }
-        let has_room = counters.len() < COUNTERS_LIMIT;
-        if has_room {
-            counters.insert(name.to_owned(), by);
-        }
-        has_room
+        counters.len() <= COUNTERS_LIMIT
     }
 }
 

@@ -124,11 +124,18 @@ fn records_that_trap_are_listed_in_the_report_and_too_many_fail_the_job() {
     let (before, after) = text.split_at(text.iter().position(|&byte| byte == b'\n').unwrap() + 1);
     fs::write(&input, [before, b"this is bad! indeed\n", after].concat()).unwrap();
 
-    let touchy = words_wat(0).replace(
-        "(if (i32.eq (local.get $byte) (i32.const 10))",
-        "(if (i32.eq (local.get $byte) (i32.const 33)) (then unreachable))\n\
-         (if (i32.eq (local.get $byte) (i32.const 10))",
-    );
+    let touchy = words_wat(0)
+        .replace(
+            "(if (i32.eq (local.get $byte) (i32.const 10))",
+            "(if (i32.eq (local.get $byte) (i32.const 33)) (then unreachable))\n\
+             (if (i32.eq (local.get $byte) (i32.const 10))",
+        )
+        .replace(
+            "(module",
+            "(module (import \"ipdc\" \"counter\" (func $count (param i32 i32 i64)))",
+        )
+        .replace("(data", "(data (i32.const 8) \"lines\")\n(data")
+        .replace("(call $burn)", "(call $count (i32.const 8) (i32.const 5) (i64.const 1))");
     let toml = "kind = \"mr\"\nmap = \"words.wat\"\nreduce = \"count\"\n";
     let job = JobDir::new(toml).file("words.wat", touchy);
     let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&input);
@@ -138,6 +145,8 @@ fn records_that_trap_are_listed_in_the_report_and_too_many_fail_the_job() {
     assert!(counted(&node, &job, input.to_str().unwrap()) == counts(&text));
     let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&input);
     let ran = run.arg("--json").within(JOB).run().ok().json();
+    // The calls that trapped had counted lines that were given again.
+    assert_eq!(ran["counters"]["lines"], text.iter().filter(|&&byte| byte == b'\n').count());
     let report = node.cli(["cat", ran["report"].as_str().unwrap()]).run().ok().json();
     let skipped = report["skipped"].as_array().unwrap();
     assert_eq!(skipped.len(), 1, "{report:#}");
