@@ -70,8 +70,13 @@ pub trait Kind: Send + Sync {
     /// [`Payload::Inline`], in task order.
     ///
     /// # Errors
-    /// When an output is not of the kind's form.
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError>;
+    /// What the job fails with: an output is not of the kind's form, or all outputs together break
+    /// a rule of the job's that each of them keeps.
+    fn finish(
+        &self,
+        config: &Value,
+        outputs: &[(TaskId, Payload)],
+    ) -> Result<Vec<ResultFile>, TaskError>;
 
     /// What the job's report says beside who ran what: keys and values, from the outputs that
     /// [`Kind::finish`] gets.
@@ -317,7 +322,7 @@ pub enum Form {
     Command,
 }
 
-/// Why an attempt failed.
+/// Why an attempt failed, or why outputs make no result.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The attempt was revoked, or the node stops. Nobody is to blame.

@@ -146,7 +146,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_build_failed(&mut self, lost: &[TaskId], fatal: bool, message: String) {
+    pub(super) fn on_build_failed(&mut self, lost: &[TaskId], message: String) {
         let Finish::Building { tries } = self.finish else { return };
         let lost: Vec<TaskId> = self.final_tasks().filter(|task| lost.contains(task)).collect();
         if !lost.is_empty() {
@@ -157,7 +157,7 @@ impl Engine {
             return;
         }
         let limits = &self.plan.limits;
-        if fatal || tries >= limits.build_tries {
+        if tries >= limits.build_tries {
             let message = format!("the result could not be put together: {message}");
             self.fail(NOT_BUILT, message, None, Log::default());
             return;
@@ -165,6 +165,13 @@ impl Engine {
         let at = self.now + back_off(limits.resend, limits.resend_max, tries);
         self.finish = Finish::BuildAgain { tries: tries + 1, at };
         self.timer(at, Timer::Finish);
+    }
+
+    /// The outputs are all there, and make no result.
+    pub(super) fn on_refused_result(&mut self, code: &str, message: String) {
+        if matches!(self.finish, Finish::Building { .. }) {
+            self.fail(code, message, None, Log::default());
+        }
     }
 
     /// Something about the end may be due.

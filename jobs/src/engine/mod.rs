@@ -235,9 +235,8 @@ impl Engine {
             Event::PeerDown { peer } => self.on_peer_down(peer),
             Event::Appended { seq } => self.on_appended(seq),
             Event::ResultBuilt { result, report } => self.on_built(result, report),
-            Event::BuildFailed { lost, fatal, message } => {
-                self.on_build_failed(&lost, fatal, message);
-            }
+            Event::BuildFailed { lost, message } => self.on_build_failed(&lost, message),
+            Event::ResultRefused { code, message } => self.on_refused_result(&code, message),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}
         }

@@ -135,12 +135,17 @@ pub enum Event {
         /// Root of the report.
         report: Cid,
     },
-    /// [`Action::Build`] failed.
+    /// [`Action::Build`] failed, and may succeed another time.
     BuildFailed {
         /// Tasks whose outputs nobody has any more: they are run again.
         lost: Vec<TaskId>,
-        /// True when trying again cannot help (the kind could not read an output).
-        fatal: bool,
+        /// Why, for the user.
+        message: String,
+    },
+    /// [`Action::Build`] found that the outputs make no result: the job fails.
+    ResultRefused {
+        /// The stable code, `IPDC-xxxx`.
+        code: String,
         /// Why, for the user.
         message: String,
     },
@@ -168,8 +173,8 @@ pub enum Action {
         record: Record,
     },
     /// Fetch these outputs to this node, build the result directory by
-    /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`] or
-    /// [`Event::BuildFailed`]. A later `Build` replaces one under way.
+    /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`],
+    /// [`Event::BuildFailed`] or [`Event::ResultRefused`]. A later `Build` replaces one under way.
     Build {
         /// The outputs of the last stage in task order.
         outputs: Vec<Output>,

@@ -153,4 +153,11 @@ fn records_that_trap_are_listed_in_the_report_and_too_many_fail_the_job() {
     assert_eq!(skipped[0]["record"], "this is bad! indeed\n");
     assert_eq!(skipped[0]["offset"], before.len());
     assert!(skipped[0]["message"].as_str().unwrap().contains("unreachable"), "{report:#}");
+
+    // So many in the whole job, also where no task sees what the others left out.
+    let dir = node.folder().join("two");
+    write_lines(&dir, &[b"bad!\n", b"worse!\n"]);
+    let job = job.file("job.toml", "kind = \"mr\"\nmap = \"words.wat\"\nmax_bad_records = 1\n");
+    let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&dir);
+    let _ = run.within(JOB).run().refused(&["IPDC-5371", "2 records"]);
 }

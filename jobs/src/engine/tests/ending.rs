@@ -88,15 +88,26 @@ fn a_result_that_nobody_else_can_hold_is_done_with_a_note() {
 }
 
 #[test]
-fn a_build_that_fails_is_tried_again_and_a_fatal_one_fails_the_job() {
+fn a_build_that_fails_is_tried_again_so_often_and_then_fails_the_job() {
     let mut lab = Lab::new(job(0, 0, &[]));
-    let failed = |fatal| Event::BuildFailed { lost: vec![], fatal, message: "no".to_owned() };
-    assert!(matches!(lab.next(), Action::Build { .. }));
-    lab.tell(failed(false));
-    lab.wait(S);
-    assert!(matches!(lab.next(), Action::Build { .. }));
-    lab.tell(failed(true));
+    for _ in 0..Limits::default().build_tries {
+        assert!(matches!(lab.next(), Action::Build { .. }));
+        lab.tell(Event::BuildFailed { lost: vec![], message: "no".to_owned() });
+        lab.wait(Limits::default().resend_max);
+    }
     assert_eq!(lab.fails().code, "IPDC-5107");
+    assert_eq!(lab.next(), Action::Over);
+    lab.finish_looking();
+}
+
+#[test]
+fn outputs_that_make_no_result_fail_the_job_at_once_with_what_the_kind_says() {
+    let mut lab = Lab::new(job(0, 0, &[]));
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    let (code, message) = ("IPDC-5999".to_owned(), "too much of it".to_owned());
+    lab.tell(Event::ResultRefused { code: code.clone(), message: message.clone() });
+    let error = lab.fails();
+    assert_eq!((error.code, error.message), (code, message));
     assert_eq!(lab.next(), Action::Over);
     lab.finish_looking();
 }
