@@ -68,6 +68,32 @@ fn gzip_zstd_and_small_files_give_the_count_of_the_plain_text() {
 }
 
 #[test]
+fn several_inputs_need_no_names_and_are_the_same_by_their_names_and_cids() {
+    let mut node = Node::first();
+    node.start();
+    let (a, b) = (node.folder().join("a.txt"), node.folder().join("b.gz"));
+    let text = Text::make(34, 20_000);
+    fs::write(&a, &text).unwrap();
+    fs::write(&b, gzip(&Text::make(35, 20_000))).unwrap();
+    let job = JobDir::words(0, 1);
+    let run = |inputs: [String; 2]| {
+        let run = node.cli(["run", "mr"]).arg(job.path()).arg("--json");
+        run.args(inputs.iter().flat_map(|input| ["--input", input])).within(JOB).run()
+    };
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let by_path = run([path(&a), path(&b)]).ok().json();
+    let save = node.save_result(by_path["job"].as_str().unwrap());
+    let both = [text, Text::make(35, 20_000)].concat();
+    assert!(sorted_lines(&parts(&save)) == counts(&both));
+    let named = run([format!("b={}", b.display()), path(&a)]).ok().json();
+    assert_eq!(named["result"], by_path["result"]);
+    let by_cid = run([format!("a={}", node.add(&a)), format!("b={}", node.add(&b))]).ok().json();
+    assert_eq!(by_cid["result"], by_path["result"]);
+    let _ = run([node.add(&a), node.add(&b)]).ok();
+    let _ = run([path(&a), path(&a)]).failed(2, &["IPDC-1628", "NAME="]);
+}
+
+#[test]
 fn ten_thousand_small_files_are_some_dozen_tasks() {
     let mut node = Node::first();
     node.start();
