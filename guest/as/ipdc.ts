@@ -88,7 +88,7 @@ export function done(): void {
   used = 0;
 }
 
-/** Logs a line; of an attempt that fails, `ipdc job logs` shows the last ones. */
+/** Logs a line: `ipdc job logs` shows the last ones of each attempt. */
 export function log(line: string): void {
   const text = String.UTF8.encode(line);
   hostLog(changetype<usize>(text), text.byteLength);

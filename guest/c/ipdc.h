@@ -109,7 +109,7 @@ static inline void ipdc_emit(ipdc_bytes key, ipdc_bytes value) {
     ipdc_put_(value.ptr, value.len);
 }
 
-/* Logs a line; of an attempt that fails, `ipdc job logs` shows the last ones. */
+/* Logs a line: `ipdc job logs` shows the last ones of each attempt. */
 static inline void ipdc_log(ipdc_bytes line) { ipdc_host_log_(line.ptr, line.len); }
 
 /* Adds `by` to the counter `name`. What the attempts that count have counted is added up and shown with the

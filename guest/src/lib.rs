@@ -76,7 +76,7 @@ pub fn emit(key: &[u8], value: &[u8]) {
     EMITTED.with_borrow_mut(|emitted| emitted.push(key, value));
 }
 
-/// Logs a line; of an attempt that fails, `ipdc job logs` shows the last ones.
+/// Logs a line: `ipdc job logs` shows the last ones of each attempt.
 pub fn log(line: &str) {
     host::log(line);
 }

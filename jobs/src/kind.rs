@@ -70,8 +70,13 @@ pub trait Kind: Send + Sync {
     /// [`Payload::Inline`], in task order.
     ///
     /// # Errors
-    /// When an output is not of the kind's form.
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError>;
+    /// What the job fails with: an output is not of the kind's form, or all outputs together break
+    /// a rule of the job's that each of them keeps.
+    fn finish(
+        &self,
+        config: &Value,
+        outputs: &[(TaskId, Payload)],
+    ) -> Result<Vec<ResultFile>, TaskError>;
 
     /// What the job's report says beside who ran what: keys and values, from the outputs that
     /// [`Kind::finish`] gets.
@@ -290,7 +295,8 @@ pub struct Given {
 /// One instance of a user's code.
 pub trait Guest {
     /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits,
-    /// one frame a call: packed records `[klen u32 LE][vlen u32 LE][key][value]…`, unchecked.
+    /// one frame a call: packed records `[klen u32 LE][vlen u32 LE][key][value]…`, unchecked. What
+    /// the guest counts counts when the call ended well.
     ///
     /// # Errors
     /// A trap, a limit reached, or what `sink` failed with.
@@ -316,7 +322,7 @@ pub enum Form {
     Command,
 }
 
-/// Why an attempt failed.
+/// Why an attempt failed, or why outputs make no result.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The attempt was revoked, or the node stops. Nobody is to blame.

@@ -11,6 +11,7 @@
 //! | [`spec`] | `job.toml`: parsing and checking |
 //! | [`manifest`] | the signed, frozen description of a submitted job |
 //! | [`message`] | what controllers and workers say to each other |
+//! | [`log`] | what user code logs: its last lines |
 //! | [`memo`] | what names a task's output before it is made |
 //! | [`kind`] | what a job kind must say; the registry of kinds |
 //! | [`mr`] | the map-reduce kind |
@@ -21,6 +22,7 @@ pub mod chunk;
 pub mod engine;
 pub mod ids;
 pub mod kind;
+pub mod log;
 pub mod manifest;
 pub mod memo;
 pub mod message;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
+use crate::log::Log;
 
 /// The longest byte string that travels inside a message, in bytes. A few such fit a network
 /// packet train; anything longer is cheaper to fetch as blocks than to hold in broker queues.
@@ -203,6 +204,9 @@ pub enum Outcome {
         /// What the attempt counted; of one from a memo, what the one remembered counted.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         counters: Counters,
+        /// What its guests logged; nothing, when it came from a memo.
+        #[serde(flatten)]
+        log: Log,
     },
     /// It failed.
     Failed {
@@ -212,8 +216,9 @@ pub enum Outcome {
         code: String,
         /// What happened, for the user.
         message: String,
-        /// The last lines the guest logged, oldest first.
-        log: Vec<String>,
+        /// What its guests logged.
+        #[serde(flatten)]
+        log: Log,
     },
     /// It could not start or go on: the outputs of these tasks are nowhere to be had.
     InputLost {
@@ -274,5 +279,46 @@ mod as_base64 {
     ) -> Result<Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
         STANDARD_NO_PAD.decode(text).map(Bytes::from).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::engine::BATCH_LIMIT;
+    use crate::log::{LOG_LIMIT, Tail};
+
+    #[test]
+    fn a_batch_of_the_longest_good_reports_fits_a_message() {
+        let mut log = Tail::default();
+        // Each is six bytes of JSON.
+        log.push("\u{1b}".repeat((LOG_LIMIT - 3) / 6));
+        let name = |n| format!("{n:\"<COUNTER_NAME_LIMIT$}");
+        let outcome = Outcome::Done {
+            output: Payload::Inline(vec![0; INLINE_LIMIT].into()),
+            memoized: false,
+            counters: (0..COUNTERS_LIMIT).map(|n| (name(n), u64::MAX)).collect(),
+            log: log.take(),
+        };
+        let attempt = Attempt { epoch: Epoch(u64::MAX), n: u32::MAX };
+        let (wall_ms, bytes_in, bytes_out, fetched) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+        let cost = Cost { wall_ms, bytes_in, bytes_out, fetched };
+        let report = Report { task: TaskId(u32::MAX), attempt, outcome, cost };
+        let body = ControllerNote::Report { reports: vec![report; BATCH_LIMIT] };
+        let message = ToController { job: JobId::of_manifest(b"job"), epoch: attempt.epoch, body };
+        let text = serde_json::to_vec(&message).unwrap();
+        assert!(text.len() <= MESSAGE_LIMIT, "{} bytes", text.len());
+        assert_eq!(serde_json::from_slice::<ToController>(&text).unwrap(), message);
+    }
+
+    #[test]
+    fn reports_without_a_log_are_as_they_were_and_older_ones_are_read() {
+        let done = r#"{"done":{"output":{"inline":"b3V0"},"memoized":false}}"#;
+        let outcome: Outcome = serde_json::from_str(done).unwrap();
+        assert_eq!(serde_json::to_string(&outcome).unwrap(), done);
+        let failed = r#"{"failed":{"class":"guest","code":"IPDC-5301","message":"it trapped","log":["a line"]}}"#;
+        let outcome: Outcome = serde_json::from_str(failed).unwrap();
+        assert_eq!(serde_json::to_string(&outcome).unwrap(), failed);
     }
 }

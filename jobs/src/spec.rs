@@ -103,10 +103,13 @@ pub struct Overrides<'a> {
 }
 
 /// What the name of an input is made of: it is a name in a directory, and a word on a command line.
+/// The longest name of an input, in bytes.
+pub const INPUT_NAME_LIMIT: usize = 64;
+
 const INPUT_NAME: &str = "1 to 64 letters, digits, `_` and `-`";
 
 fn is_input_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
+    (1..=INPUT_NAME_LIMIT).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 

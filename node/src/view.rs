@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use ipdc_jobs::engine::JobError;
 use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
+use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Input, Payload};
 use rust_ipfs::Multiaddr;
@@ -489,13 +490,45 @@ pub struct StageView {
     pub bytes_total: u64,
 }
 
-/// Answer to `GET /jobs/{id}/logs`.
+/// Query of `GET /jobs/{id}/logs`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogsQuery {
+    /// Only of this task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+}
+
+/// Answer to `GET /jobs/{id}/logs`: task by task, of each the oldest attempt first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobLogs {
-    /// What the user's code logged last in attempts that failed, oldest first.
+    /// What the user's code logged last, in attempts that count and in those that failed.
     pub lines: Vec<LogLine>,
-    /// The attempts that failed, oldest first.
+    /// The attempts that logged more than is kept.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// The attempts that failed.
     pub failures: Vec<AttemptFailure>,
+}
+
+impl JobLogs {
+    /// Adds what an attempt logged.
+    pub fn add(&mut self, task: TaskId, attempt: Attempt, worker: PeerId, log: &Log) {
+        let line = |line: &String| LogLine { task, attempt, worker, line: line.clone() };
+        self.lines.extend(log.lines.iter().map(line));
+        if log.left_out > 0 {
+            self.left_out.push(LeftOut { task, attempt, worker, lines: log.left_out });
+        }
+    }
+
+    /// What of it is about one task.
+    #[must_use]
+    pub fn of_task(mut self, task: TaskId) -> JobLogs {
+        self.lines.retain(|line| line.task == task);
+        self.left_out.retain(|left_out| left_out.task == task);
+        self.failures.retain(|failure| failure.task == task);
+        self
+    }
 }
 
 /// One line that the user's code logged.
@@ -509,6 +542,19 @@ pub struct LogLine {
     pub worker: PeerId,
     /// The line, without its end.
     pub line: String,
+}
+
+/// Lines of an attempt that were not kept: those before the ones that were.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// Where it ran.
+    pub worker: PeerId,
+    /// How many.
+    pub lines: u64,
 }
 
 /// One attempt that failed.

@@ -10,6 +10,7 @@ use super::state::{Fate, Live, Made, Peer, TaskState, Timer};
 use super::types::PeerFacts;
 use super::{Engine, rank};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::log::Log;
 use crate::message::{ControllerNote, FailureClass, Held, Outcome};
 
 /// The code of an attempt that its worker was lost with.
@@ -240,7 +241,7 @@ impl Engine {
                 class: FailureClass::Worker,
                 code: NO_PROGRESS.to_owned(),
                 message,
-                log: Vec::new(),
+                log: Log::default(),
             };
             self.end_attempt(task, attempt, worker, outcome);
             return;
@@ -273,7 +274,8 @@ impl Engine {
         if self.task(task).state != TaskState::Open {
             return;
         }
-        self.note_failure(task, attempt, worker, None, WORKER_LOST, "its worker was lost", &[]);
+        let (message, log) = ("its worker was lost", Log::default());
+        self.note_failure(task, attempt, worker, None, WORKER_LOST, message, log);
         let limits = &self.plan.limits;
         let (retry, retry_max, most) = (limits.retry, limits.retry_max, limits.deaths);
         let now = self.now;
@@ -284,7 +286,7 @@ impl Engine {
         let deaths = state.tries.deaths;
         if deaths >= most {
             let message = format!("task {task} was running on {deaths} workers when each was lost");
-            self.fail(WORKER_LOST, message, Some(task), Vec::new());
+            self.fail(WORKER_LOST, message, Some(task), Log::default());
             return;
         }
         // The first loss is nobody's doing; a task that keeps losing its workers waits longer.

@@ -75,8 +75,11 @@ impl Engine {
 
     fn take_effect(&mut self, record: Record, replayed: bool) {
         match record {
-            Record::Committed { task, attempt, worker, output, cost, memoized, counters } => {
+            Record::Committed { task, attempt, worker, output, cost, memoized, counters, log } => {
                 let at = (!replayed).then_some(self.now);
+                if replayed {
+                    self.log_room = self.log_room.saturating_sub(log.size());
+                }
                 let state = self.task_mut(task);
                 assert!(state.commit.is_none(), "task {task} is committed once");
                 assert!(state.last_commit < Some(attempt), "attempts of task {task} only rise");
@@ -86,8 +89,17 @@ impl Engine {
                     state.first_output = Some(output.clone());
                 }
                 let holders = vec![worker];
-                state.commit =
-                    Some(Commit { attempt, worker, output, cost, memoized, counters, at, holders });
+                state.commit = Some(Commit {
+                    attempt,
+                    worker,
+                    output,
+                    cost,
+                    memoized,
+                    counters,
+                    log,
+                    at,
+                    holders,
+                });
                 self.stage_mut(task).done += 1;
                 for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
                     group.missing -= 1;

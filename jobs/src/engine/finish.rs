@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::faults::Fault;
-use super::limits::{FAILURE_TEXT_LIMIT, back_off};
-use super::reports::{clip, last_lines};
+use super::limits::{FAILURE_TEXT_LIMIT, LOG_LINES, back_off};
+use super::reports::clip;
 use super::state::TaskState;
 use super::types::{Action, End, EndState, JobError, Output, Record};
 use super::{Engine, Timer};
 use crate::ids::{Cid, PeerId, TaskId};
+use crate::log::Log;
 use crate::message::{ControllerNote, ToController, WorkerOrder};
 
 /// The code of a job that made no progress.
@@ -145,7 +146,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_build_failed(&mut self, lost: &[TaskId], fatal: bool, message: String) {
+    pub(super) fn on_build_failed(&mut self, lost: &[TaskId], message: String) {
         let Finish::Building { tries } = self.finish else { return };
         let lost: Vec<TaskId> = self.final_tasks().filter(|task| lost.contains(task)).collect();
         if !lost.is_empty() {
@@ -156,14 +157,21 @@ impl Engine {
             return;
         }
         let limits = &self.plan.limits;
-        if fatal || tries >= limits.build_tries {
+        if tries >= limits.build_tries {
             let message = format!("the result could not be put together: {message}");
-            self.fail(NOT_BUILT, message, None, Vec::new());
+            self.fail(NOT_BUILT, message, None, Log::default());
             return;
         }
         let at = self.now + back_off(limits.resend, limits.resend_max, tries);
         self.finish = Finish::BuildAgain { tries: tries + 1, at };
         self.timer(at, Timer::Finish);
+    }
+
+    /// The outputs are all there, and make no result.
+    pub(super) fn on_refused_result(&mut self, code: &str, message: String) {
+        if matches!(self.finish, Finish::Building { .. }) {
+            self.fail(code, message, None, Log::default());
+        }
     }
 
     /// Something about the end may be due.
@@ -300,14 +308,9 @@ impl Engine {
     }
 
     /// Ends the job with a cause.
-    pub(super) fn fail(
-        &mut self,
-        code: &str,
-        message: String,
-        task: Option<TaskId>,
-        log: Vec<String>,
-    ) {
-        let log = last_lines(&log);
+    pub(super) fn fail(&mut self, code: &str, message: String, task: Option<TaskId>, log: Log) {
+        let before = log.lines.len().saturating_sub(LOG_LINES);
+        let log = log.lines.into_iter().skip(before).collect();
         let message = clip(&message, FAILURE_TEXT_LIMIT);
         let error = JobError { code: code.to_owned(), message, task, log };
         self.end_with(End {
@@ -338,7 +341,12 @@ impl Engine {
         }
         let why = self.why().unwrap_or_else(|| "its workers do not get on".to_owned());
         let minutes = self.plan.limits.stall.as_secs() / 60;
-        self.fail(STALLED, format!("no progress for {minutes} minutes: {why}"), None, Vec::new());
+        self.fail(
+            STALLED,
+            format!("no progress for {minutes} minutes: {why}"),
+            None,
+            Log::default(),
+        );
     }
 
     /// Tells everybody who may have something of the job that it ended.

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::log::LOG_LIMIT;
+
 /// The most assignments or reports in one message. After the driver has moved long payloads into
 /// files one takes up to 15 KiB of JSON: sixteen stay well below
 /// [`MESSAGE_LIMIT`](crate::message::MESSAGE_LIMIT).
@@ -20,11 +22,16 @@ pub const HOLDERS_LIMIT: usize = 8;
 /// Failures kept for each task, for the report. What comes after is counted only.
 pub(super) const FAILURES_KEPT: usize = 8;
 
-/// Lines of a guest's log kept with a failure: what fits on a screen.
+/// Lines of a guest's log that the job's error shows: what fits on a screen.
 pub(super) const LOG_LINES: usize = 50;
 
-/// Bytes of a failure's message and of its log that are kept and shown.
+/// Bytes of a failure's message that are kept and shown.
 pub(super) const FAILURE_TEXT_LIMIT: usize = 8 * 1024;
+
+/// Bytes of the logs of attempts that ended well, kept for one job in its journal, its report and
+/// its logs: all that the maps of 1 GiB of input may log. Who commits first has the room; of the
+/// rest the lines are counted. Failed attempts have [room](FAILURES_KEPT) of their own.
+pub(super) const JOB_LOG_LIMIT: usize = 256 * LOG_LIMIT;
 
 /// The engine's bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]

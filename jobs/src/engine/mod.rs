@@ -122,6 +122,8 @@ pub struct Engine {
     unassigned: bool,
     /// When the job last got further.
     progress_at: Duration,
+    /// Bytes of logs that the job may still keep.
+    log_room: usize,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -217,6 +219,7 @@ impl Engine {
             timers: BTreeSet::new(),
             unassigned: true,
             progress_at: now,
+            log_room: limits::JOB_LOG_LIMIT,
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),
@@ -232,9 +235,8 @@ impl Engine {
             Event::PeerDown { peer } => self.on_peer_down(peer),
             Event::Appended { seq } => self.on_appended(seq),
             Event::ResultBuilt { result, report } => self.on_built(result, report),
-            Event::BuildFailed { lost, fatal, message } => {
-                self.on_build_failed(&lost, fatal, message);
-            }
+            Event::BuildFailed { lost, message } => self.on_build_failed(&lost, message),
+            Event::ResultRefused { code, message } => self.on_refused_result(&code, message),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}
         }

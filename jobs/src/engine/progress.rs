@@ -161,6 +161,7 @@ impl Engine {
                 cost: commit.cost,
                 memoized: commit.memoized,
                 at_ms: commit.at.map(|at| millis(at.saturating_sub(self.born))),
+                log: commit.log.clone(),
             }),
             attempts: task.next_n - 1,
             lost: task.tries.losses,

@@ -4,10 +4,11 @@ use super::Engine;
 use super::attempts::WORKER_LOST;
 use super::faults::Fault;
 use super::finish::Finish;
-use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, LOG_LINES, back_off};
+use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, back_off};
 use super::state::{Fate, Made, TaskState};
 use super::types::{FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::log::{LOG_LIMIT, Log};
 use crate::message::{self, Cost, FailureClass, Outcome, Payload, Report};
 
 /// The code of a job whose code gives another output when it is run again.
@@ -25,6 +26,7 @@ struct Good {
     output: Payload,
     memoized: bool,
     counters: message::Counters,
+    log: Log,
     cost: Cost,
 }
 
@@ -40,9 +42,9 @@ impl Engine {
             return;
         }
         match outcome {
-            Outcome::Done { output, memoized, counters } => {
+            Outcome::Done { output, memoized, counters, log } => {
                 let worker = from;
-                self.on_good(Good { task, attempt, worker, output, memoized, counters, cost });
+                self.on_good(Good { task, attempt, worker, output, memoized, counters, log, cost });
             }
             outcome => {
                 self.end_attempt(task, attempt, from, outcome);
@@ -95,7 +97,7 @@ impl Engine {
 
     /// The first good report of an open task: off into the journal.
     fn commit(&mut self, good: Good) {
-        let Good { task, attempt, worker, output, memoized, counters, cost } = good;
+        let Good { task, attempt, worker, output, memoized, counters, log, cost } = good;
         if self.task(task).last_commit >= Some(attempt) {
             // A copy of a report from before the output was lost.
             self.settle(worker, task, attempt);
@@ -110,7 +112,7 @@ impl Engine {
             let message = format!(
                 "task {task} gave another output when it was run again: its code is not deterministic"
             );
-            self.fail(NOT_DETERMINISTIC, message, Some(task), Vec::new());
+            self.fail(NOT_DETERMINISTIC, message, Some(task), Log::default());
             return;
         }
         self.dequeue(task);
@@ -132,7 +134,18 @@ impl Engine {
         } else {
             state.to_settle.push((worker, attempt));
         }
-        self.append(Record::Committed { task, attempt, worker, output, cost, memoized, counters });
+        let log = log.last(LOG_LIMIT.min(self.log_room));
+        self.log_room -= log.size();
+        self.append(Record::Committed {
+            task,
+            attempt,
+            worker,
+            output,
+            cost,
+            memoized,
+            counters,
+            log,
+        });
     }
 
     /// A live attempt ended without an output. Later copies of the report change nothing.
@@ -152,7 +165,9 @@ impl Engine {
         match outcome {
             Outcome::Done { .. } => {}
             Outcome::Failed { class, code, message, log } => {
-                self.note_failure(task, attempt, worker, Some(class), &code, &message, &log);
+                let log = log.last(LOG_LIMIT);
+                let kept = log.clone();
+                self.note_failure(task, attempt, worker, Some(class), &code, &message, kept);
                 self.on_failure(task, worker, class, code, message, log);
             }
             Outcome::InputLost { tasks, message } => {
@@ -170,10 +185,10 @@ impl Engine {
                         Some(class),
                         INPUT_MISSING,
                         &message,
-                        &[],
+                        Log::default(),
                     );
                     let code = INPUT_MISSING.to_owned();
-                    self.on_failure(task, worker, class, code, message, Vec::new());
+                    self.on_failure(task, worker, class, code, message, Log::default());
                 }
                 lost.into_iter().for_each(|needed| self.lose_output(needed));
                 self.retry(task, self.now);
@@ -203,7 +218,7 @@ impl Engine {
         if self.task(task).tries.losses >= self.plan.limits.losses {
             let message =
                 format!("the output of task {task} was lost {} times", self.plan.limits.losses);
-            self.fail(OUTPUT_LOST, message, Some(task), Vec::new());
+            self.fail(OUTPUT_LOST, message, Some(task), Log::default());
             return;
         }
         self.task_mut(task).state = TaskState::Losing;
@@ -219,7 +234,7 @@ impl Engine {
         class: FailureClass,
         code: String,
         message: String,
-        log: Vec<String>,
+        log: Log,
     ) {
         let limits = &self.plan.limits;
         let (retry, retry_max) = (limits.retry, limits.retry_max);
@@ -268,23 +283,16 @@ impl Engine {
         class: Option<FailureClass>,
         code: &str,
         message: &str,
-        log: &[String],
+        log: Log,
     ) {
         let failures = &mut self.task_mut(task).failures;
         if failures.len() < FAILURES_KEPT {
             let message = clip(message, FAILURE_TEXT_LIMIT);
             let code = code.to_owned();
-            let log = last_lines(log);
             failures.push(FailureReport { attempt, worker, class, code, message, log });
         }
         debug_assert!(class.is_some() || code == WORKER_LOST, "only a lost worker has no class");
     }
-}
-
-/// The last lines of a guest's log, as many as are kept with a failure.
-pub(super) fn last_lines(log: &[String]) -> Vec<String> {
-    let kept = &log[log.len().saturating_sub(LOG_LINES)..];
-    kept.iter().map(|line| clip(line, FAILURE_TEXT_LIMIT / LOG_LINES)).collect()
 }
 
 /// At most `limit` bytes of `text`, whole characters.

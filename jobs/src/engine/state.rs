@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::types::{FailureReport, PeerFacts};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::log::Log;
 use crate::message::{Cost, Counters, Payload};
 
 /// Durations kept per stage to know its median: enough to be exact for small stages and close
@@ -116,6 +117,7 @@ pub(super) struct Commit {
     pub(super) cost: Cost,
     pub(super) memoized: bool,
     pub(super) counters: Counters,
+    pub(super) log: Log,
     /// When; none when an earlier term committed it.
     pub(super) at: Option<Duration>,
     /// Who has its files: the worker, and others that reported the same output.

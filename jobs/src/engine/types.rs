@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
+use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
 
@@ -134,12 +135,17 @@ pub enum Event {
         /// Root of the report.
         report: Cid,
     },
-    /// [`Action::Build`] failed.
+    /// [`Action::Build`] failed, and may succeed another time.
     BuildFailed {
         /// Tasks whose outputs nobody has any more: they are run again.
         lost: Vec<TaskId>,
-        /// True when trying again cannot help (the kind could not read an output).
-        fatal: bool,
+        /// Why, for the user.
+        message: String,
+    },
+    /// [`Action::Build`] found that the outputs make no result: the job fails.
+    ResultRefused {
+        /// The stable code, `IPDC-xxxx`.
+        code: String,
         /// Why, for the user.
         message: String,
     },
@@ -167,8 +173,8 @@ pub enum Action {
         record: Record,
     },
     /// Fetch these outputs to this node, build the result directory by
-    /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`] or
-    /// [`Event::BuildFailed`]. A later `Build` replaces one under way.
+    /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`],
+    /// [`Event::BuildFailed`] or [`Event::ResultRefused`]. A later `Build` replaces one under way.
     Build {
         /// The outputs of the last stage in task order.
         outputs: Vec<Output>,
@@ -219,6 +225,9 @@ pub enum Record {
         /// What the attempt counted.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         counters: message::Counters,
+        /// What its guests logged, as far as the job has room for it.
+        #[serde(flatten)]
+        log: Log,
     },
     /// A committed output is nowhere to be had: the task is run again.
     Lost {
@@ -381,6 +390,9 @@ pub struct CommitReport {
     /// When it was reported, milliseconds since this controller began; none when an earlier one
     /// committed it.
     pub at_ms: Option<u64>,
+    /// What its guests logged, as far as the job has room for it.
+    #[serde(flatten)]
+    pub log: Log,
 }
 
 /// A failed attempt, for the report.
@@ -396,8 +408,9 @@ pub struct FailureReport {
     pub code: String,
     /// What happened.
     pub message: String,
-    /// The last lines its guest logged, oldest first.
-    pub log: Vec<String>,
+    /// What its guests logged.
+    #[serde(flatten)]
+    pub log: Log,
 }
 
 /// What an engine did so far: for metrics and the simulator.

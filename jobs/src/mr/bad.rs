@@ -1,15 +1,16 @@
 //! Bad records: those that make the user's `map` trap, found, left out and written down.
 //!
-//! A job that allows some holds what a call emits until the call has ended well. When one traps,
-//! its records are halved and each half is given to a fresh instance, until the bad one stands
-//! alone. So what is left out, like all else, depends on code and input only. The list travels in the
-//! outputs: a map task's own with its runs, the job's with that of the first reducer.
+//! A job that allows some holds what a call emits until the call has ended well; what it counts
+//! does not count before ([`Guest::call`]). When one traps, its records are halved and each half is
+//! given to a fresh instance, until the bad one stands alone. So what is left out, like all else,
+//! depends on code and input only. The list travels in the outputs: a map task's own with its runs,
+//! the job's with that of the first reducer.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::chunk::{RecordKind, Scanner};
-use crate::ids::{Cid, FileRef, cid_text};
+use crate::ids::{Cid, FileRef, TaskId, cid_text};
 use crate::kind::{Form, Given, Guest, Host, TaskError};
 use crate::message::Payload;
 
@@ -219,11 +220,9 @@ pub(super) fn with_skipped(file: &FileRef, skipped: &[Skipped]) -> Payload {
     Payload::Inline(output.to_string().into())
 }
 
-/// What is to be said of a job's outputs in its report: what was left out, if anything.
-pub(super) fn remarks<'a>(
-    outputs: impl Iterator<Item = &'a Payload>,
-) -> serde_json::Map<String, Value> {
-    let lists = outputs.filter_map(|output| match output {
+/// What the outputs that make the result say was left out.
+pub(super) fn listed(outputs: &[(TaskId, Payload)]) -> Vec<Value> {
+    let lists = outputs.iter().filter_map(|(_, output)| match output {
         Payload::Inline(text) => serde_json::from_slice::<Value>(text).ok(),
         Payload::File(_) => None,
     });
@@ -231,7 +230,19 @@ pub(super) fn remarks<'a>(
         Value::Array(skipped) => Some(skipped),
         _ => None,
     });
-    let skipped: Vec<Value> = skipped.flatten().collect();
+    skipped.flatten().collect()
+}
+
+/// Whether a whole job may leave out so many. No task looks at more than its own, so this is asked
+/// wherever all of them come together first: by the first reducer, or of a job without one when its
+/// result is put together.
+pub(super) fn check(most: u32, found: usize) -> Result<(), TaskError> {
+    if found > most as usize { Err(error::too_many_bad(found, most)) } else { Ok(()) }
+}
+
+/// What is to be said of a job's outputs in its report: what was left out, if anything.
+pub(super) fn remarks(outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
+    let skipped = listed(outputs);
     if skipped.is_empty() {
         return serde_json::Map::new();
     }

@@ -61,12 +61,15 @@ struct Entry<'a> {
 
 impl Tree for Entry<'_> {
     fn files(&self) -> io::Result<Vec<(String, FileRef)>> {
-        let mut files = self.tree.files()?;
-        files.retain(|(path, _)| {
-            path.strip_prefix(self.name)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        });
-        Ok(files)
+        let of_entry = |(path, file): (String, FileRef)| {
+            let below = path.strip_prefix(self.name)?;
+            if below.is_empty() {
+                // The name is the entry's; the file has none, as when it is the only input.
+                return Some((String::new(), file));
+            }
+            below.starts_with('/').then_some((path, file))
+        };
+        Ok(self.tree.files()?.into_iter().filter_map(of_entry).collect())
     }
 
     fn open(&self, file: &FileRef) -> io::Result<Box<dyn ReadAt>> {
@@ -102,6 +105,17 @@ mod tests {
         let found: Vec<_> =
             groups.iter().map(|group| (group.input_of(&config), group.splits[0].file)).collect();
         assert_eq!(found, [("a", files[1].1), ("a", files[2].1), ("a.b", files[0].1)]);
+    }
+
+    #[test]
+    fn an_input_that_is_a_packed_file_is_known_by_its_bytes() {
+        let world = World::new();
+        let gzip = world.put(b"\x1f\x8b\x08 and so on");
+        let files = vec![("a".to_owned(), gzip), ("b/plain".to_owned(), gzip)];
+        let config = config(&world, &["a", "b"]);
+        let groups = groups(&config, &world.tree(files)).unwrap();
+        let packed: Vec<_> = groups.iter().map(|group| group.splits[0].packed.is_some()).collect();
+        assert_eq!(packed, [true, false], "a file in a directory has a name");
     }
 
     #[test]

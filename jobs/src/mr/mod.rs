@@ -116,12 +116,18 @@ impl Kind for MapReduce {
         }
     }
 
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
+    fn finish(
+        &self,
+        config: &Value,
+        outputs: &[(TaskId, Payload)],
+    ) -> Result<Vec<ResultFile>, TaskError> {
+        let config = Config::read(config).map_err(|_| error::corrupt("the job's configuration"))?;
+        bad::check(config.max_bad_records, bad::listed(outputs).len())?;
         plan::outputs(outputs)
     }
 
     fn remarks(&self, outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
-        bad::remarks(outputs.iter().map(|(_, output)| output))
+        bad::remarks(outputs)
     }
 
     fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {

@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::ids::TaskId;
-use crate::kind::{PlanError, ResultFile, TaskSpec, Tree};
+use crate::kind::{PlanError, ResultFile, TaskError, TaskSpec, Tree};
 use crate::message::Payload;
 
 use super::config::Config;
+use super::error;
 use super::inputs::{self, Group};
 use super::lines;
 use super::sample;
@@ -108,10 +109,10 @@ fn task(stage: u16, body: &Body, needs: Range<u32>) -> TaskSpec {
 }
 
 /// The names of the last tasks' files in the result.
-pub(super) fn outputs(outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
+pub(super) fn outputs(outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, TaskError> {
     let name = |(part, (task, payload)): (usize, &(TaskId, Payload))| {
         let file = lines::file_of(payload)
-            .ok_or_else(|| PlanError::Unfit(format!("the output of task {task} is no file")))?;
+            .ok_or_else(|| error::corrupt(&format!("the output of task {task}")))?;
         Ok(ResultFile { task: *task, name: format!("part-{part:05}"), file })
     };
     outputs.iter().enumerate().map(name).collect()

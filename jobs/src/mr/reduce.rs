@@ -8,7 +8,7 @@ use crate::ids::{FileRef, TaskId};
 use crate::kind::{Host, TaskError, Work};
 use crate::message::{Input, Payload};
 
-use super::bad::Skipped;
+use super::bad::{self, Skipped};
 use super::builtin::{Builtin, Fold};
 use super::config::{Config, Step};
 use super::error;
@@ -89,10 +89,9 @@ pub(super) fn with_sources(
 ) -> Result<Payload, TaskError> {
     let mut makers = Vec::new();
     let sources = sources(work, partition, host, &mut makers);
-    let allowed = config.max_bad_records;
-    let done = sources.and_then(|(sources, skipped)| match skipped.len() {
-        many if many > allowed as usize => Err(error::too_many_bad(many, allowed)),
-        _ => run(sources, skipped),
+    let done = sources.and_then(|(sources, skipped)| {
+        bad::check(config.max_bad_records, skipped.len())?;
+        run(sources, skipped)
     });
     done.map_err(|error| match error {
         TaskError::Missing { file, message, .. } => {

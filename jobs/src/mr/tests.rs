@@ -160,7 +160,7 @@ fn run_in(world: &World, config: &Value, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8
         .zip(outputs)
         .filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last)
         .collect();
-    let files = MapReduce.finish(&last).unwrap();
+    let files = MapReduce.finish(config, &last)?;
     Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
 }
 

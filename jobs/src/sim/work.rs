@@ -41,7 +41,11 @@ impl Kind for Hashing {
         hash(&[&task.body, output])
     }
 
-    fn finish(&self, outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, PlanError> {
+    fn finish(
+        &self,
+        _: &Value,
+        outputs: &[(TaskId, Payload)],
+    ) -> Result<Vec<ResultFile>, TaskError> {
         let file = |(task, output): &(TaskId, Payload)| {
             let file = match output {
                 Payload::Inline(bytes) => {
@@ -110,7 +114,7 @@ pub(crate) fn expected(tasks: &[TaskSpec]) -> Cid {
 /// The root of the result directory of these outputs.
 #[must_use]
 pub(crate) fn result_of(outputs: &[(TaskId, Payload)]) -> Cid {
-    let files = Hashing.finish(outputs).unwrap_or_default();
+    let files = Hashing.finish(&Value::Null, outputs).unwrap_or_default();
     cid_of(CODEC_RAW, format!("{files:?}").as_bytes())
 }
 

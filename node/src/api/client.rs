@@ -24,8 +24,8 @@ use tokio::time::timeout;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo, Status,
-    Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo,
+    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -368,12 +368,13 @@ impl Client {
         self.post(&["jobs", prefix, "cancel"], &Empty {}).await
     }
 
-    /// What the job's code logged, and which attempts failed.
+    /// What the job's code logged, and which attempts failed; of one task, when it is named.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn logs(&self, prefix: &str) -> Result<JobLogs, ClientError> {
-        self.get(&["jobs", prefix, "logs"]).await
+    pub async fn logs(&self, prefix: &str, task: Option<TaskId>) -> Result<JobLogs, ClientError> {
+        let query = LogsQuery { task };
+        self.ask(self.request(Method::GET, &["jobs", prefix, "logs"]).query(&query)).await
     }
 
     /// What an attempt at a task is given.

@@ -23,8 +23,8 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, NewDir, NewDirEntry, NodeKind, Peer, Pin, Revocation,
-    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin,
+    Revocation, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -240,9 +240,16 @@ async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> 
     Ok(Json(node.controller.cancel(job).await?))
 }
 
-async fn logs(State(node): Shared, Path(id): Path<String>) -> Answer<JobLogs> {
+async fn logs(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Query(query): Query<LogsQuery>,
+) -> Answer<JobLogs> {
     let job = node.controller.find(&id).await?;
-    Ok(Json(node.controller.logs(job).await?))
+    Ok(Json(match query.task {
+        Some(task) => node.controller.task_logs(job, task).await?,
+        None => node.controller.logs(job).await?,
+    }))
 }
 
 async fn task(State(node): Shared, Path((id, task)): Path<(String, u32)>) -> Answer<TaskWork> {

@@ -16,7 +16,7 @@ use ipdc_jobs::kind::{
     self, FileWriter, Given, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work,
 };
 use ipdc_jobs::manifest::Limits;
-use ipdc_jobs::message::Payload;
+use ipdc_jobs::message::{Counters, Payload};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -294,7 +294,7 @@ impl Listener for Ear {
     }
 
     /// A count is the job's, and this attempt is not.
-    fn count(&mut self, _: &str, _: u64) -> bool {
+    fn count(&mut self, _: Counters) -> bool {
         true
     }
 }

@@ -198,14 +198,9 @@ pub(super) enum CliError {
     )]
     Input { input: String },
 
-    #[error("`--input {input}` does not go with the others")]
-    #[diagnostic(
-        code("IPDC-1628"),
-        help(
-            "a job has one input, or several with a name each: --input left=PATH --input right=CID"
-        )
-    )]
-    Inputs { input: String },
+    #[error("the input `{input}` {why}")]
+    #[diagnostic(code("IPDC-1628"), help("give it a name of its own: --input NAME={input}"))]
+    Inputs { input: String, why: String },
 
     #[error("after {} s, {ready} of {nodes} local nodes see all the others", after.as_secs())]
     #[diagnostic(

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use ipdc_jobs::ids::{Cid, JobId};
+use ipdc_jobs::ids::{Cid, JobId, TaskId};
 use serde::Serialize;
 
 use super::Session;
@@ -16,7 +16,7 @@ use super::output::{Answer, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
 use super::run::end_of;
 use super::transfer;
-use crate::view::{JobLogs, JobState, JobView};
+use crate::view::{JobLogs, JobState, JobView, LeftOut};
 
 /// List the jobs that this node knows, newest first
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ pub(super) enum Job {
     /// Show how far it is, who works for it, why it waits or failed
     Show(OneJob),
     /// Show what its code logged, and which attempts failed
-    Logs(OneJob),
+    Logs(Logs),
     /// Run one of its tasks here, to see what its code does
     Debug(Debug),
     /// End it without a result
@@ -76,8 +76,8 @@ impl Job {
                 let view = session.client()?.job(&id.0).await?;
                 session.output.put(&view)
             }
-            Job::Logs(OneJob { id }) => {
-                let logs = session.client()?.logs(&id.0).await?;
+            Job::Logs(Logs { id, task }) => {
+                let logs = session.client()?.logs(&id.0, task.map(TaskId)).await?;
                 session.output.put(&logs)
             }
             Job::Debug(debug) => debug.run(session).await,
@@ -95,6 +95,16 @@ pub(super) struct OneJob {
     /// The job's ID, or as much of its beginning as no other has
     #[arg(value_name = "ID")]
     id: JobPrefix,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Logs {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+    /// Only of this task
+    #[arg(long, value_name = "N")]
+    task: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -211,6 +221,9 @@ impl Answer for JobLogs {
             let text = line.line.escape_debug().to_string().replace("\\t", "\t");
             writeln!(to, "{} {} {text}", line.task, line.attempt)?;
         }
+        for LeftOut { task, attempt, lines, .. } in &self.left_out {
+            writeln!(to, "{task} {attempt} logged more: {lines} lines before were not kept")?;
+        }
         for failure in &self.failures {
             let (task, attempt) = (failure.task, failure.attempt);
             let (code, worker) = (&failure.code, failure.worker);
@@ -257,6 +270,9 @@ impl FromStr for JobPrefix {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ipdc_jobs::ids::{Attempt, Epoch};
+    use ipdc_jobs::log::Log;
+
     use super::*;
 
     #[test]
@@ -272,19 +288,29 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guest_logs_cannot_steer_the_terminal() {
-        let logs: JobLogs = serde_json::from_value(serde_json::json!({
-            "lines": [{
-                "task": 3,
-                "attempt": {"epoch": 1, "n": 2},
-                "worker": libp2p_identity::Keypair::generate_ed25519().public().to_peer_id(),
-                "line": "\u{1b}[2Jred\tß",
-            }],
-            "failures": [],
-        }))
-        .unwrap();
-        let mut text = Vec::new();
-        logs.text(&mut text).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "3 1.2 \\u{1b}[2Jred\tß\n");
+    fn logs_name_task_and_attempt_and_cannot_steer_the_terminal() {
+        let mut logs = JobLogs::default();
+        let attempt = Attempt { epoch: Epoch(1), n: 2 };
+        let worker = libp2p_identity::Keypair::generate_ed25519().public().to_peer_id();
+        let log = Log { lines: ["\u{1b}[2Jred\tß".to_owned()].into(), left_out: 7 };
+        logs.add(TaskId(3), attempt, worker, &log);
+        logs.add(TaskId(4), attempt, worker, &Log::default());
+        let text = |logs: &JobLogs| {
+            let mut text = Vec::new();
+            logs.text(&mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(
+            text(&logs),
+            "3 1.2 \\u{1b}[2Jred\tß\n3 1.2 logged more: 7 lines before were not kept\n"
+        );
+        assert_eq!(logs.clone().of_task(TaskId(3)), logs);
+        assert_eq!(logs.of_task(TaskId(4)), JobLogs::default());
+    }
+
+    #[test]
+    fn logs_of_a_job_that_ended_under_an_older_version_are_read() {
+        let kept = r#"{"lines": [], "failures": []}"#;
+        assert_eq!(serde_json::from_str::<JobLogs>(kept).unwrap(), JobLogs::default());
     }
 }

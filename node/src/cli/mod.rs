@@ -10,6 +10,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod gather;
+mod inputs;
 mod interrupt;
 mod jobs;
 mod local;

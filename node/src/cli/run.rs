@@ -1,6 +1,5 @@
 //! `ipdc run`: adds a job directory, submits it, follows it, fetches its result.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
@@ -10,16 +9,16 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use ipdc_jobs::ids::{Cid, JobId};
+use ipdc_jobs::ids::JobId;
 use ipdc_jobs::kind::KINDS;
-use ipdc_jobs::spec;
+use ipdc_jobs::spec::{self, JobSpec};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Session;
 use super::error::CliError;
-use super::gather;
+use super::inputs::{Input, Inputs};
 use super::interrupt::Interrupts;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
@@ -27,7 +26,7 @@ use super::progress::Progress;
 use super::transfer;
 use crate::api::client::{Client, ClientError};
 use crate::controller::SubmitError;
-use crate::view::{Accepted, ContentPath, JobState, JobView, Submission};
+use crate::view::{Accepted, JobState, JobView, Submission};
 
 /// How long a job is followed without its node answering. A node that was killed and is started
 /// again takes a few seconds, and its jobs go on.
@@ -64,8 +63,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
     /// The input, in place of the one that job.toml names: a path, a pattern ('logs/*.gz'), or a CID;
-    /// of a job with several,
-    /// NAME=PATH or NAME=CID for each
+    /// of several each, as it is or with a name for the job's code, NAME=PATH or NAME=CID
     #[arg(long = "input", value_name = "[NAME=]PATH|CID")]
     inputs: Vec<Input>,
     /// Run every task, also those whose outputs a node remembers
@@ -87,33 +85,34 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        check_job_dir(&self.dir)?;
-        check_inputs(&self.inputs)?;
+        let inputs = Inputs::new(&self.inputs, &check_job_dir(&self.dir)?)?;
         if let Some(out) = &self.out {
             transfer::check_goal(out)?;
         }
         let mut interrupts = Interrupts::listen();
         let Some(nodes) = self.local else {
             let place = Place::new(session.home()?)?;
-            return self.on(place, session.output, &mut interrupts).await;
+            return self.on(place, &inputs, session.output, &mut interrupts).await;
         };
         let progress = Progress::new(session.output);
         progress.say(format!("starting {nodes} nodes"));
         let swarm = interrupts.unless(LocalSwarm::start(nodes)).await??;
         drop(progress);
         let place = Place::new(swarm.home().to_owned())?;
-        self.on(place, session.output, &mut interrupts).await
+        self.on(place, &inputs, session.output, &mut interrupts).await
     }
 
     /// Runs the job at a node that is there.
     async fn on(
         self,
         mut place: Place,
+        inputs: &Inputs,
         output: Output,
         interrupts: &mut Interrupts,
     ) -> Result<(), CliError> {
         let progress = Progress::new(output);
-        let accepted = interrupts.unless(self.submit(&place.client, &progress)).await??;
+        let submitting = self.submit(&place.client, inputs, &progress);
+        let accepted = interrupts.unless(submitting).await??;
         accepted.notes.iter().for_each(|note| output.note(note));
         if self.detach {
             drop(progress);
@@ -136,15 +135,13 @@ impl Run {
         end
     }
 
-    async fn submit(&self, client: &Client, progress: &Progress) -> Result<Accepted, CliError> {
-        let (mut input, mut inputs) = (None, BTreeMap::new());
-        for given in &self.inputs {
-            let cid = resolve_input(client, &given.place, progress).await?;
-            match &given.name {
-                Some(name) => drop(inputs.insert(name.clone(), cid.to_string())),
-                None => input = Some(cid),
-            }
-        }
+    async fn submit(
+        &self,
+        client: &Client,
+        inputs: &Inputs,
+        progress: &Progress,
+    ) -> Result<Accepted, CliError> {
+        let (input, inputs) = inputs.add(client, progress).await?;
         let dir = transfer::send_job(client, &self.dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
@@ -169,9 +166,9 @@ fn local_out(job: JobId) -> PathBuf {
     PathBuf::from(format!("ipdc-{name}"))
 }
 
-/// Says what is wrong with a job directory before anything is added or started. What its files
-/// hold the node checks.
-fn check_job_dir(dir: &Path) -> Result<(), CliError> {
+/// What `job.toml` says. What is wrong with a job directory is told before anything is added or
+/// started; what its files hold the node checks.
+fn check_job_dir(dir: &Path) -> Result<JobSpec, CliError> {
     let wrong = |why| CliError::NotJobDir { path: dir.to_owned(), why };
     if !dir.is_dir() {
         return Err(wrong(if dir.exists() { "it is no directory" } else { "it does not exist" }));
@@ -181,27 +178,7 @@ fn check_job_dir(dir: &Path) -> Result<(), CliError> {
         return Err(wrong("it holds no job.toml"));
     }
     let text = fs::read_to_string(&path).map_err(CliError::file("read", &path))?;
-    spec::parse(&text, JOB_FILE).map_err(|wrong| Box::new(SubmitError::from(wrong)))?;
-    Ok(())
-}
-
-/// The CID of what `--input` names; a path, or what a pattern matches, is added first.
-async fn resolve_input(client: &Client, input: &str, progress: &Progress) -> Result<Cid, CliError> {
-    let path = Path::new(input);
-    if path.exists() {
-        return Ok(transfer::send(client, path, progress).await?.added.cid);
-    }
-    let matches = gather::matches(input)?;
-    if !matches.is_empty() {
-        return Ok(transfer::send_matches(client, input, matches, progress).await?.added.cid);
-    }
-    let path: ContentPath =
-        input.parse().map_err(|_| CliError::Input { input: input.to_owned() })?;
-    if path.parts.is_empty() {
-        return Ok(path.root);
-    }
-    progress.say(format!("looking for {path}"));
-    Ok(client.ls(&path).await?.cid)
+    Ok(spec::parse(&text, JOB_FILE).map_err(|wrong| Box::new(SubmitError::from(wrong)))?)
 }
 
 /// The node that a job is followed at. It may go and come back at another port.
@@ -352,40 +329,6 @@ impl Answer for Accepted {
     }
 }
 
-/// One `--input`: `PATH`, `CID`, or either after `NAME=`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Input {
-    name: Option<String>,
-    place: String,
-}
-
-impl FromStr for Input {
-    type Err = std::convert::Infallible;
-
-    /// What is there as a path is one, whatever its name.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let named = text
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty() && name.chars().all(plain))
-            .filter(|_| !Path::new(text).exists());
-        Ok(match named {
-            Some((name, place)) => Input { name: Some(name.to_owned()), place: place.to_owned() },
-            None => Input { name: None, place: text.to_owned() },
-        })
-    }
-}
-
-/// Says what is wrong with several inputs before anything is added or started.
-fn check_inputs(inputs: &[Input]) -> Result<(), CliError> {
-    let mut names = BTreeSet::new();
-    let fits = |input: &Input| input.name.is_some() || inputs.len() == 1;
-    match inputs.iter().find(|input| !fits(input) || !names.insert(&input.name)) {
-        Some(input) => Err(CliError::Inputs { input: input.place.clone() }),
-        None => Ok(()),
-    }
-}
-
 /// One `KEY=VALUE`.
 #[derive(Debug, Clone, PartialEq)]
 struct Param {
@@ -478,21 +421,6 @@ mod tests {
         }
         for wrong in ["", "x", "=1", "a b=1", "a.b=1"] {
             assert_eq!(wrong.parse::<Param>(), Err(BadParam), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn several_inputs_have_a_name_each() {
-        let input = |text: &str| text.parse::<Input>().unwrap();
-        let inputs = |texts: &[&str]| texts.iter().map(|text| input(text)).collect::<Vec<_>>();
-        assert_eq!(input("left=a=b.csv").name.as_deref(), Some("left"));
-        assert_eq!(input("left=a=b.csv").place, "a=b.csv");
-        assert_eq!(input("dir/a=b.csv"), Input { name: None, place: "dir/a=b.csv".into() });
-        for fine in [&["x"][..], &["a=x"], &["a=x", "b=x"]] {
-            assert!(check_inputs(&inputs(fine)).is_ok(), "{fine:?}");
-        }
-        for wrong in [&["x", "y"][..], &["x", "a=y"], &["a=x", "a=y"]] {
-            assert!(check_inputs(&inputs(wrong)).is_err(), "{wrong:?}");
         }
     }
 

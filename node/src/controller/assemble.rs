@@ -6,7 +6,7 @@
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ipdc_jobs::engine::{Event, JobReport, Output};
 use ipdc_jobs::ids::{Cid, FileRef, JobId, TaskId};
-use ipdc_jobs::kind::{self, ResultFile};
+use ipdc_jobs::kind::{self, ResultFile, TaskError};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{Assignment, INLINE_LIMIT, Payload};
 use serde::Serialize;
@@ -52,29 +52,37 @@ pub(super) async fn result(
 ) -> Event {
     match build(context, job, manifest, &outputs, &report).await {
         Ok((result, report)) => Event::ResultBuilt { result, report },
-        Err(failure) => Event::BuildFailed {
-            lost: failure.lost,
-            fatal: failure.fatal,
-            message: failure.message,
-        },
+        Err(BuildFailure::Passing { lost, message }) => Event::BuildFailed { lost, message },
+        Err(BuildFailure::Refused { code, message }) => {
+            Event::ResultRefused { code: code.to_owned(), message }
+        }
     }
 }
 
-struct BuildFailure {
-    lost: Vec<TaskId>,
-    fatal: bool,
-    message: String,
+enum BuildFailure {
+    /// Worth another try, when these tasks were run again.
+    Passing { lost: Vec<TaskId>, message: String },
+    /// The outputs make no result.
+    Refused { code: &'static str, message: String },
 }
 
 impl BuildFailure {
-    /// This node's own trouble, a full disk say: worth another try.
+    /// This node's own trouble, a full disk say.
     fn passing(error: impl std::fmt::Display) -> Self {
-        BuildFailure { lost: vec![], fatal: false, message: error.to_string() }
+        BuildFailure::Passing { lost: vec![], message: error.to_string() }
     }
 
     /// An output that cannot be had.
     fn lost(task: TaskId, error: impl std::fmt::Display) -> Self {
-        BuildFailure { lost: vec![task], fatal: false, message: error.to_string() }
+        BuildFailure::Passing { lost: vec![task], message: error.to_string() }
+    }
+
+    /// What the kind says of the outputs.
+    fn of_kind(error: TaskError) -> Self {
+        match error {
+            TaskError::Failed { code, message, .. } => BuildFailure::Refused { code, message },
+            TaskError::Stopped | TaskError::Missing { .. } => BuildFailure::passing(error),
+        }
     }
 }
 
@@ -85,9 +93,10 @@ async fn build(
     outputs: &[Output],
     report: &JobReport,
 ) -> Result<(Cid, Cid), BuildFailure> {
-    let fatal = |message: String| BuildFailure { lost: vec![], fatal: true, message };
-    let kind = kind::find(&manifest.kind)
-        .ok_or_else(|| fatal(format!("this node knows no job kind `{}`", manifest.kind)))?;
+    let kind = kind::find(&manifest.kind).ok_or_else(|| BuildFailure::Refused {
+        code: "IPDC-4001",
+        message: format!("this node knows no job kind `{}`", manifest.kind),
+    })?;
     // What is fetched and built is safe from collection until it is pinned.
     let add = context.blocks.store().add(Tier::Durable);
     let mut inline = Vec::with_capacity(outputs.len());
@@ -102,7 +111,7 @@ async fn build(
         };
         inline.push((output.task, Payload::Inline(bytes)));
     }
-    let files = kind.finish(&inline).map_err(|error| fatal(error.to_string()))?;
+    let files = kind.finish(&manifest.config, &inline).map_err(BuildFailure::of_kind)?;
     let fetched = stream::iter(files)
         .map(|file| fetch(context, &add, outputs, file))
         .buffered(FILES)

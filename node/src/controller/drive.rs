@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipdc_jobs::engine::{
-    Action, End, EndState, Engine, Event, JobPlan, JobReport, Phase, Progress, Record,
-    StageProgress,
+    Action, CommitReport, End, EndState, Engine, Event, FailureReport, JobPlan, JobReport, Phase,
+    Progress, Record, StageProgress, TaskReport,
 };
 use ipdc_jobs::ids::{JobId, PeerId, TaskId};
 use ipdc_jobs::manifest::Manifest;
@@ -22,7 +22,7 @@ use super::pace::Pace;
 use super::{Context, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
-use crate::view::{AttemptFailure, JobLogs, JobState, JobView, LogLine, StageView};
+use crate::view::{AttemptFailure, JobLogs, JobState, JobView, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
 pub(super) const EVENT_LIMIT: usize = 4_096;
@@ -275,22 +275,20 @@ fn follow(view: &mut JobView, progress: Progress) {
 
 fn logs_of(report: &JobReport) -> JobLogs {
     let mut logs = JobLogs::default();
-    for task in &report.tasks {
-        for failure in &task.failures {
-            let (attempt, worker) = (failure.attempt, failure.worker);
+    for TaskReport { task, commit, failures, .. } in &report.tasks {
+        for failure in failures {
+            let FailureReport { attempt, worker, code, message, log, .. } = failure;
+            logs.add(*task, *attempt, *worker, log);
             logs.failures.push(AttemptFailure {
-                task: task.task,
-                attempt,
-                worker,
-                code: failure.code.clone(),
-                message: failure.message.clone(),
+                task: *task,
+                attempt: *attempt,
+                worker: *worker,
+                code: code.clone(),
+                message: message.clone(),
             });
-            logs.lines.extend(failure.log.iter().map(|line| LogLine {
-                task: task.task,
-                attempt,
-                worker,
-                line: line.clone(),
-            }));
+        }
+        if let Some(CommitReport { attempt, worker, log, .. }) = commit {
+            logs.add(*task, *attempt, *worker, log);
         }
     }
     logs

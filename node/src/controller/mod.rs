@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`submit`] | from a submission to an accepted job |
 //! | [`drive`] | one task per job: engine events in, actions out |
-//! | [`task`] | one task again, to run it at home |
+//! | [`task`] | one task: what it logged, and all of it again, to run it at home |
 //! | [`pace`] | how fast a job gets on |
 //! | [`assemble`] | the result, the report, and what is too long for a message |
 //!

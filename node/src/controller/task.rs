@@ -1,4 +1,5 @@
-//! One task as its controller knows it: what an attempt at it is given, for `ipdc job debug`.
+//! One task as its controller knows it: what an attempt at it is given, for `ipdc job debug`, and
+//! what its attempts logged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use ipdc_jobs::message::{Input, Payload};
 
 use super::{Controller, FindError, plan_tasks};
 use crate::state::{StateError, jobs};
-use crate::view::TaskWork;
+use crate::view::{JobLogs, TaskWork};
 
-/// Why a task cannot be run at home.
+/// Why a task cannot be looked at, or run at home.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum TaskWorkError {
     /// The job has no such task.
@@ -99,6 +100,19 @@ impl Controller {
             inputs: inputs?,
             kind: manifest.kind,
         })
+    }
+
+    /// What the guests of `task` logged, and which of its attempts failed.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    pub async fn task_logs(&self, job: JobId, task: TaskId) -> Result<JobLogs, TaskWorkError> {
+        // None before they are planned.
+        let tasks = self.view(job).await?.tasks;
+        if tasks > 0 && u64::from(task.0) >= tasks {
+            return Err(TaskWorkError::NoTask { job, task, last: tasks as usize - 1 });
+        }
+        Ok(self.logs(job).await?.of_task(task))
     }
 
     /// The committed outputs of a job's tasks, and who made them, as far as its journal is kept.

@@ -76,10 +76,10 @@ impl Guest for Command {
         });
         let mut process = store.into_data();
         let ended = process.ended(ran);
-        let sent = process.state.outlet.close();
+        let ended = process.state.outlet.close(ended);
         process.state.end();
         self.process = Some(process);
-        ended.and(sent)
+        ended
     }
 
     fn form(&self) -> Form {

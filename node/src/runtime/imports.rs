@@ -5,7 +5,7 @@
 use std::ptr::NonNull;
 
 use ipdc_jobs::kind::TaskError;
-use ipdc_jobs::message::COUNTER_NAME_LIMIT;
+use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters};
 use wasmtime::{Caller, Extern, Linker, Memory};
 
 use super::instance::State;
@@ -36,10 +36,12 @@ const READ_LIMIT: u32 = 1 << 30;
 /// Where a guest's records go during one call.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
 
-/// The guest's way out: records, log, progress.
+/// The guest's way out: records, counts, log, progress.
 pub(super) struct Outlet {
     sink: Option<NonNull<Sink<'static>>>,
     pending: Vec<u8>,
+    /// What the call under way counted.
+    counted: Counters,
     logged: usize,
     pub(super) listener: Box<dyn Listener>,
     /// What the host failed with: it ends the guest, and then the attempt.
@@ -48,7 +50,14 @@ pub(super) struct Outlet {
 
 impl Outlet {
     pub(super) fn new(listener: Box<dyn Listener>) -> Self {
-        Outlet { sink: None, pending: Vec::new(), logged: 0, listener, failure: None }
+        Outlet {
+            sink: None,
+            pending: Vec::new(),
+            counted: Counters::new(),
+            logged: 0,
+            listener,
+            failure: None,
+        }
     }
 
     /// Sends records to `sink` from now on, until [`Outlet::close`].
@@ -63,12 +72,19 @@ impl Outlet {
         self.sink = Some(sink);
     }
 
-    /// Lets go of the sink, after what is pending went out.
-    pub(super) fn close(&mut self) -> Result<(), TaskError> {
+    /// The call is over. Lets go of the sink, after what is pending went out. What it counted counts
+    /// if all of it went well; else its records may be given again.
+    pub(super) fn close(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
         let sent = self.send_pending();
         self.sink = None;
         self.pending.clear();
-        sent
+        let counted = std::mem::take(&mut self.counted);
+        ended.and(sent)?;
+        if counted.is_empty() || self.listener.count(counted) {
+            Ok(())
+        } else {
+            Err(GuestError::Counter("too many names".to_owned()).into())
+        }
     }
 
     fn send(&mut self, records: &[u8]) -> Result<(), TaskError> {
@@ -110,7 +126,15 @@ impl Outlet {
         let text = std::str::from_utf8(name).map_err(|_| refused())?;
         let fits =
             (1..=COUNTER_NAME_LIMIT).contains(&text.len()) && !text.chars().any(char::is_control);
-        if fits && self.listener.count(text, by) { Ok(()) } else { Err(refused()) }
+        if let Some(count) = self.counted.get_mut(text) {
+            *count = count.saturating_add(by);
+            return Ok(());
+        }
+        if !fits || self.counted.len() == COUNTERS_LIMIT {
+            return Err(refused());
+        }
+        self.counted.insert(text.to_owned(), by);
+        Ok(())
     }
 
     pub(super) fn log(&mut self, bytes: &[u8]) {

@@ -214,9 +214,9 @@ impl Guest for Instance {
         state.outlet.open(sink);
         let called = self.call_open(function, input);
         let state = self.store.data_mut();
-        let sent = state.outlet.close();
+        let ended = state.outlet.close(called);
         state.end();
-        called.and(sent)
+        ended
     }
 }
 

@@ -29,7 +29,7 @@ use std::sync::{Arc, OnceLock};
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
-use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, FailureClass};
+use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Config, Engine, ExternType, FuncType, Module, OptLevel, ValType};
 
@@ -68,8 +68,9 @@ pub trait Listener: Send {
     fn log(&mut self, line: &str);
     /// How far it says it is.
     fn progress(&mut self, done: u64, total: u64);
-    /// Adds to one of its counters; false when it has too many.
-    fn count(&mut self, name: &str, by: u64) -> bool;
+    /// Adds what one call counted, of those that ended well; false when its task counts under too
+    /// many names.
+    fn count(&mut self, counted: Counters) -> bool;
 }
 
 /// A guest's fault, or a fault of its module.

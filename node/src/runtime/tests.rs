@@ -40,9 +40,10 @@ impl Listener for Heard {
     fn progress(&mut self, done: u64, total: u64) {
         self.0.lock().unwrap().push(format!("{done}/{total}"));
     }
-    fn count(&mut self, name: &str, by: u64) -> bool {
-        self.0.lock().unwrap().push(format!("{name} +{by}"));
-        by < 10
+    fn count(&mut self, counted: Counters) -> bool {
+        let mut heard = self.0.lock().unwrap();
+        heard.extend(counted.iter().map(|(name, by)| format!("{name} +{by}")));
+        counted.values().all(|by| *by < 10)
     }
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         if file.cid != cid_of(CODEC_RAW, FILE) {
@@ -221,6 +222,16 @@ fn a_guest_counts_under_names_that_people_can_read() {
     };
     bench.map(&count(0, 3, 7), b"").unwrap();
     assert_eq!(*bench.heard.0.lock().unwrap(), ["key +7"]);
+    // A call that traps counts nothing; the next one does.
+    let touchy = count(0, 3, 5).replace(
+        "(call $inner)",
+        "(call $inner) (if (i32.eq (i32.load8_u (local.get $ptr)) (i32.const 33)) (then unreachable))",
+    );
+    let mut guest = bench.guest(&touchy).unwrap();
+    let mut call = |input: &[u8]| guest.call("map", input, &mut |_| Ok(()));
+    assert!(call(b"!").unwrap_err().is_trap());
+    call(b"fine").unwrap();
+    assert_eq!(*bench.heard.0.lock().unwrap(), ["key +7", "key +5"]);
     // Without a name, with control characters, too long, one too many.
     for (ptr, len, by) in [(0, 0, 1), (30, 1, 1), (0, 65, 1), (0, 3, 10)] {
         assert_eq!(bench.fails(&count(ptr, len, by)).0, "IPDC-5308");

@@ -1,7 +1,6 @@
 //! One attempt: what it needs is fetched, the kind runs it on a thread of its own, and its end
 //! goes back as one event.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use futures::future::try_join_all;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
+use ipdc_jobs::log::Tail;
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{
@@ -36,9 +36,6 @@ pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
 
 /// The longest code module. The largest known useful one, CPython, has 26 MB.
 const MODULE_LIMIT: usize = 64 << 20;
-
-/// Lines of a guest's log that are kept: the last ones.
-const LOG_LINES: usize = 64;
 
 /// An attempt under way.
 pub(super) struct Running {
@@ -136,7 +133,7 @@ struct Desk {
     stop: CancellationToken,
     caller: Caller,
     events: mpsc::Sender<WorkerEvent>,
-    log: Mutex<VecDeque<String>>,
+    log: Mutex<Tail>,
     counters: Mutex<Counters>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -185,6 +182,10 @@ impl Desk {
 
     fn counters(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log(&self) -> MutexGuard<'_, Tail> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sessions(&self) -> MutexGuard<'_, Vec<Session>> {
@@ -236,11 +237,11 @@ impl Desk {
 
     /// None when the attempt was stopped: nobody waits for it.
     fn outcome(&self, result: Result<Payload, TaskError>) -> Option<Outcome> {
-        let log = std::mem::take(&mut *self.log.lock().unwrap_or_else(PoisonError::into_inner));
+        let log = self.log().take();
         match result {
             Ok(output) => {
                 let counters = std::mem::take(&mut *self.counters());
-                Some(Outcome::Done { output, memoized: false, counters })
+                Some(Outcome::Done { output, memoized: false, counters, log })
             }
             Err(TaskError::Stopped) => None,
             Err(TaskError::Missing { task: Some(task), message, .. }) => {
@@ -250,10 +251,10 @@ impl Desk {
                 class: FailureClass::Missing,
                 code: "IPDC-3201".into(),
                 message,
-                log: log.into(),
+                log,
             }),
             Err(TaskError::Failed { class, code, message }) => {
-                Some(Outcome::Failed { class, code: code.into(), message, log: log.into() })
+                Some(Outcome::Failed { class, code: code.into(), message, log })
             }
         }
     }
@@ -333,31 +334,23 @@ impl Listener for Ear {
     }
 
     fn log(&mut self, line: &str) {
-        let mut log = self.desk.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.len() == LOG_LINES {
-            log.pop_front();
-        }
-        log.push_back(line.to_owned());
+        self.desk.log().push(line.to_owned());
     }
 
     fn progress(&mut self, done: u64, total: u64) {
         self.desk.progress(done, total);
     }
 
-    fn count(&mut self, name: &str, by: u64) -> bool {
+    fn count(&mut self, counted: Counters) -> bool {
         if self.mute {
             return true;
         }
         let mut counters = self.desk.counters();
-        if let Some(count) = counters.get_mut(name) {
+        for (name, by) in counted {
+            let count = counters.entry(name).or_default();
             *count = count.saturating_add(by);
-            return true;
         }
-        let has_room = counters.len() < COUNTERS_LIMIT;
-        if has_room {
-            counters.insert(name.to_owned(), by);
-        }
-        has_room
+        counters.len() <= COUNTERS_LIMIT
     }
 }
 

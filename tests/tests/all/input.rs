@@ -68,6 +68,32 @@ fn gzip_zstd_and_small_files_give_the_count_of_the_plain_text() {
 }
 
 #[test]
+fn several_inputs_need_no_names_and_are_the_same_by_their_names_and_cids() {
+    let mut node = Node::first();
+    node.start();
+    let (a, b) = (node.folder().join("a.txt"), node.folder().join("b.gz"));
+    let text = Text::make(34, 20_000);
+    fs::write(&a, &text).unwrap();
+    fs::write(&b, gzip(&Text::make(35, 20_000))).unwrap();
+    let job = JobDir::words(0, 1);
+    let run = |inputs: [String; 2]| {
+        let run = node.cli(["run", "mr"]).arg(job.path()).arg("--json");
+        run.args(inputs.iter().flat_map(|input| ["--input", input])).within(JOB).run()
+    };
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let by_path = run([path(&a), path(&b)]).ok().json();
+    let save = node.save_result(by_path["job"].as_str().unwrap());
+    let both = [text, Text::make(35, 20_000)].concat();
+    assert!(sorted_lines(&parts(&save)) == counts(&both));
+    let named = run([format!("b={}", b.display()), path(&a)]).ok().json();
+    assert_eq!(named["result"], by_path["result"]);
+    let by_cid = run([format!("a={}", node.add(&a)), format!("b={}", node.add(&b))]).ok().json();
+    assert_eq!(by_cid["result"], by_path["result"]);
+    let _ = run([node.add(&a), node.add(&b)]).ok();
+    let _ = run([path(&a), path(&a)]).failed(2, &["IPDC-1628", "NAME="]);
+}
+
+#[test]
 fn ten_thousand_small_files_are_some_dozen_tasks() {
     let mut node = Node::first();
     node.start();
@@ -124,11 +150,18 @@ fn records_that_trap_are_listed_in_the_report_and_too_many_fail_the_job() {
     let (before, after) = text.split_at(text.iter().position(|&byte| byte == b'\n').unwrap() + 1);
     fs::write(&input, [before, b"this is bad! indeed\n", after].concat()).unwrap();
 
-    let touchy = words_wat(0).replace(
-        "(if (i32.eq (local.get $byte) (i32.const 10))",
-        "(if (i32.eq (local.get $byte) (i32.const 33)) (then unreachable))\n\
-         (if (i32.eq (local.get $byte) (i32.const 10))",
-    );
+    let touchy = words_wat(0)
+        .replace(
+            "(if (i32.eq (local.get $byte) (i32.const 10))",
+            "(if (i32.eq (local.get $byte) (i32.const 33)) (then unreachable))\n\
+             (if (i32.eq (local.get $byte) (i32.const 10))",
+        )
+        .replace(
+            "(module",
+            "(module (import \"ipdc\" \"counter\" (func $count (param i32 i32 i64)))",
+        )
+        .replace("(data", "(data (i32.const 8) \"lines\")\n(data")
+        .replace("(call $burn)", "(call $count (i32.const 8) (i32.const 5) (i64.const 1))");
     let toml = "kind = \"mr\"\nmap = \"words.wat\"\nreduce = \"count\"\n";
     let job = JobDir::new(toml).file("words.wat", touchy);
     let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&input);
@@ -138,10 +171,19 @@ fn records_that_trap_are_listed_in_the_report_and_too_many_fail_the_job() {
     assert!(counted(&node, &job, input.to_str().unwrap()) == counts(&text));
     let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&input);
     let ran = run.arg("--json").within(JOB).run().ok().json();
+    // The calls that trapped had counted lines that were given again.
+    assert_eq!(ran["counters"]["lines"], text.iter().filter(|&&byte| byte == b'\n').count());
     let report = node.cli(["cat", ran["report"].as_str().unwrap()]).run().ok().json();
     let skipped = report["skipped"].as_array().unwrap();
     assert_eq!(skipped.len(), 1, "{report:#}");
     assert_eq!(skipped[0]["record"], "this is bad! indeed\n");
     assert_eq!(skipped[0]["offset"], before.len());
     assert!(skipped[0]["message"].as_str().unwrap().contains("unreachable"), "{report:#}");
+
+    // So many in the whole job, also where no task sees what the others left out.
+    let dir = node.folder().join("two");
+    write_lines(&dir, &[b"bad!\n", b"worse!\n"]);
+    let job = job.file("job.toml", "kind = \"mr\"\nmap = \"words.wat\"\nmax_bad_records = 1\n");
+    let run = node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(&dir);
+    let _ = run.within(JOB).run().refused(&["IPDC-5371", "2 records"]);
 }

@@ -16,6 +16,7 @@ mod input;
 mod jobs;
 mod languages;
 mod local;
+mod logs;
 mod memo;
 mod memory;
 mod mqtt;

@@ -1,6 +1,7 @@
 //! The end, and what a take-over finds.
 
 use super::*;
+use crate::log::LOG_LIMIT;
 
 #[test]
 fn a_job_that_nobody_can_run_waits_with_a_reason_and_not_for_ever() {
@@ -87,15 +88,26 @@ fn a_result_that_nobody_else_can_hold_is_done_with_a_note() {
 }
 
 #[test]
-fn a_build_that_fails_is_tried_again_and_a_fatal_one_fails_the_job() {
+fn a_build_that_fails_is_tried_again_so_often_and_then_fails_the_job() {
     let mut lab = Lab::new(job(0, 0, &[]));
-    let failed = |fatal| Event::BuildFailed { lost: vec![], fatal, message: "no".to_owned() };
-    assert!(matches!(lab.next(), Action::Build { .. }));
-    lab.tell(failed(false));
-    lab.wait(S);
-    assert!(matches!(lab.next(), Action::Build { .. }));
-    lab.tell(failed(true));
+    for _ in 0..Limits::default().build_tries {
+        assert!(matches!(lab.next(), Action::Build { .. }));
+        lab.tell(Event::BuildFailed { lost: vec![], message: "no".to_owned() });
+        lab.wait(Limits::default().resend_max);
+    }
     assert_eq!(lab.fails().code, "IPDC-5107");
+    assert_eq!(lab.next(), Action::Over);
+    lab.finish_looking();
+}
+
+#[test]
+fn outputs_that_make_no_result_fail_the_job_at_once_with_what_the_kind_says() {
+    let mut lab = Lab::new(job(0, 0, &[]));
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    let (code, message) = ("IPDC-5999".to_owned(), "too much of it".to_owned());
+    lab.tell(Event::ResultRefused { code: code.clone(), message: message.clone() });
+    let error = lab.fails();
+    assert_eq!((error.code, error.message), (code, message));
     assert_eq!(lab.next(), Action::Over);
     lab.finish_looking();
 }
@@ -110,6 +122,7 @@ fn commit(task: u32, worker: PeerId) -> Record {
         cost: Cost::default(),
         memoized: false,
         counters: Default::default(),
+        log: Log::default(),
     }
 }
 
@@ -142,6 +155,67 @@ fn a_take_over_keeps_what_was_committed_and_adopts_what_runs() {
     assert!(matches!(lab.next(), Action::Build { .. }));
     assert_eq!(lab.engine.counters().adopted, 2);
     lab.finish_looking();
+}
+
+#[test]
+fn what_committed_attempts_logged_is_in_the_journal_and_in_the_report() {
+    let log = Log { lines: ["one".to_owned(), "two".to_owned()].into(), left_out: 7 };
+    let mut lab = Lab::new(job(1, 0, &[1]));
+    let (worker, key) = lab.one_assigned();
+    lab.report(worker, key, logged(key.0, log.clone()));
+    let committed = lab.appended();
+    lab.said.clear();
+    let text = serde_json::to_string(&committed).expect("a record encodes");
+    assert!(text.contains(r#""log":["one","two"],"log_left_out":7"#), "{text}");
+    let logged_in = |engine: &Engine| {
+        engine.report().tasks[0].commit.as_ref().expect("it is committed").log.clone()
+    };
+    assert_eq!(logged_in(&lab.engine), log);
+
+    let mut plan = job(1, 0, &[1]);
+    plan.epoch = Epoch(2);
+    let read = serde_json::from_str(&text).expect("a record");
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, read];
+    assert_eq!(logged_in(&Lab::recovered(plan, journal).engine), log);
+}
+
+#[test]
+fn a_commit_that_logged_nothing_says_nothing_of_it_and_an_older_journal_is_read() {
+    let text = serde_json::to_string(&commit(0, peer(1))).expect("a record encodes");
+    assert!(!text.contains("log"), "{text}");
+    let read: Record = serde_json::from_str(&text).expect("a record");
+    assert_eq!(read, commit(0, peer(1)));
+}
+
+#[test]
+fn a_job_keeps_logs_as_long_as_it_has_room_also_over_a_take_over() {
+    // Each fills an attempt's room; the job has room for 256.
+    let full = Log { lines: ["x".repeat(LOG_LIMIT - 3)].into(), left_out: 0 };
+    let longer =
+        Log { lines: ["too long".repeat(LOG_LIMIT), "last".to_owned()].into(), left_out: 1 };
+    let logging = |task| match commit(task, peer(1)) {
+        Record::Committed { task, attempt, worker, output, cost, memoized, counters, .. } => {
+            let log = full.clone();
+            Record::Committed { task, attempt, worker, output, cost, memoized, counters, log }
+        }
+        other => other,
+    };
+    let mut plan = job(257, 0, &[2]);
+    plan.epoch = Epoch(2);
+    let epoch = |n| Record::Epoch { epoch: Epoch(n) };
+    let journal = std::iter::once(epoch(1)).chain((0..255).map(logging)).chain([epoch(2)]);
+    let mut lab = Lab::recovered(plan, journal.collect());
+    lab.said.clear();
+    let old = Attempt { epoch: Epoch(1), n: 4 };
+    for (task, log) in [(255, &longer), (256, &full)] {
+        lab.report(peer(1), (TaskId(task), old), logged(TaskId(task), log.clone()));
+        assert_eq!(lab.committed(), TaskId(task));
+    }
+    let report = lab.engine.report();
+    let kept = |task: usize| &report.tasks[task].commit.as_ref().expect("it is committed").log;
+    assert_eq!(kept(254), &full);
+    assert_eq!(kept(255), &Log { lines: ["last".to_owned()].into(), left_out: 2 });
+    assert_eq!(kept(256), &Log { lines: [].into(), left_out: 1 });
 }
 
 #[test]

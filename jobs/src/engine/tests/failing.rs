@@ -186,7 +186,12 @@ fn a_lost_output_is_made_again_elsewhere_and_must_be_the_same() {
     lab.report(
         other,
         (task, attempt),
-        Outcome::Done { output: different, memoized: false, counters: Default::default() },
+        Outcome::Done {
+            output: different,
+            memoized: false,
+            counters: Default::default(),
+            log: Log::default(),
+        },
     );
     let error = lab.fails();
     assert_eq!(error.code, "IPDC-5103");

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ids::{CODEC_RAW, Cid, FileRef, cid_of};
+use crate::log::Log;
 use crate::manifest::{self, Manifest};
 use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Report,
@@ -44,7 +45,13 @@ fn root(text: &str) -> Cid {
 }
 
 fn done(task: TaskId) -> Outcome {
-    Outcome::Done { output: output(task), memoized: false, counters: Default::default() }
+    logged(task, Log::default())
+}
+
+/// A good end whose guests logged.
+fn logged(task: TaskId, log: Log) -> Outcome {
+    let (output, counters) = (output(task), Default::default());
+    Outcome::Done { output, memoized: false, counters, log }
 }
 
 fn output(task: TaskId) -> Payload {
@@ -135,7 +142,7 @@ impl Lab {
 
     fn failed(&mut self, from: PeerId, key: (TaskId, Attempt), class: FailureClass) {
         let (code, message) = ("IPDC-5999".to_owned(), "it broke".to_owned());
-        self.report(from, key, Outcome::Failed { class, code, message, log: Vec::new() });
+        self.report(from, key, Outcome::Failed { class, code, message, log: Log::default() });
     }
 
     fn renew(&mut self, from: PeerId, held: &[(TaskId, Attempt)], running: bool) {

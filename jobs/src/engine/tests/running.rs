@@ -226,9 +226,9 @@ fn a_straggler_gets_a_rival_and_the_first_report_wins() {
 fn counters_count_once_for_a_task_however_often_it_is_reported() {
     let mut lab = Lab::new(job(2, 0, &[2]));
     let counted = |task, count| match done(task) {
-        Outcome::Done { output, memoized, .. } => {
+        Outcome::Done { output, memoized, log, .. } => {
             let counters = [("lines".to_owned(), count)].into();
-            Outcome::Done { output, memoized, counters }
+            Outcome::Done { output, memoized, counters, log }
         }
         other => other,
     };
@@ -270,6 +270,7 @@ fn what_a_memo_knows_goes_to_it_more_at_a_time_until_it_must_run_something() {
                 output: output(key.0),
                 memoized: true,
                 counters: Default::default(),
+                log: Log::default(),
             };
             lab.report(warm, key, outcome);
         }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::faults::{Fault, Planted};
 use super::limits::{BATCH_LIMIT, NAMES_LIMIT, WorkerLimits};
 use crate::ids::{Attempt, Cid, Epoch, JobId, PeerId, TaskId};
+use crate::log::Log;
 use crate::message::{
     Assignment, ControllerNote, Cost, Outcome, Report, ToController, ToWorker, WorkerOrder,
 };
@@ -378,7 +379,8 @@ impl Worker {
             mine.stage = Stage::Waiting;
             if let Some(Remembered { output, counters, bytes_out }) = found {
                 job.attempts.remove(&(task, attempt));
-                let outcome = Outcome::Done { output, memoized: true, counters };
+                let log = Log::default();
+                let outcome = Outcome::Done { output, memoized: true, counters, log };
                 let cost = Cost { bytes_out, ..Cost::default() };
                 self.report(id, Report { task, attempt, outcome, cost });
             }

@@ -42,7 +42,8 @@ fn assign(keys: &[Key]) -> WorkerOrder {
 
 fn done() -> Outcome {
     let output = Payload::Inline(Bytes::from_static(b"out"));
-    Outcome::Done { output, memoized: false, counters: Default::default() }
+    let (counters, log) = (Counters::default(), Log::default());
+    Outcome::Done { output, memoized: false, counters, log }
 }
 
 /// A worker of controllers 1 and 2, who are the roster of every job.
@@ -388,7 +389,7 @@ fn what_was_reported_is_reported_again_after_a_crash() {
         class: FailureClass::Guest,
         code: "IPDC-5999".to_owned(),
         message: "it broke".to_owned(),
-        log: Vec::new(),
+        log: Log::default(),
     };
     lab.finish(1, key(0, 1), Some(done()));
     lab.finish(1, key(1, 1), Some(failed.clone()));
@@ -436,7 +437,8 @@ fn what_the_memo_has_is_reported_at_once_without_a_slot_or_a_record() {
     lab.memo = vec![TaskId(1), TaskId(2)];
     lab.order(1, 1, 1, assign(&[key(1, 1), key(2, 1), key(3, 1)]));
     let output = Payload::Inline(Bytes::from_static(b"out"));
-    let hit = Outcome::Done { output, memoized: true, counters: Counters::default() };
+    let (counters, log) = (Counters::default(), Log::default());
+    let hit = Outcome::Done { output, memoized: true, counters, log };
     assert_eq!(lab.renewed(1).len(), 4, "they are held while the memo is asked");
     assert_eq!(lab.reported(1), [(key(1, 1), hit.clone()), (key(2, 1), hit)]);
     assert_eq!(lab.worker.load(), (1, 1), "the slot is taken: the last one waits");

@@ -105,16 +105,20 @@ fn run(
             Work { config: &config, task: TaskId(n as u32), body: &task.body, inputs: &inputs };
         outputs.push(MapReduce.run(&work, world)?);
     }
-    let last = [(TaskId(tasks.len() as u32 - 1), outputs.pop().unwrap())];
-    let part = MapReduce.finish(&last).unwrap().remove(0);
-    let text = String::from_utf8_lossy(&world.read(&part.file).unwrap()).into_owned();
-    let count = |line: &str| {
-        let (key, count) = line.split_once('\t').unwrap();
-        (key.to_owned(), count.parse().unwrap())
-    };
+    let last_stage = tasks.last().map(|task| task.stage);
+    let numbered = (0..).map(TaskId).zip(outputs);
+    let last: Vec<_> =
+        numbered.filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last_stage).collect();
+    let mut counts = BTreeMap::new();
+    for part in MapReduce.finish(&config, &last)? {
+        for line in String::from_utf8_lossy(&world.read(&part.file).unwrap()).lines() {
+            let (key, count) = line.split_once('\t').unwrap();
+            *counts.entry(key.to_owned()).or_default() += count.parse::<u64>().unwrap();
+        }
+    }
     let skipped = MapReduce.remarks(&last).remove("skipped");
     let skipped = skipped.map(|list| serde_json::from_value(list).unwrap()).unwrap_or_default();
-    Ok(Made { counts: text.lines().map(count).collect(), skipped })
+    Ok(Made { counts, skipped })
 }
 
 fn text(lines: u32) -> Vec<u8> {
@@ -256,6 +260,36 @@ fn records_that_trap_are_left_out_listed_and_not_counted() {
     for few in [0, 1] {
         let error = run(&world, words, most(few), &files[..1]).err().unwrap();
         assert!(matches!(error, TaskError::Failed { code: "IPDC-5301", .. }), "{error}");
+    }
+}
+
+#[test]
+fn so_many_records_may_be_bad_in_a_whole_job_whether_it_reduces_or_not() {
+    let mut world = World::new();
+    world.traps_on = Some(b"poison");
+    let one = |n: u32| [text(n), b"poison\n".to_vec()].concat();
+    let files = [("a", one(10)), ("b", one(20)), ("c", one(30)), ("d", text(40))];
+    let plain = |_: &mut Config| {};
+    let maps_only = |config: &mut Config| {
+        (config.reduce, config.combine, config.partitions) = (None, None, 0);
+    };
+    let top = |config: &mut Config| config.top = Some(1000);
+    let maps_and_top = |config: &mut Config| (maps_only(config), top(config)).1;
+    for shape in [&plain as &dyn Fn(&mut Config), &maps_only, &top, &maps_and_top] {
+        let most = |most| {
+            move |config: &mut Config| {
+                shape(config);
+                config.max_bad_records = most;
+            }
+        };
+        let made = run(&world, words, most(3), &files).unwrap();
+        let shown: Vec<_> = made.skipped.iter().map(|bad| (&*bad.record, bad.offset)).collect();
+        let offset = |n: u32| text(n).len() as u64;
+        let poison = |n| ("poison\n", offset(n));
+        assert_eq!(shown, [poison(10), poison(20), poison(30)], "in the order of the input");
+        // Each task left out one, and might have left out two.
+        let error = run(&world, words, most(2), &files).err().unwrap();
+        assert!(matches!(error, TaskError::Failed { code: "IPDC-5371", .. }), "{error}");
     }
 }
 

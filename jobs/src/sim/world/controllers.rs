@@ -171,7 +171,7 @@ impl World {
         if self.are_faults_on && self.rng.chance(50) {
             self.tally.failed_builds += 1;
             let message = "the disk hiccuped".to_owned();
-            let event = Event::BuildFailed { lost: Vec::new(), fatal: false, message };
+            let event = Event::BuildFailed { lost: Vec::new(), message };
             return self.tell_engine(job, event);
         }
         let id = self.jobs[job].id;
@@ -182,7 +182,7 @@ impl World {
             .collect();
         if !lost.is_empty() {
             let message = "outputs are gone".to_owned();
-            return self.tell_engine(job, Event::BuildFailed { lost, fatal: false, message });
+            return self.tell_engine(job, Event::BuildFailed { lost, message });
         }
         let outputs: Vec<(TaskId, Payload)> =
             outputs.iter().map(|output| (output.task, output.payload.clone())).collect();

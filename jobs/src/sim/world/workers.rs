@@ -3,6 +3,7 @@
 use super::{Happening, Run, RunKey, Wire, World};
 use crate::engine::{Record, Remembered, Worker, WorkerAction, WorkerEvent};
 use crate::ids::{Cid, Epoch, JobId, PeerId, TaskId};
+use crate::log::Log;
 use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Input, Outcome, Payload, ToController,
 };
@@ -232,7 +233,7 @@ impl World {
             class,
             code: "IPDC-5000".to_owned(),
             message: "it failed".to_owned(),
-            log: vec!["a line".to_owned()],
+            log: Log { lines: ["a line".to_owned()].into(), left_out: 0 },
         };
         let Some(job) = self.job_index(id) else { return fail(FailureClass::Worker) };
         if self.jobs[job].draw.poison == Some(assignment.task.0) {
@@ -249,7 +250,8 @@ impl World {
             return fail(if is_missing { FailureClass::Missing } else { FailureClass::Worker });
         }
         let output = work::output_of(body, &inputs);
-        Outcome::Done { output, memoized: false, counters: Default::default() }
+        let (counters, log) = (Default::default(), Log::default());
+        Outcome::Done { output, memoized: false, counters, log }
     }
 
     pub(super) fn stored(
