@@ -44,6 +44,10 @@ impl Listener for Heard {
         self.0.lock().unwrap().push(format!("{name} +{by}"));
         by < 10
     }
+    fn failed_in(&mut self, calls: &[Call]) {
+        let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
+        self.0.lock().unwrap().push(format!("failed in {}", calls.join(" of ")));
+    }
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         if file.cid != cid_of(CODEC_RAW, FILE) {
             let message = "nobody has it".to_owned();
@@ -261,6 +265,16 @@ fn a_trap_names_where_it_was() {
     let (code, message) = bench.fails(&module("unreachable"));
     assert_eq!(code, "IPDC-5301");
     assert!(message.contains("unreachable") && message.contains("inner"), "{message}");
+}
+
+#[test]
+fn a_guest_that_fails_in_any_way_says_in_which_calls() {
+    let mut bench = Bench::new();
+    bench.limits.time_ms = 100;
+    for body in ["unreachable", "(loop (br 0))", "(call $log (i32.const -1) (i32.const 1))"] {
+        let _ = bench.fails(&module(body));
+    }
+    assert_eq!(bench.heard(), ["failed in inner of function 11"; 3]);
 }
 
 #[test]

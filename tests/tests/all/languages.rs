@@ -15,7 +15,7 @@ fn there_is(program: &str) -> bool {
 }
 
 /// Whether the compiler of a language can be had; says so when not.
-fn can_build(language: &str) -> bool {
+pub(crate) fn can_build(language: &str) -> bool {
     let can = match language {
         "c" => there_is("clang") && there_is("wasm-ld"),
         "as" => there_is("npm"),
@@ -128,7 +128,7 @@ fn build(node: &Node, language: &str, source: &str) -> PathBuf {
 }
 
 /// `ipdc new mr NAME` and more, in `dir`.
-fn new(dir: &Path, args: &[&str]) -> Ran {
+pub(crate) fn new(dir: &Path, args: &[&str]) -> Ran {
     Program::new(ipdc()).dir(dir).args(["new", "mr"]).args(args.iter().copied()).run()
 }
 

@@ -117,7 +117,8 @@ fn a_failed_command_is_quoted() {
     let (code, message) = bench.fails(&command("no\\nluck  \\n", &format!("{say} unreachable")));
     assert_eq!(code, "IPDC-5301");
     assert!(message.ends_with("no; luck  "), "{message}");
-    assert_eq!(bench.heard(), ["no", "luck  ", "no", "luck  "]);
+    // Where it failed is known of a fault, and comes after its last words.
+    assert_eq!(bench.heard(), ["no", "luck  ", "no", "luck  ", "failed in function 14"]);
 }
 
 #[test]
