@@ -83,7 +83,7 @@ use crate::message::{ToController, ToWorker, WorkerOrder};
 use faults::Planted;
 use finish::Finish;
 use journal::Journal;
-use state::{Group, Peer, Stage, Task, Timer};
+use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 
 pub use faults::Fault;
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
@@ -122,6 +122,10 @@ pub struct Engine {
     unassigned: bool,
     /// When the job last got further.
     progress_at: Duration,
+    /// The peers on which its code did not fit; none that another covers.
+    outgrown: Vec<Outgrown>,
+    /// Since when all that could run it are too small.
+    too_small_since: Option<Duration>,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -217,6 +221,8 @@ impl Engine {
             timers: BTreeSet::new(),
             unassigned: true,
             progress_at: now,
+            outgrown: Vec::new(),
+            too_small_since: None,
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),

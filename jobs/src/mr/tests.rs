@@ -355,7 +355,7 @@ fn what_does_not_fit_a_small_node_is_no_fault_of_the_job() {
     let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 1 };
     let error = job.run_in(&world, std::slice::from_ref(&line)).unwrap_err();
     let is_the_nodes =
-        matches!(error, TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5356", .. });
+        matches!(error, TaskError::Failed { class: FailureClass::TooSmall, code: "IPDC-5356", .. });
     assert!(is_the_nodes, "{error}");
     let texts = vec![text(60_000, 3)];
     assert_eq!(job.run_in(&world, &texts).unwrap(), naive_word_count(&texts, 1));

@@ -133,7 +133,12 @@ impl ResourceLimiter for MemoryCap {
         }
         // The guest may not go on without: elsewhere it would have had it, and the result may not
         // depend on where it runs. Each run of a command has but one memory, in the place of the last.
-        if self.taken.set(desired as u64) { Ok(true) } else { Err(Interrupted::NoRoom.into()) }
+        let (wanted, room) = (desired as u64, self.taken.room().total());
+        if self.taken.set(wanted) {
+            Ok(true)
+        } else {
+            Err(Interrupted::NoRoom { wanted, room }.into())
+        }
     }
 
     fn table_growing(
@@ -153,7 +158,7 @@ enum Interrupted {
     #[error("late")]
     Late,
     #[error("no room")]
-    NoRoom,
+    NoRoom { wanted: u64, room: u64 },
 }
 
 /// An instance.
@@ -218,13 +223,13 @@ impl Guest for Instance {
     }
 }
 
-/// The node's trouble and not the guest's: another worker may have room.
-fn no_room() -> TaskError {
-    TaskError::Failed {
-        class: FailureClass::Worker,
-        code: "IPDC-5312",
-        message: "this node has not as much memory left as the guest wants".to_owned(),
-    }
+/// The node's trouble and not the guest's: another worker may have room for the `wanted` bytes, or, when
+/// they are more than this one has for all guests, only a larger one.
+fn no_room(wanted: u64, room: u64) -> TaskError {
+    let class = if wanted > room { FailureClass::TooSmall } else { FailureClass::Worker };
+    let message =
+        format!("the guest wants {wanted} bytes of memory; this node has {room} for all guests");
+    TaskError::Failed { class, code: "IPDC-5312", message }
 }
 
 /// What a call's error was about.
@@ -235,7 +240,7 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     let interrupted = error.downcast_ref::<Interrupted>();
     match interrupted {
         Some(Interrupted::Stopped) => return TaskError::Stopped,
-        Some(Interrupted::NoRoom) => return no_room(),
+        Some(Interrupted::NoRoom { wanted, room }) => return no_room(*wanted, *room),
         Some(Interrupted::Late) | None => {}
     }
     state.outlet.listener.failed_in(&trace::calls(error));

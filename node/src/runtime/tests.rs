@@ -317,12 +317,16 @@ fn a_guest_for_which_the_node_has_no_memory_is_the_nodes_failure() {
     let grow = |bytes: u64| module(&format!("(drop (memory.grow (i32.const {})))", bytes >> 16));
     for _ in 0..2 {
         let failed = bench.map(&grow(ROOM), b"input");
-        let Err(TaskError::Failed { class: FailureClass::Worker, code, .. }) = failed else {
+        let Err(TaskError::Failed { class: FailureClass::TooSmall, code, .. }) = failed else {
             panic!("{failed:?}")
         };
         assert_eq!(code, "IPDC-5312");
-        // What one guest had, the next one can have.
-        bench.map(&grow(ROOM / 2), b"input").unwrap();
+        // What one guest had, the next one can have, and not two at a time.
+        let mut one = bench.guest(&grow(ROOM / 2)).unwrap();
+        one.call("map", b"input", &mut |_| Ok(())).unwrap();
+        let failed = bench.map(&grow(ROOM / 2), b"input");
+        let is_busy = matches!(failed, Err(TaskError::Failed { class: FailureClass::Worker, .. }));
+        assert!(is_busy, "{failed:?}");
     }
 }
 
