@@ -103,9 +103,16 @@ impl Bench {
         let file = |bytes: &[u8], len| FileRef { cid: cid_of(CODEC_RAW, bytes), len };
         let given = Given {
             params: Bytes::from_static(b"{\"n\":1}"),
-            files: [("there", file(FILE, 9)), ("lost", file(b"x", 1))]
-                .map(|(name, file)| (name.to_owned(), file))
-                .into(),
+            files: [
+                ("there", 9),
+                ("lost", 1),
+                ("deep/er/there", 9),
+                ("deep/there", 9),
+                ("../there", 9),
+            ]
+            .map(|(name, len)| (name, file(if len == 1 { b"x" } else { FILE }, len)))
+            .map(|(name, file)| (name.to_owned(), file))
+            .into(),
             input: "left".to_owned(),
             mute: false,
         };
