@@ -245,6 +245,8 @@ pub enum FailureClass {
     Worker,
     /// A block that nobody has. Tried again after a while, then the job fails.
     Missing,
+    /// What it needs at once is more memory than the worker ever has for it. Tried on larger ones only.
+    TooSmall,
 }
 
 /// What an attempt cost.

@@ -9,7 +9,13 @@ fn main() {
     say("end", part_of("/job/large", SeekFrom::End(-9), 8));
     say("length", fs::metadata("/job/large").map(|state| state.len()));
     say("beyond the end", part_of("/job/stops", SeekFrom::Start(1 << 40), 1));
-    say("folder", folder());
+    say("folder", folder("/job"));
+    say("folder in it", folder("/job/lists"));
+    say("one of no name", folder("/job/list"));
+    say("in a folder", fs::read_to_string("/job/lists/de/stops"));
+    say("a folder's state", fs::metadata("/job/lists/de").map(|state| state.is_dir()));
+    say("a folder as a file", fs::read("/job/lists"));
+    say("above a folder", fs::read("/job/lists/../stops"));
     say("none", fs::read("/job/none"));
     say("elsewhere", fs::read("/etc/passwd"));
     say("above", fs::read("/job/../job/stops"));
@@ -32,8 +38,8 @@ fn part_of(path: &str, from: SeekFrom, len: u64) -> io::Result<String> {
     Ok(format!("{text} at {at}"))
 }
 
-fn folder() -> io::Result<Vec<String>> {
-    let entries = fs::read_dir("/job")?;
+fn folder(path: &str) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(path)?;
     entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 

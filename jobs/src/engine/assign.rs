@@ -23,7 +23,7 @@ impl Engine {
         let asked = self.plan.manifest.workers.map_or(usize::MAX, |workers| workers as usize);
         let usable = |peer: &PeerId| {
             let known = self.peers.get(peer);
-            known.is_some_and(|p| !p.gone && !p.is_blocked(self.now) && self.fits(p))
+            known.is_some_and(|p| !p.gone && !p.is_blocked(self.now) && self.fit(p).is_ok())
         };
         let mut chosen = self.chosen.clone();
         chosen.retain(usable);
@@ -39,6 +39,12 @@ impl Engine {
             self.rehome();
         }
         self.unassigned = true;
+        if !self.is_too_small_a_swarm() {
+            self.too_small_since = None;
+        } else if self.too_small_since.is_none() {
+            self.too_small_since = Some(self.now);
+            self.watch_for_stall();
+        }
     }
 
     /// Gives every waiting task a home anew.

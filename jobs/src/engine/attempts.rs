@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::faults::Fault;
 use super::finish::Finish;
 use super::limits::back_off;
-use super::state::{Fate, Live, Made, Peer, TaskState, Timer};
+use super::rank::Unfit;
+use super::state::{Fate, Live, Made, Outgrown, Peer, TaskState, Timer};
 use super::types::PeerFacts;
 use super::{Engine, rank};
 use crate::ids::{Attempt, PeerId, TaskId};
@@ -20,6 +21,12 @@ const NO_PROGRESS: &str = "IPDC-5102";
 
 impl Engine {
     pub(super) fn on_note(&mut self, from: PeerId, note: ControllerNote) {
+        if matches!(note, ControllerNote::Renew { .. } | ControllerNote::Report { .. })
+            && let Some(known) = self.peers.get_mut(&from)
+            && std::mem::take(&mut known.is_unwilling)
+        {
+            self.choose();
+        }
         match note {
             ControllerNote::Renew { held, .. } => self.on_renew(from, &held),
             ControllerNote::Report { reports } => {
@@ -52,6 +59,7 @@ impl Engine {
         known.gone = false;
         if came_back {
             known.answered = false;
+            known.is_unwilling = false;
             if known.refusal.take().is_some() {
                 // It refused or was stopping; it may have been set up anew.
                 known.blocked_until = None;
@@ -354,6 +362,7 @@ impl Engine {
     pub(super) fn refuse(&mut self, peer: PeerId, reason: String) {
         if let Some(known) = self.peers.get_mut(&peer) {
             known.refusal = Some(reason);
+            known.is_unwilling = true;
             self.block(peer);
         }
     }
@@ -385,8 +394,33 @@ impl Engine {
         self.choose();
     }
 
-    pub(super) fn fits(&self, peer: &Peer) -> bool {
-        rank::fit(&peer.facts, &self.plan.needs, self.plan.manifest.limits.memory).is_ok()
+    /// The job's code did not fit on `peer`: it goes to larger ones only.
+    pub(super) fn outgrow(&mut self, peer: PeerId, message: String) {
+        let Some(PeerFacts { memory, slots, .. }) = self.peers.get(&peer).map(|known| &known.facts)
+        else {
+            return;
+        };
+        let outgrown = Outgrown { memory: *memory, slots: *slots, message };
+        self.outgrown
+            .retain(|other| other.memory > outgrown.memory || other.slots < outgrown.slots);
+        self.outgrown.push(outgrown);
+        self.choose();
+    }
+
+    /// Whether a peer can work for the job, whatever state it is in.
+    pub(super) fn fit(&self, peer: &Peer) -> Result<(), Unfit> {
+        rank::fit(&peer.facts, &self.plan.needs, self.plan.manifest.limits.memory)?;
+        let is_outgrown = self.outgrown.iter().any(|outgrown| outgrown.covers(&peer.facts));
+        if is_outgrown { Err(Unfit::Outgrown) } else { Ok(()) }
+    }
+
+    /// Whether no peer that would run the job ever can, for want of memory.
+    pub(super) fn is_too_small_a_swarm(&self) -> bool {
+        let is_small =
+            |peer: &Peer| matches!(self.fit(peer), Err(Unfit::TooSmall | Unfit::Outgrown));
+        // Who is away and would do may come back.
+        self.peers.values().all(|peer| peer.is_unwilling || self.fit(peer).is_err())
+            && self.peers.values().any(|peer| !peer.gone && is_small(peer))
     }
 
     /// The driver slept: nobody else is to blame for that time.
@@ -401,6 +435,7 @@ impl Engine {
             peer.down_since = peer.down_since.map(|since| since + by);
         }
         self.progress_at += by;
+        self.too_small_since = self.too_small_since.map(|since| since + by);
     }
 
     /// The job got further.
@@ -409,6 +444,9 @@ impl Engine {
     }
 
     pub(super) fn watch_for_stall(&mut self) {
-        self.timer(self.progress_at + self.plan.limits.stall, Timer::Stall);
+        let limits = &self.plan.limits;
+        let stalled_at = self.progress_at + limits.stall;
+        let given_up_at = self.too_small_since.map(|since| since + limits.too_small);
+        self.timer(given_up_at.map_or(stalled_at, |at| at.min(stalled_at)), Timer::Stall);
     }
 }

@@ -16,6 +16,8 @@ use crate::message::{ControllerNote, ToController, WorkerOrder};
 
 /// The code of a job that made no progress.
 const STALLED: &str = "IPDC-5106";
+/// The code of a job for which no node has enough memory.
+const TOO_SMALL: &str = "IPDC-5108";
 /// The code of a job whose result could not be put together.
 const NOT_BUILT: &str = "IPDC-5107";
 
@@ -330,23 +332,24 @@ impl Engine {
         }
     }
 
-    /// The bound on a job that does not get on: no peer can run it, or none gets round to it.
+    /// The bounds on a job that does not get on: no peer can run it, or none gets round to it.
     pub(super) fn look_at_stall(&mut self) {
         if !matches!(self.finish, Finish::Working) {
             return;
         }
-        if self.now < self.progress_at + self.plan.limits.stall {
+        let (stall, patience) = (self.plan.limits.stall, self.plan.limits.too_small);
+        let is_too_small = self.too_small_since.is_some_and(|since| self.now >= since + patience);
+        if !is_too_small && self.now < self.progress_at + stall {
             self.watch_for_stall();
             return;
         }
         let why = self.why().unwrap_or_else(|| "its workers do not get on".to_owned());
-        let minutes = self.plan.limits.stall.as_secs() / 60;
-        self.fail(
-            STALLED,
-            format!("no progress for {minutes} minutes: {why}"),
-            None,
-            Log::default(),
-        );
+        let (code, what) = if is_too_small {
+            (TOO_SMALL, format!("no node was large enough for {} s", patience.as_secs()))
+        } else {
+            (STALLED, format!("no progress for {} minutes", stall.as_secs() / 60))
+        };
+        self.fail(code, format!("{what}: {why}"), None, Log::default());
     }
 
     /// Tells everybody who may have something of the job that it ended.

@@ -91,6 +91,9 @@ pub struct Limits {
     /// A job that makes no progress at all for this long fails. A day: a laptop that alone can run
     /// it may be closed overnight.
     pub stall: Duration,
+    /// A job fails when for this long each peer that could and would run it by all else had too little
+    /// memory. A minute: a larger node that is about to join does so within seconds.
+    pub too_small: Duration,
     /// After a take-over, how long to wait for what the workers still have before anything is
     /// assigned anew.
     pub adopt: Duration,
@@ -128,6 +131,7 @@ impl Default for Limits {
             straggler_min: Duration::from_secs(2),
             attempt_grace: Duration::from_secs(60),
             stall: Duration::from_secs(24 * 3600),
+            too_small: Duration::from_secs(60),
             adopt: Duration::from_secs(2),
             store_each: Duration::from_secs(60),
             store_all: Duration::from_secs(600),

@@ -83,7 +83,7 @@ use crate::message::{ToController, ToWorker, WorkerOrder};
 use faults::Planted;
 use finish::Finish;
 use journal::Journal;
-use state::{Group, Peer, Stage, Task, Timer};
+use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 
 pub use faults::Fault;
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
@@ -124,6 +124,10 @@ pub struct Engine {
     progress_at: Duration,
     /// Bytes of logs that the job may still keep.
     log_room: usize,
+    /// The peers on which its code did not fit; none that another covers.
+    outgrown: Vec<Outgrown>,
+    /// Since when all that could run it are too small.
+    too_small_since: Option<Duration>,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -220,6 +224,8 @@ impl Engine {
             unassigned: true,
             progress_at: now,
             log_room: limits::JOB_LOG_LIMIT,
+            outgrown: Vec::new(),
+            too_small_since: None,
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::finish::Finish;
-use super::rank::{self, Unfit};
+use super::rank::Unfit;
 use super::state::TaskState;
 use super::types::{CommitReport, JobReport, Phase, Progress, StageProgress, TaskReport};
 use super::{Engine, Peer};
@@ -13,6 +13,8 @@ use crate::message::Counters;
 
 /// The counters of a job that are kept, those of its first tasks: more than fit a screen.
 const JOB_COUNTERS_LIMIT: usize = 256;
+
+const MIB: u64 = 1 << 20;
 
 impl Engine {
     /// How far the job is.
@@ -128,11 +130,11 @@ impl Engine {
         if peer.gone {
             return "away".to_owned();
         }
-        if let Err(unfit) =
-            rank::fit(&peer.facts, &self.plan.needs, self.plan.manifest.limits.memory)
-        {
+        if let Err(unfit) = self.fit(peer) {
             return match unfit {
                 Unfit::Lacks(what) => format!("without {what}"),
+                Unfit::TooSmall => self.too_small(),
+                Unfit::Outgrown => self.outgrown(),
                 Unfit::Refuses(reason) => format!("unwilling ({reason})"),
                 Unfit::NoSlots => "without slots".to_owned(),
             };
@@ -145,6 +147,22 @@ impl Engine {
             },
             None => "not needed".to_owned(),
         }
+    }
+
+    /// What is said of a peer with less memory than the job asks for.
+    fn too_small(&self) -> String {
+        let asked = self.plan.manifest.limits.memory;
+        let there = self.peers.values().filter(|peer| !peer.gone).map(|peer| peer.facts.memory);
+        let most = there.filter(|memory| *memory < asked).max().unwrap_or(0);
+        let (asked, most) = (asked.div_ceil(MIB), most / MIB);
+        format!("too small (`limits.memory` is {asked} MiB, the largest has {most} MiB)")
+    }
+
+    /// What is said of a peer on which the job's code does not fit: what the largest of them said.
+    fn outgrown(&self) -> String {
+        let largest = self.outgrown.iter().max_by_key(|outgrown| outgrown.memory);
+        let why = largest.map(|outgrown| format!(" ({})", outgrown.message));
+        format!("too small{}", why.unwrap_or_default())
     }
 
     /// Who ran what, when and how long, so far.

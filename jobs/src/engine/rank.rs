@@ -27,8 +27,12 @@ pub(super) fn rank(job: &JobId, peer: &PeerId) -> [u8; 32] {
 /// Why a peer cannot work for a job.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unfit {
-    /// It lacks a runtime, a label or memory.
+    /// It lacks a runtime or a label.
     Lacks(String),
+    /// It has less memory than the job asks for.
+    TooSmall,
+    /// It has, as was found out, less memory than the job's code takes.
+    Outgrown,
     /// Its policy, or it said so itself.
     Refuses(String),
     /// It has no slots at all.
@@ -51,7 +55,7 @@ pub(super) fn fit(facts: &PeerFacts, needs: &Needs, memory: u64) -> Result<(), U
         return Err(Unfit::Lacks(format!("the label `{label}`")));
     }
     if memory > Limits::default().memory && facts.memory < memory {
-        return Err(Unfit::Lacks(format!("{} MiB of memory", memory.div_ceil(1 << 20))));
+        return Err(Unfit::TooSmall);
     }
     if facts.slots == 0 {
         return Err(Unfit::NoSlots);
@@ -206,7 +210,7 @@ mod tests {
         let mut needs = Needs::default();
         assert_eq!(fit(&facts, &needs, 256 << 20), Ok(()));
         let lacks = |what: &str| Err(Unfit::Lacks(what.to_owned()));
-        assert_eq!(fit(&facts, &needs, 257 << 20), lacks("257 MiB of memory"));
+        assert_eq!(fit(&facts, &needs, 257 << 20), Err(Unfit::TooSmall));
         assert_eq!(fit(&PeerFacts { memory: 1 << 30, ..facts.clone() }, &needs, 1 << 30), Ok(()));
         needs.labels.insert("fast".to_owned());
         assert_eq!(fit(&facts, &needs, 0), lacks("the label `fast`"));

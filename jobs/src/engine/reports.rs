@@ -236,6 +236,12 @@ impl Engine {
         message: String,
         log: Log,
     ) {
+        if class == FailureClass::TooSmall {
+            // Nothing is wrong with worker or task: it goes where there is more, now or when such a node comes.
+            self.outgrow(worker, message);
+            self.retry(task, self.now);
+            return;
+        }
         let limits = &self.plan.limits;
         let (retry, retry_max) = (limits.retry, limits.retry_max);
         let (guest_tries, other_tries) = (limits.guest_tries, limits.other_tries);
@@ -245,7 +251,7 @@ impl Engine {
                 state.tries.guest += 1;
                 (state.tries.guest, guest_tries)
             }
-            FailureClass::Worker | FailureClass::Missing => {
+            FailureClass::Worker | FailureClass::Missing | FailureClass::TooSmall => {
                 state.tries.other += 1;
                 (state.tries.other, other_tries)
             }
@@ -263,7 +269,7 @@ impl Engine {
                 }
                 self.strike(worker);
             }
-            FailureClass::Missing => {}
+            FailureClass::Missing | FailureClass::TooSmall => {}
         }
         if tries >= most {
             let message = format!("task {task} failed {tries} times, at last with: {message}");

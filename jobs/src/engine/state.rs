@@ -183,6 +183,8 @@ pub(super) struct Peer {
     pub(super) blocked_until: Option<Duration>,
     /// What it said when it refused, while that holds.
     pub(super) refusal: Option<String>,
+    /// Whether it refused when it was last asked.
+    pub(super) is_unwilling: bool,
     /// Attempts it is given beyond its slots because its memo answers.
     pub(super) ahead: usize,
     /// Whether it had to run a task whose output it gave before: its memo is not what it was.
@@ -209,6 +211,7 @@ impl Peer {
             blocks: 0,
             blocked_until: None,
             refusal: None,
+            is_unwilling: false,
             ahead: 0,
             forgot: false,
             last_end: now,
@@ -227,6 +230,23 @@ impl Peer {
 
     pub(super) fn slots(&self) -> usize {
         self.facts.slots as usize
+    }
+}
+
+/// A peer on which the job's code did not fit.
+#[derive(Debug)]
+pub(super) struct Outgrown {
+    pub(super) memory: u64,
+    pub(super) slots: u32,
+    /// What it said.
+    pub(super) message: String,
+}
+
+impl Outgrown {
+    /// Whether the code will not fit on a peer with these facts either: one with no more memory, for
+    /// no fewer attempts at a time.
+    pub(super) fn covers(&self, facts: &PeerFacts) -> bool {
+        facts.memory <= self.memory && facts.slots >= self.slots
     }
 }
 

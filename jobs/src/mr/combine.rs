@@ -136,8 +136,8 @@ impl<'a> Combiner<'a> {
             spilled.extend_from_slice(key);
             encoder.add(&spilled, value, &mut |bytes| file.write(bytes))
         })?;
-        encoder.end(&mut |bytes| file.write(bytes))?;
-        self.spills.push(Source::File(file.finish()?, Vec::new()));
+        let width = encoder.end(&mut |bytes| file.write(bytes))?;
+        self.spills.push(Source::File { file: file.finish()?, holders: Vec::new(), width });
         Ok(())
     }
 }
@@ -183,9 +183,10 @@ impl<'a> OutputWriter<'a> {
     fn go_to(&mut self, partition: u32) -> Result<(), TaskError> {
         let OutputWriter { grouper, encoder, runs } = self;
         grouper.end(&mut |key, value| encoder.add(key, value, &mut |bytes| runs.write(bytes)))?;
-        encoder.end(&mut |bytes| runs.write(bytes))?;
+        let width = encoder.end(&mut |bytes| runs.write(bytes))?;
         while runs.partition() < partition {
-            runs.end_run()?;
+            // Those after the first are empty.
+            runs.end_run(width)?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ pub(super) fn of_the_node(error: TaskError) -> TaskError {
     match error {
         TaskError::Failed { code, message, .. } if TOO_LARGE.contains(&code) => {
             let message = format!("on a node with less memory than the job allows: {message}");
-            TaskError::Failed { class: FailureClass::Worker, code, message }
+            TaskError::Failed { class: FailureClass::TooSmall, code, message }
         }
         other => other,
     }

@@ -72,7 +72,7 @@ pub(super) fn files(body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting
         return Some(vec![(file, Lasting::Kept)]);
     };
     let files = runs.into_iter().filter_map(|run| match run {
-        Run::File(file) => Some((file, Lasting::Scratch)),
+        Run::File(file, _) => Some((file, Lasting::Scratch)),
         Run::Empty | Run::Inline(_) => None,
     });
     Some(files.collect())

@@ -14,6 +14,9 @@ use super::run::{Encoder, Reader, Source, reader_memory};
 /// The fewest runs merged at once, whatever the memory: with fewer, passes multiply.
 const NARROWEST: usize = 4;
 
+/// The fewest where a reader may hold megabytes, for its records are long: it takes two to merge.
+const NARROWEST_OF_WIDE: usize = 2;
+
 /// The most runs merged at once: beyond, a wider merge saves hardly a pass.
 const WIDEST: usize = 1024;
 
@@ -102,6 +105,12 @@ impl Merge {
         Ok(())
     }
 
+    /// Bytes that its readers hold of their runs' blocks and keys.
+    #[cfg(test)]
+    fn held(&self) -> u64 {
+        self.readers.iter().map(Reader::held).sum()
+    }
+
     /// Packed bytes read so far.
     pub(super) fn read(&self) -> u64 {
         self.readers.iter().map(Reader::read).sum()
@@ -163,8 +172,9 @@ pub(super) fn narrow(
             merge.advance()?;
         }
         grouper.end(&mut write)?;
-        encoder.end(&mut |bytes| file.write(bytes))?;
-        sources.splice(at..end, [Source::File(file.finish()?, Vec::new())]);
+        let width = encoder.end(&mut |bytes| file.write(bytes))?;
+        let merged = Source::File { file: file.finish()?, holders: Vec::new(), width };
+        sources.splice(at..end, [merged]);
         at += 1;
     }
     Ok(sources)
@@ -172,25 +182,32 @@ pub(super) fn narrow(
 
 /// Whether `sources` can be merged in `memory` bytes.
 fn fits(sources: &[Source], memory: u64) -> bool {
-    let needed: u64 = sources.iter().map(|source| reader_memory(source.len())).sum();
-    sources.len() <= NARROWEST || (sources.len() <= WIDEST && needed <= memory)
+    let needed: u64 = sources.iter().map(Source::memory).sum();
+    sources.len() <= narrowest(sources) || (sources.len() <= WIDEST && needed <= memory)
+}
+
+fn narrowest(sources: &[Source]) -> usize {
+    let is_wide = sources.iter().any(|source| source.width() > 0);
+    if is_wide { NARROWEST_OF_WIDE } else { NARROWEST }
 }
 
 /// How many of `sources` from `at` on to put into one: two at least, and from there as many as it
 /// takes for the rest to fit, as far as they can be merged in `memory` themselves.
 fn too_many(sources: &[Source], at: usize, memory: u64) -> usize {
-    let mut needed: u64 = sources.iter().map(|source| reader_memory(source.len())).sum();
-    let (mut len, mut own) = (0, 0);
+    let mut needed: u64 = sources.iter().map(Source::memory).sum();
+    let narrowest = narrowest(sources);
+    let (mut len, mut width, mut own) = (0, 0, 0);
     for (many, source) in sources[at..].iter().enumerate() {
         let left = sources.len() - many + 1;
-        let enough = needed + reader_memory(len) <= memory && left <= WIDEST;
-        let full = many >= NARROWEST && own + reader_memory(source.len()) > memory;
+        let enough = needed + reader_memory(len, width) <= memory && left <= WIDEST;
+        let full = many >= narrowest && own + source.memory() > memory;
         if many >= 2 && (enough || full || many == WIDEST) {
             return many;
         }
         len += source.len();
-        own += reader_memory(source.len());
-        needed -= reader_memory(source.len());
+        width = width.max(source.width());
+        own += source.memory();
+        needed -= source.memory();
     }
     sources.len() - at
 }
@@ -247,11 +264,56 @@ mod tests {
     }
 
     #[test]
+    fn long_records_are_merged_in_the_memory_there_is_and_give_the_same() {
+        const MIB: usize = 1 << 20;
+        // Long values, long keys, and a run whose one long record comes last.
+        let records = |run: u8| -> Vec<(Vec<u8>, Vec<u8>)> {
+            let long = |n: u8| [vec![n; 9], vec![run; MIB]].concat();
+            match run % 3 {
+                0 => (0..3).map(|n| (vec![n; 9], long(n))).collect(),
+                1 => (0..3).map(|n| (long(n), vec![run])).collect(),
+                _ => {
+                    (0..200).map(|n| (vec![n], if n < 199 { vec![run] } else { long(n) })).collect()
+                }
+            }
+        };
+        let host = World::new();
+        let in_file = |run: u8| {
+            let mut packed = Vec::new();
+            let mut encoder = Encoder::new().unwrap();
+            let mut out = |bytes: &[u8]| {
+                packed.extend_from_slice(bytes);
+                Ok(())
+            };
+            for (key, value) in records(run) {
+                encoder.add(&key, &value, &mut out).unwrap();
+            }
+            let width = encoder.end(&mut out).unwrap();
+            Source::File { file: host.put(&packed), holders: Vec::new(), width }
+        };
+        let sources: Vec<Source> = (0..15).map(in_file).collect();
+        let all = merged(&sources, &host);
+        for memory in [6 * MIB as u64, 12 * MIB as u64] {
+            let sources = narrow(sources.clone(), memory, How::Pass, &host).unwrap();
+            assert!(sources.len() > 1);
+            let mut merge = Merge::open(&sources, &host).unwrap();
+            let mut most = 0;
+            for (key, value) in &all {
+                assert!(merge.record() == Some((key, value)));
+                most = most.max(merge.held());
+                merge.advance().unwrap();
+            }
+            assert!(merge.record().is_none());
+            assert!(most > 2 * MIB as u64 && most <= memory, "{most} of {memory}");
+        }
+    }
+
+    #[test]
     fn narrowing_merges_no_more_than_it_must() {
         let host = World::new();
         let sources = (0..20_u8).map(|n| run_of(&[(vec![n], vec![])])).collect();
-        let left = narrow(sources, 18 * reader_memory(100), How::Pass, &host).unwrap();
-        let in_files = left.iter().filter(|source| matches!(source, Source::File(..))).count();
+        let left = narrow(sources, 18 * reader_memory(100, 0), How::Pass, &host).unwrap();
+        let in_files = left.iter().filter(|source| matches!(source, Source::File { .. })).count();
         assert_eq!((left.len(), in_files), (18, 1));
     }
 }

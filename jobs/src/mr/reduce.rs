@@ -119,7 +119,7 @@ fn sources(
         if partition == 0 {
             skipped.extend(bad);
         }
-        if let Some(Source::File(run, _)) = &source {
+        if let Some(Source::File { file: run, .. }) = &source {
             makers.push((input.task, *run));
         }
         sources.extend(source);
@@ -139,7 +139,9 @@ fn source(
     let source = match run {
         Run::Empty => None,
         Run::Inline(bytes) => Some(Source::Inline(bytes)),
-        Run::File(file) => Some(Source::File(file, input.holders.clone())),
+        Run::File(file, width) => {
+            Some(Source::File { file, holders: input.holders.clone(), width })
+        }
     };
     Ok((source, skipped))
 }

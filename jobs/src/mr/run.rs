@@ -25,15 +25,19 @@ const BLOCK: usize = 32 << 10;
 /// The longest block: one that was just short of closing, and a record with its numbers.
 const BLOCK_LIMIT: usize = BLOCK + RECORD_LIMIT + 32;
 
-/// What reading one run takes beside what of its file is held: its block, and the key.
-const READER_MEMORY: u64 = 40 << 10;
+/// What reading one run takes beside what it holds: itself, and what it decompresses with.
+const READER_MEMORY: u64 = 8 << 10;
 
 /// What is held of a file that is read through, at most: two blocks of it.
 const HELD: u64 = 2 << 20;
 
-/// Bytes that reading a run of `len` packed bytes takes, about.
-pub(super) fn reader_memory(len: u64) -> u64 {
-    READER_MEMORY + len.min(HELD)
+/// What a reader of a run holds at most where no record is long: a block and a key of it. More is told
+/// with the run.
+const USUAL_WIDTH: u64 = 3 * BLOCK as u64;
+
+/// Bytes that reading a run takes, about, of so many packed bytes and this width (see [`Encoder::end`]).
+pub(super) fn reader_memory(len: u64, width: u64) -> u64 {
+    READER_MEMORY + width.max(BLOCK as u64) + len.min(HELD)
 }
 
 /// zstd's fastest level: a run lives for seconds.
@@ -54,6 +58,9 @@ pub(super) struct Encoder {
     block: Vec<u8>,
     last: Last,
     packed: Vec<u8>,
+    /// The longest block of the run so far, and the longest key.
+    longest_block: usize,
+    longest_key: usize,
     /// Blocks of this run that still go untried.
     untried: u32,
 }
@@ -62,7 +69,8 @@ impl Encoder {
     pub(super) fn new() -> Result<Self, TaskError> {
         let zstd = Compressor::new(LEVEL).map_err(|error| error::compression(&error))?;
         let (block, packed) = (Vec::new(), Vec::new());
-        Ok(Encoder { zstd, block, last: Last::default(), packed, untried: 0 })
+        let last = Last::default();
+        Ok(Encoder { zstd, block, last, packed, longest_block: 0, longest_key: 0, untried: 0 })
     }
 
     /// Appends a record, whose key is not before the last one's.
@@ -81,17 +89,20 @@ impl Encoder {
         }
         self.block.extend_from_slice(&key[shared..]);
         self.block.extend_from_slice(value);
+        self.longest_key = self.longest_key.max(key.len());
         if self.block.len() >= BLOCK { self.close_block(out) } else { Ok(()) }
     }
 
-    /// Ends the run; the next record begins another.
-    pub(super) fn end(&mut self, out: &mut Out<'_>) -> Result<(), TaskError> {
+    /// Ends the run; the next record begins another. The run's width: what a reader of it holds at
+    /// most, a block and a key; or 0, where that is no more than usual.
+    pub(super) fn end(&mut self, out: &mut Out<'_>) -> Result<u64, TaskError> {
         if !self.block.is_empty() {
             self.close_block(out)?;
         }
         // What one run was like says nothing of the next.
         self.untried = 0;
-        Ok(())
+        let longest = [&mut self.longest_block, &mut self.longest_key].map(std::mem::take);
+        Ok(unusual(longest.iter().sum::<usize>() as u64))
     }
 
     fn close_block(&mut self, out: &mut Out<'_>) -> Result<(), TaskError> {
@@ -100,6 +111,7 @@ impl Encoder {
             .map(|len| u32::try_from(len).expect("a block is far below 4 GiB").to_le_bytes());
         out(lengths.as_flattened())?;
         out(packed)?;
+        self.longest_block = self.longest_block.max(self.block.len());
         self.block.clear();
         self.last = Last::default();
         Ok(())
@@ -155,8 +167,14 @@ impl Last {
 pub(super) enum Source {
     /// Here.
     Inline(Bytes),
-    /// In a file, that these peers hold.
-    File(FileRef, Vec<PeerId>),
+    /// In a file.
+    File {
+        file: FileRef,
+        /// Who has it.
+        holders: Vec<PeerId>,
+        /// As [`Encoder::end`] gave it.
+        width: u64,
+    },
 }
 
 impl Source {
@@ -164,9 +182,45 @@ impl Source {
     pub(super) fn len(&self) -> u64 {
         match self {
             Source::Inline(bytes) => bytes.len() as u64,
-            Source::File(file, _) => file.len,
+            Source::File { file, .. } => file.len,
         }
     }
+
+    /// Bytes that a reader of it takes, about.
+    pub(super) fn memory(&self) -> u64 {
+        reader_memory(self.len(), self.width())
+    }
+
+    /// What [`Encoder::end`] says of it.
+    pub(super) fn width(&self) -> u64 {
+        match self {
+            Source::Inline(run) => width_of(run),
+            Source::File { width, .. } => *width,
+        }
+    }
+}
+
+/// The width of a run that is at hand, or somewhat more: its keys are not looked at, and none is longer
+/// than its block.
+pub(super) fn width_of(mut run: &[u8]) -> u64 {
+    let mut longest = 0;
+    while let Some((header, rest)) = run.split_first_chunk() {
+        let [raw, packed] = lengths(header);
+        longest = longest.max(raw as u64);
+        run = rest.get(packed..).unwrap_or_default();
+    }
+    unusual(2 * longest)
+}
+
+/// This width, if it is worth a word.
+fn unusual(width: u64) -> u64 {
+    if width > USUAL_WIDTH { width } else { 0 }
+}
+
+/// The lengths of a block, unpacked and packed.
+fn lengths(header: &[u8; HEADER]) -> [usize; 2] {
+    let [a, b, c, d, e, f, g, h] = *header;
+    [[a, b, c, d], [e, f, g, h]].map(|length| u32::from_le_bytes(length) as usize)
 }
 
 /// Reads a run, one record after the other.
@@ -191,7 +245,7 @@ impl Reader {
     pub(super) fn open(source: &Source, host: &dyn Host) -> Result<Self, TaskError> {
         let (bytes, file): (Box<dyn ReadAt>, _) = match source {
             Source::Inline(bytes) => (Box::new(InMemory(bytes.clone())), None),
-            Source::File(file, holders) => (host.open(file, holders)?, Some(*file)),
+            Source::File { file, holders, .. } => (host.open(file, holders)?, Some(*file)),
         };
         Ok(Reader {
             bytes,
@@ -228,6 +282,12 @@ impl Reader {
     /// Packed bytes read so far.
     pub(super) fn read(&self) -> u64 {
         self.offset
+    }
+
+    /// Bytes of its block and key.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> u64 {
+        (self.stored.len() + self.unpacked.capacity() + self.key.len()) as u64
     }
 
     /// The [`prefix`] of the current key, and its length.
@@ -270,11 +330,7 @@ impl Reader {
             return Ok(false);
         }
         let header = self.read_bytes(HEADER)?;
-        let length = |at: usize| {
-            let bytes = header[at..at + 4].try_into().expect("four bytes were read");
-            u32::from_le_bytes(bytes) as usize
-        };
-        let (raw, packed) = (length(0), length(4));
+        let [raw, packed] = lengths(header[..].try_into().expect("so many bytes were read"));
         if raw == 0 || raw > BLOCK_LIMIT || packed > compress_bound(BLOCK_LIMIT) {
             return Err(error::corrupt("a run"));
         }

@@ -8,7 +8,7 @@ use crate::message::{INLINE_LIMIT, Input, Payload};
 
 use super::bad::Skipped;
 use super::error;
-use super::run::{read_length, read_number, write_number};
+use super::run::{read_length, read_number, width_of, write_number};
 
 /// The version of [`MapOutput`]'s written form.
 const VERSION: u8 = 2;
@@ -76,8 +76,8 @@ pub(super) enum Run {
     Empty,
     /// The run itself.
     Inline(Bytes),
-    /// The file that is the run.
-    File(FileRef),
+    /// The file that is the run, and the run's width.
+    File(FileRef, u64),
 }
 
 impl MapOutput {
@@ -94,12 +94,15 @@ impl MapOutput {
                     write_number(&mut text, bytes.len() as u64);
                     text.extend_from_slice(bytes);
                 }
-                Run::File(file) => {
-                    text.push(2);
+                Run::File(file, width) => {
+                    text.push(if *width == 0 { 2 } else { 3 });
                     let cid = file.cid.to_bytes();
                     write_number(&mut text, cid.len() as u64);
                     text.extend_from_slice(&cid);
                     write_number(&mut text, file.len);
+                    if *width > 0 {
+                        write_number(&mut text, *width);
+                    }
                 }
             }
         }
@@ -133,14 +136,13 @@ impl MapOutput {
                     rest = after;
                     Run::Inline(text.slice_ref(run))
                 }
-                2 => {
+                2 | 3 => {
                     let len = read_length(&mut rest).filter(|len| *len <= CID_LIMIT)?;
                     let (cid, after) = rest.split_at_checked(len)?;
                     rest = after;
-                    Run::File(FileRef {
-                        cid: Cid::try_from(cid).ok()?,
-                        len: read_number(&mut rest)?,
-                    })
+                    let cid = Cid::try_from(cid).ok()?;
+                    let file = FileRef { cid, len: read_number(&mut rest)? };
+                    Run::File(file, if tag == 2 { 0 } else { read_number(&mut rest)? })
                 }
                 _ => return None,
             });
@@ -208,7 +210,7 @@ impl<'a> RunsWriter<'a> {
                 if let Run::Inline(bytes) = run {
                     let mut file = self.host.create(Lasting::Scratch)?;
                     file.write(bytes)?;
-                    *run = Run::File(file.finish()?);
+                    *run = Run::File(file.finish()?, width_of(bytes));
                 }
             }
             let begun = std::mem::take(&mut self.inline);
@@ -232,10 +234,10 @@ impl<'a> RunsWriter<'a> {
         file.write(bytes)
     }
 
-    /// Ends the current partition's run.
-    pub(super) fn end_run(&mut self) -> Result<(), TaskError> {
+    /// Ends the current partition's run, which has this width.
+    pub(super) fn end_run(&mut self, width: u64) -> Result<(), TaskError> {
         let run = if let Some(file) = self.file.take() {
-            Run::File(file.finish()?)
+            Run::File(file.finish()?, width)
         } else if self.inline.is_empty() {
             Run::Empty
         } else {
@@ -317,7 +319,12 @@ mod tests {
     fn output() -> MapOutput {
         let file = FileRef { cid: cid_of(CODEC_RAW, b"x"), len: 1 << 40 };
         MapOutput {
-            runs: vec![Run::Empty, Run::Inline(Bytes::from_static(b"run")), Run::File(file)],
+            runs: vec![
+                Run::Empty,
+                Run::Inline(Bytes::from_static(b"run")),
+                Run::File(file, 0),
+                Run::File(file, 1 << 30),
+            ],
             skipped: Vec::new(),
         }
     }

@@ -244,6 +244,26 @@ fn a_tight_memory_does_spill() {
 }
 
 #[test]
+fn records_of_a_megabyte_under_a_tight_memory_give_what_they_give_anyhow() {
+    // Long keys and long values, in lines of their own.
+    let line = |n: u8, cut: &[u8]| {
+        [&[b'a' + n % 7; 20], cut, &vec![b'a' + n % 26; 1 << 20][..], &[b'a' + n, b'\n']].concat()
+    };
+    let text = |n: u8| [line(n, b" "), line(n + 1, b""), b"short one\n".to_vec()].concat();
+    let texts: Vec<_> = (0..20).map(text).collect();
+    let job = Job { native: index, combine: "", reduce: "sort", partitions: 2 };
+    let mut made = Vec::new();
+    for memory in [1 << 30, 16 << 20] {
+        let mut world = World::new();
+        world.memory = memory;
+        made.push((job.run_in(&world, &texts).unwrap(), world.count()));
+    }
+    let [(roomy, files), (tight, more_files)] = &made[..] else { unreachable!("there are two") };
+    assert!(roomy == tight, "the results differ");
+    assert!(more_files > files, "nothing was merged on the way");
+}
+
+#[test]
 fn without_a_reducer_each_map_writes_what_it_emits_in_the_order_of_the_input() {
     fn echo(_: &str, input: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
         for line in input.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
@@ -355,7 +375,7 @@ fn what_does_not_fit_a_small_node_is_no_fault_of_the_job() {
     let job = Job { native: word_count, combine: "sum", reduce: "sum", partitions: 1 };
     let error = job.run_in(&world, std::slice::from_ref(&line)).unwrap_err();
     let is_the_nodes =
-        matches!(error, TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5356", .. });
+        matches!(error, TaskError::Failed { class: FailureClass::TooSmall, code: "IPDC-5356", .. });
     assert!(is_the_nodes, "{error}");
     let texts = vec![text(60_000, 3)];
     assert_eq!(job.run_in(&world, &texts).unwrap(), naive_word_count(&texts, 1));
@@ -372,7 +392,7 @@ fn a_run_that_nobody_has_is_missing() {
     let output = MapReduce.run(&work, &world).unwrap();
     let payload = MapReduce.pick(&tasks[1], &output);
     let Payload::Inline(text) = &payload else { unreachable!("two runs' names are short") };
-    let (shuffle::Run::File(lost), _) = shuffle::run_of(text, 0, false).unwrap() else {
+    let (shuffle::Run::File(lost, _), _) = shuffle::run_of(text, 0, false).unwrap() else {
         unreachable!("forty thousand words are more than a message holds")
     };
     world.lose(&lost);

@@ -81,8 +81,8 @@ impl Top {
         for (rank, value) in self.kept.into_sorted_vec() {
             encoder.add(&rank, &value, &mut |bytes| runs.write(bytes))?;
         }
-        encoder.end(&mut |bytes| runs.write(bytes))?;
-        runs.end_run()?;
+        let width = encoder.end(&mut |bytes| runs.write(bytes))?;
+        runs.end_run(width)?;
         runs.finish(skipped)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A seed says how many nodes there are, what they are given to do and what goes wrong: messages
 //! lost, doubled, late and out of order; the network split; nodes crashed, frozen, slow, drained,
-//! gone for good; clocks that jump; outputs that vanish. Each node is a real
+//! gone for good; clocks that jump; outputs that vanish; nodes too small for a job. Each node is a real
 //! [`Worker`](crate::engine::Worker), each job a real [`Engine`](crate::engine::Engine) with a
 //! journal that forgets at a crash what was not yet on the disk. Then the faults stop, and every
 //! job must end, with the result that it would have had without them.
@@ -27,7 +27,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::engine::{Counters, Engine, Fault};
 pub use laws::Broken;
-pub use scenario::{JobDraw, Scenario};
+pub use scenario::{JobDraw, Large, Scenario};
 use world::World;
 
 /// What happened in one or more runs.
@@ -58,6 +58,7 @@ pub struct Tally {
     pub drains: u64,
     pub refusals: u64,
     pub failed_attempts: u64,
+    pub misfits: u64,
     pub failed_builds: u64,
     pub failed_stores: u64,
     pub lost_inputs: u64,
@@ -116,6 +117,7 @@ impl Tally {
             drains,
             refusals,
             failed_attempts,
+            misfits,
             failed_builds,
             failed_stores,
             lost_inputs,
@@ -147,6 +149,7 @@ impl Tally {
         self.drains += drains;
         self.refusals += refusals;
         self.failed_attempts += failed_attempts;
+        self.misfits += misfits;
         self.failed_builds += failed_builds;
         self.failed_stores += failed_stores;
         self.lost_inputs += lost_inputs;

@@ -55,6 +55,17 @@ pub struct JobDraw {
     pub cancel: Option<Duration>,
     /// A task whose guest always fails.
     pub poison: Option<u32>,
+    /// What its code needs, if that is more than some nodes have.
+    pub large: Option<Large>,
+}
+
+/// A job that does not fit everywhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Large {
+    /// Whether no node has so much, or those with the most, the job's controller among them.
+    pub is_hopeless: bool,
+    /// Whether the manifest says so, or only who tries finds out.
+    pub is_declared: bool,
 }
 
 impl Scenario {
@@ -114,6 +125,8 @@ impl JobDraw {
             epoch_written: rng.chance(500),
             cancel: rng.chance(60).then(|| rng.millis(0, 20_000)),
             poison: (tasks > 0 && rng.chance(50)).then(|| rng.between(0, tasks - 1) as u32),
+            large: (tasks > 0 && rng.chance(120))
+                .then(|| Large { is_hopeless: rng.chance(500), is_declared: rng.chance(500) }),
         }
     }
 }

@@ -44,7 +44,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { old_orders, old_notes, crashes, controller_crashes, take_overs, .. } = *sum;
     let Tally { scrapped, partitions, clock_jumps, freezes, slow_nodes, wiped_disks, .. } = *sum;
     let Tally { drains, refusals, failed_attempts, failed_builds, failed_stores, .. } = *sum;
-    let Tally { memo_hits, memo_losses, .. } = *sum;
+    let Tally { memo_hits, memo_losses, misfits, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -67,6 +67,7 @@ fn everything_happened(sum: &Tally) {
         ("drains", drains, 200),
         ("refusals", refusals, 100),
         ("failed attempts", failed_attempts, 500),
+        ("attempts on nodes too small for them", misfits, 200),
         ("failed builds", failed_builds, 15),
         ("failed stores", failed_stores, 30),
         ("answers from a memo", memo_hits, 1_000),

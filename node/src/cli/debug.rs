@@ -34,7 +34,7 @@ use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder}
 use crate::controller::SubmitError;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{Listener, Runtime};
+use crate::runtime::{Call, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -80,7 +80,7 @@ impl Debug {
         let bench = Bench {
             client,
             store: open_store(place.path()).await?,
-            runtime: Runtime::new(place.path().join("wasm"), machine::memory()),
+            runtime: Runtime::with_source_lines(place.path().join("wasm"), machine::memory()),
             caller: Caller::new(tokio::runtime::Handle::current(), stop.clone()),
             stop,
             job: work.job,
@@ -273,18 +273,37 @@ impl Host for Bench {
     fn progress(&self, _: u64, _: u64) {}
 }
 
-/// Prints what a guest logs. It wrote these lines: what would steer a terminal is escaped.
+/// Below a backtrace without lines.
+const NO_LINES: &str = "the module does not say where in its source that is; one built with DWARF does: \
+                        docs/guest.md, source lines";
+
+/// Prints what a guest logs, and where it failed. It wrote these lines: what would steer a terminal is escaped.
 struct Ear {
     lines: mpsc::Sender<String>,
     /// How files of the swarm are read.
     remote: Remote,
 }
 
-impl Listener for Ear {
-    fn log(&mut self, line: &str) {
+impl Ear {
+    fn say(&self, line: &str) {
         let line = line.escape_debug().to_string().replace("\\t", "\t");
         // Nobody listens after an interrupt.
         let _ = self.lines.blocking_send(line);
+    }
+}
+
+impl Listener for Ear {
+    fn log(&mut self, line: &str) {
+        self.say(line);
+    }
+
+    fn failed_in(&mut self, calls: &[Call]) {
+        for (n, call) in calls.iter().enumerate() {
+            self.say(&format!("  {} {call}", if n == 0 { "in" } else { "called by" }));
+        }
+        if calls.iter().all(|call| call.place.is_none()) {
+            self.say(NO_LINES);
+        }
     }
 
     fn progress(&mut self, _: u64, _: u64) {}

@@ -6,20 +6,18 @@ use ipdc_jobs::kind::{Given, Guest, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::FailureClass;
 use tokio_util::sync::CancellationToken;
-use wasmtime::{
-    Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace,
-};
+use wasmtime::{Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline};
 
 use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
-use super::{GuestError, Listener};
+use super::{GuestError, Listener, trace};
 
 /// Elements of a guest's tables: function pointers. Large programs have some ten thousand.
 const TABLE_LIMIT: usize = 1 << 20;
 
-/// Calls of a backtrace that are shown.
+/// Functions of a backtrace that an error names.
 const BACKTRACE_LIMIT: usize = 8;
 
 /// What the guest's store holds.
@@ -135,7 +133,12 @@ impl ResourceLimiter for MemoryCap {
         }
         // The guest may not go on without: elsewhere it would have had it, and the result may not
         // depend on where it runs. Each run of a command has but one memory, in the place of the last.
-        if self.taken.set(desired as u64) { Ok(true) } else { Err(Interrupted::NoRoom.into()) }
+        let (wanted, room) = (desired as u64, self.taken.room().total());
+        if self.taken.set(wanted) {
+            Ok(true)
+        } else {
+            Err(Interrupted::NoRoom { wanted, room }.into())
+        }
     }
 
     fn table_growing(
@@ -155,7 +158,7 @@ enum Interrupted {
     #[error("late")]
     Late,
     #[error("no room")]
-    NoRoom,
+    NoRoom { wanted: u64, room: u64 },
 }
 
 /// An instance.
@@ -220,13 +223,13 @@ impl Guest for Instance {
     }
 }
 
-/// The node's trouble and not the guest's: another worker may have room.
-fn no_room() -> TaskError {
-    TaskError::Failed {
-        class: FailureClass::Worker,
-        code: "IPDC-5312",
-        message: "this node has not as much memory left as the guest wants".to_owned(),
-    }
+/// The node's trouble and not the guest's: another worker may have room for the `wanted` bytes, or, when
+/// they are more than this one has for all guests, only a larger one.
+fn no_room(wanted: u64, room: u64) -> TaskError {
+    let class = if wanted > room { FailureClass::TooSmall } else { FailureClass::Worker };
+    let message =
+        format!("the guest wants {wanted} bytes of memory; this node has {room} for all guests");
+    TaskError::Failed { class, code: "IPDC-5312", message }
 }
 
 /// What a call's error was about.
@@ -234,11 +237,15 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     if let Some(failure) = state.outlet.failure.take() {
         return failure;
     }
-    match error.downcast_ref::<Interrupted>() {
+    let interrupted = error.downcast_ref::<Interrupted>();
+    match interrupted {
         Some(Interrupted::Stopped) => return TaskError::Stopped,
-        Some(Interrupted::Late) => return GuestError::Time(state.limits.time_ms).into(),
-        Some(Interrupted::NoRoom) => return no_room(),
-        None => {}
+        Some(Interrupted::NoRoom { wanted, room }) => return no_room(*wanted, *room),
+        Some(Interrupted::Late) | None => {}
+    }
+    state.outlet.listener.failed_in(&trace::calls(error));
+    if interrupted.is_some() {
+        return GuestError::Time(state.limits.time_ms).into();
     }
     if let Some(GuestError::Bounds { what, ptr, len, size }) = error.downcast_ref() {
         return GuestError::Bounds { what, ptr: *ptr, len: *len, size: *size }.into();
@@ -253,13 +260,8 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     GuestError::Trap(format!("{what}{}", backtrace(error))).into()
 }
 
-/// ` in f, called by g`, when the module names its functions.
+/// ` in f, called by g`.
 fn backtrace(error: &wasmtime::Error) -> String {
-    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
-    let names = trace.frames().iter().take(BACKTRACE_LIMIT).map(|frame| match frame.func_name() {
-        Some(name) => name.to_owned(),
-        None => format!("function {}", frame.func_index()),
-    });
-    let names: Vec<_> = names.collect();
+    let names: Vec<_> = trace::functions(error).take(BACKTRACE_LIMIT).collect();
     if names.is_empty() { String::new() } else { format!(" in {}", names.join(", called by ")) }
 }

@@ -9,6 +9,7 @@
 //! | [`side`] | what it may read beside its input: params and side files |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
+//! | [`trace`] | where a guest was when it failed |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
 //!
 //! What a guest computes depends on its module and input alone: no threads, no clock, no
@@ -22,6 +23,7 @@ mod preview1;
 mod room;
 mod side;
 mod ticker;
+mod trace;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -31,12 +33,16 @@ use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
-use wasmtime::{Config, Engine, ExternType, FuncType, Module, OptLevel, ValType};
+use wasmtime::{
+    Config, Engine, ExternType, FuncType, Module, OptLevel, ValType, WasmBacktraceDetails,
+};
 
 use cache::Cache;
 use instance::{MemoryCap, State};
 use room::Room;
 use ticker::Ticker;
+
+pub use trace::{Call, Place};
 
 /// The node's wasm runtime. Clones share it; nothing is set up before the first use.
 #[derive(Clone)]
@@ -47,6 +53,7 @@ pub struct Runtime {
 struct Shared {
     directory: PathBuf,
     room: Room,
+    source: WasmBacktraceDetails,
     machine: OnceLock<Machine>,
 }
 
@@ -71,6 +78,8 @@ pub trait Listener: Send {
     /// Adds what one call counted, of those that ended well; false when its task counts under too
     /// many names.
     fn count(&mut self, counted: Counters) -> bool;
+    /// It failed, in these calls, the innermost first.
+    fn failed_in(&mut self, _calls: &[Call]) {}
 }
 
 /// A guest's fault, or a fault of its module.
@@ -155,8 +164,19 @@ impl Runtime {
     /// whose guests have `memory` bytes together.
     #[must_use]
     pub fn new(directory: PathBuf, memory: u64) -> Self {
+        Self::with(directory, memory, WasmBacktraceDetails::Disable)
+    }
+
+    /// As [`Runtime::new`]; and of a guest that fails, its listener hears where in its source it was,
+    /// if its module says so. A directory of its own: what is kept of a module is more.
+    #[must_use]
+    pub fn with_source_lines(directory: PathBuf, memory: u64) -> Self {
+        Self::with(directory, memory, WasmBacktraceDetails::Enable)
+    }
+
+    fn with(directory: PathBuf, memory: u64, source: WasmBacktraceDetails) -> Self {
         let (room, machine) = (Room::new(memory), OnceLock::new());
-        Runtime { shared: Arc::new(Shared { directory, room, machine }) }
+        Runtime { shared: Arc::new(Shared { directory, room, source, machine }) }
     }
 
     /// A fresh instance of the module `code` (wasm, or wat text), which may read what is `given`.
@@ -201,7 +221,8 @@ impl Runtime {
 
     fn machine(&self) -> &Machine {
         self.shared.machine.get_or_init(|| {
-            let engine = Engine::new(&config()).expect("the settings below go together");
+            let engine = Engine::new(&config(self.shared.source));
+            let engine = engine.expect("the settings below go together");
             Machine {
                 cache: Cache::new(self.shared.directory.clone()),
                 ticker: Ticker::new(engine.clone()),
@@ -212,13 +233,14 @@ impl Runtime {
 }
 
 /// Everything that could make two runs differ is off.
-fn config() -> Config {
+fn config(source: WasmBacktraceDetails) -> Config {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
+        .wasm_backtrace_details(source)
         .wasm_memory64(false)
         .wasm_multi_memory(false);
     config

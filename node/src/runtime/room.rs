@@ -6,12 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes of memory that guests may still take. Clones share them.
 #[derive(Clone)]
 pub(super) struct Room {
+    total: u64,
     left: Arc<AtomicU64>,
 }
 
 impl Room {
     pub(super) fn new(bytes: u64) -> Self {
-        Room { left: Arc::new(AtomicU64::new(bytes)) }
+        Room { total: bytes, left: Arc::new(AtomicU64::new(bytes)) }
+    }
+
+    /// What there is for all of them.
+    pub(super) fn total(&self) -> u64 {
+        self.total
     }
 
     /// What a guest has of it: nothing yet.
@@ -27,6 +33,11 @@ pub(super) struct Share {
 }
 
 impl Share {
+    /// What it is a share of.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
+    }
+
     /// Takes more or gives back, to have `bytes` in all; false, and nothing changes, when there is
     /// not so much.
     pub(super) fn set(&mut self, bytes: u64) -> bool {

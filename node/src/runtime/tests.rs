@@ -45,6 +45,10 @@ impl Listener for Heard {
         heard.extend(counted.iter().map(|(name, by)| format!("{name} +{by}")));
         counted.values().all(|by| *by < 10)
     }
+    fn failed_in(&mut self, calls: &[Call]) {
+        let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
+        self.0.lock().unwrap().push(format!("failed in {}", calls.join(" of ")));
+    }
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         if file.cid != cid_of(CODEC_RAW, FILE) {
             let message = "nobody has it".to_owned();
@@ -100,9 +104,16 @@ impl Bench {
         let file = |bytes: &[u8], len| FileRef { cid: cid_of(CODEC_RAW, bytes), len };
         let given = Given {
             params: Bytes::from_static(b"{\"n\":1}"),
-            files: [("there", file(FILE, 9)), ("lost", file(b"x", 1))]
-                .map(|(name, file)| (name.to_owned(), file))
-                .into(),
+            files: [
+                ("there", 9),
+                ("lost", 1),
+                ("deep/er/there", 9),
+                ("deep/there", 9),
+                ("../there", 9),
+            ]
+            .map(|(name, len)| (name, file(if len == 1 { b"x" } else { FILE }, len)))
+            .map(|(name, file)| (name.to_owned(), file))
+            .into(),
             input: "left".to_owned(),
             mute: false,
         };
@@ -275,6 +286,16 @@ fn a_trap_names_where_it_was() {
 }
 
 #[test]
+fn a_guest_that_fails_in_any_way_says_in_which_calls() {
+    let mut bench = Bench::new();
+    bench.limits.time_ms = 100;
+    for body in ["unreachable", "(loop (br 0))", "(call $log (i32.const -1) (i32.const 1))"] {
+        let _ = bench.fails(&module(body));
+    }
+    assert_eq!(bench.heard(), ["failed in inner of function 11"; 3]);
+}
+
+#[test]
 fn an_endless_loop_ends_at_its_time_limit() {
     let mut bench = Bench::new();
     bench.limits.time_ms = 100;
@@ -314,12 +335,16 @@ fn a_guest_for_which_the_node_has_no_memory_is_the_nodes_failure() {
     let grow = |bytes: u64| module(&format!("(drop (memory.grow (i32.const {})))", bytes >> 16));
     for _ in 0..2 {
         let failed = bench.map(&grow(ROOM), b"input");
-        let Err(TaskError::Failed { class: FailureClass::Worker, code, .. }) = failed else {
+        let Err(TaskError::Failed { class: FailureClass::TooSmall, code, .. }) = failed else {
             panic!("{failed:?}")
         };
         assert_eq!(code, "IPDC-5312");
-        // What one guest had, the next one can have.
-        bench.map(&grow(ROOM / 2), b"input").unwrap();
+        // What one guest had, the next one can have, and not two at a time.
+        let mut one = bench.guest(&grow(ROOM / 2)).unwrap();
+        one.call("map", b"input", &mut |_| Ok(())).unwrap();
+        let failed = bench.map(&grow(ROOM / 2), b"input");
+        let is_busy = matches!(failed, Err(TaskError::Failed { class: FailureClass::Worker, .. }));
+        assert!(is_busy, "{failed:?}");
     }
 }
 

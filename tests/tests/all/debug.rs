@@ -3,7 +3,9 @@
 use std::fs;
 
 use ipdc_tests::job::{guest, many_splits, parts};
-use ipdc_tests::{JOB, JobDir, Node, Swarm};
+use ipdc_tests::{JOB, JobDir, Node, Program, Swarm};
+
+use crate::languages::{can_build, new};
 
 #[test]
 fn a_task_that_trapped_traps_again_at_home_with_its_log_and_the_place() {
@@ -15,8 +17,76 @@ fn a_task_that_trapped_traps_again_at_home_with_its_log_and_the_place() {
     let failed = run.within(JOB).run().failed(1, &["IPDC-5301"]).json();
     let id = failed["job"].as_str().unwrap();
     let debug = node.cli(["job", "debug", id, "0"]).within(JOB).run();
-    let _ =
-        debug.failed(1, &["about to trap", "IPDC-5301", "unreachable", "in fail, called by map"]);
+    let ended = ["IPDC-5301", "unreachable", "in fail, called by map"];
+    let debug = debug.failed(1, &["about to trap", "does not say where in its source"]);
+    let _ = debug.says(&ended);
+}
+
+/// In each language a function that fails, called by another; `here` marks where.
+const FAULTS: [(&str, &str, &str); 3] = [
+    (
+        "rust",
+        "src/lib.rs",
+        "ipdc_guest::map!(lines);
+
+fn lines(text: &[u8]) {
+    check(text.len()); // here
+}
+
+#[inline(never)]
+fn check(len: usize) {
+    assert!(len > 1 << 30); // here
+}
+",
+    ),
+    (
+        "c",
+        "map.c",
+        "#include \"ipdc.h\"
+
+__attribute__((noinline)) static void check(uint32_t len) {
+    if (len < 1u << 30) __builtin_trap(); /* here */
+}
+
+static void lines(ipdc_bytes text) {
+    check(text.len); /* here */
+}
+
+IPDC_MAP(lines)
+",
+    ),
+    (
+        "wasi",
+        "src/main.rs",
+        "fn main() {
+    check(std::env::args().count()); // here
+}
+
+#[inline(never)]
+fn check(count: usize) {
+    assert!(count > 1 << 30); // here
+}
+",
+    ),
+];
+
+#[test]
+fn a_task_that_trapped_shows_the_lines_of_its_source_when_its_module_has_them() {
+    let mut node = Node::first();
+    node.start();
+    for (language, file, source) in FAULTS.into_iter().filter(|fault| can_build(fault.0)) {
+        let _ = new(node.folder(), &[language, "--lang", language]).ok();
+        let job = node.folder().join(language);
+        fs::write(job.join(file), source).unwrap();
+        let _ = Program::new("sh").arg(job.join("build.sh")).arg("-g").within(JOB).run().ok();
+        let failed = node.cli(["run", "mr"]).arg(&job).arg("--json").within(JOB).run();
+        let failed = failed.failed(1, &["IPDC-5301"]).json();
+        let debug = node.cli(["job", "debug", failed["job"].as_str().unwrap(), "0"]);
+        let mut debug = debug.within(JOB).run().failed(1, &["check, ", "called by "]);
+        for (at, _) in source.lines().enumerate().filter(|(_, line)| line.contains("here")) {
+            debug = debug.says(&[&format!("{file}:{}", at + 1)]);
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn there_is(program: &str) -> bool {
 }
 
 /// Whether the compiler of a language can be had; says so when not.
-fn can_build(language: &str) -> bool {
+pub(crate) fn can_build(language: &str) -> bool {
     let can = match language {
         "c" => there_is("clang") && there_is("wasm-ld"),
         "as" => there_is("npm"),
@@ -128,7 +128,7 @@ fn build(node: &Node, language: &str, source: &str) -> PathBuf {
 }
 
 /// `ipdc new mr NAME` and more, in `dir`.
-fn new(dir: &Path, args: &[&str]) -> Ran {
+pub(crate) fn new(dir: &Path, args: &[&str]) -> Ran {
     Program::new(ipdc()).dir(dir).args(["new", "mr"]).args(args.iter().copied()).run()
 }
 
@@ -209,7 +209,8 @@ fn a_program_reads_side_files_at_any_place_and_can_change_nothing() {
     node.start();
     let job = build_program(&node, &guest("files.rs"));
     let toml = "kind = \"mr\"\nmap = \"map.wasm\"\ninput = \"text\"\n\
-        [files]\nstops = \"stops.txt\"\nlarge = \"large.txt\"\n";
+        [files]\nstops = \"stops.txt\"\nlarge = \"large.txt\"\n\
+        \"lists/de/stops\" = \"stops.txt\"\n\"lists/en\" = \"stops.txt\"\n\"../out\" = \"stops.txt\"\n";
     // Its listing takes more room than libraries have at first.
     let long = "n".repeat(200);
     let toml = format!("{toml}{long} = \"stops.txt\"\n");
@@ -220,7 +221,7 @@ fn a_program_reads_side_files_at_any_place_and_can_change_nothing() {
     fs::write(job.join("large.txt"), large).unwrap();
     let out = node.folder().join("out");
     let _ = node.cli(["run", "mr"]).arg(&job).arg("--out").arg(&out).within(JOB).run().ok();
-    // The numbers are WASI's: 8 not open for that, 28 invalid, 44 no such file, 54 not a directory, 69 read-only,
+    // The numbers are WASI's: 8 not open for that, 28 invalid, 31 a directory, 44 no such file, 54 not a directory, 69 read-only,
     // 76 not capable.
     let expected = format!(
         r#"whole	"and\nthe\n"
@@ -228,7 +229,13 @@ lines	400000
 end	"00399999 at 3599991"
 length	3600000
 beyond the end	" at 1099511627776"
-folder	["large", "{long}", "stops"]
+folder	["large", "lists", "{long}", "stops"]
+folder in it	["de", "en"]
+one of no name	Some(44)
+in a folder	"and\nthe\n"
+a folder's state	true
+a folder as a file	Some(31)
+above a folder	Some(76)
 none	Some(44)
 elsewhere	Some(44)
 above	Some(76)

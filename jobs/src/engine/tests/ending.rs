@@ -21,6 +21,76 @@ fn a_job_that_nobody_can_run_waits_with_a_reason_and_not_for_ever() {
     lab.finish_looking();
 }
 
+/// A job that asks for so much memory, in GiB; [`facts`] have one.
+fn asking_for(memory: u64, slots: &[u32]) -> JobPlan {
+    let mut plan = job(2, 0, slots);
+    plan.manifest.limits.memory = memory << 30;
+    plan
+}
+
+#[test]
+fn a_job_too_large_for_every_node_says_so_and_fails_within_a_minute() {
+    let mut lab = Lab::new(asking_for(2, &[1, 1]));
+    assert_eq!(
+        lab.engine.progress().why.as_deref(),
+        Some(
+            "no peer can run this: 3 too small (`limits.memory` is 2048 MiB, the largest has 1024 MiB)"
+        )
+    );
+    lab.wait(59 * S);
+    assert!(lab.said.is_empty());
+    lab.wait(2 * S);
+    let error = lab.fails();
+    assert_eq!(error.code, "IPDC-5108");
+    assert!(error.message.contains("60 s: no peer can run this: 3 too small"), "{error:?}");
+    assert_eq!(lab.next(), Action::Over);
+    lab.finish_looking();
+}
+
+#[test]
+fn a_job_too_large_for_every_node_runs_on_a_larger_one_that_joins_in_time() {
+    let mut lab = Lab::new(asking_for(2, &[1, 1]));
+    lab.wait(59 * S);
+    let large = PeerFacts { memory: 2 << 30, ..facts(2) };
+    lab.tell(Event::PeerUp { peer: peer(7), facts: large });
+    let assigned = lab.assigned();
+    assert!(assigned.len() == 2 && assigned.iter().all(|(worker, _)| *worker == peer(7)));
+    // While it is away it may come back, which is the stall's business.
+    lab.tell(Event::PeerDown { peer: peer(7) });
+    lab.wait(600 * S);
+    assert!(lab.said.is_empty());
+    lab.finish_looking();
+}
+
+#[test]
+fn a_task_that_does_not_fit_a_node_goes_to_larger_ones_alone_and_fails_without() {
+    let mut plan = job(1, 0, &[1, 1, 2]);
+    for (peer, gib) in [(1, 1), (2, 2), (3, 4)] {
+        plan.peers[peer].1.memory = gib << 30;
+    }
+    plan.limits.prefetch = 0;
+    plan.warm.insert(TaskId(0), peer(2));
+    let mut lab = Lab::new(plan);
+    let (worker, key) = lab.one_assigned();
+    assert_eq!(worker, peer(2));
+    lab.failed(worker, key, FailureClass::TooSmall);
+    assert_eq!(lab.settled(), (worker, vec![key]));
+    // The first has less, and needs no try; the third may have more for each of its two attempts.
+    let (worker, key) = lab.one_assigned();
+    assert_eq!(worker, peer(3));
+    assert_eq!(lab.engine.progress().why, None);
+    lab.failed(worker, key, FailureClass::TooSmall);
+    assert_eq!(lab.settled(), (worker, vec![key]));
+    let why = lab.engine.progress().why;
+    assert_eq!(
+        why.as_deref(),
+        Some("no peer can run this: 3 too small (it broke), 1 without slots")
+    );
+    lab.wait(61 * S);
+    assert_eq!(lab.fails().code, "IPDC-5108");
+    assert!(lab.engine.is_over() || !lab.goodbyes().is_empty());
+}
+
 #[test]
 fn a_cancelled_job_ends_cancelled_and_only_once() {
     let mut lab = Lab::new(job(2, 0, &[1]));

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use super::Tally;
 use super::laws::{Broken, Laws};
 use super::rng::Rng;
-use super::scenario::{JobDraw, Scenario};
+use super::scenario::{JobDraw, Large, Scenario};
 use super::work;
 use crate::engine::{
     CheckedManifest, EndState, Engine, Event, Output, Record, Worker, WorkerEvent, WorkerRecord,
@@ -32,7 +32,7 @@ use crate::message::{Assignment, ToController, ToWorker};
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 /// And every node must have forgotten it within this: two of a worker's idle pings.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(1_500);
-/// The memory of every node: enough.
+/// The memory of a large node; half of it is enough for most jobs.
 const MEMORY: u64 = 1 << 30;
 
 /// Something that happens at a certain time.
@@ -71,6 +71,7 @@ enum Wire {
 struct Node {
     id: PeerId,
     slots: u32,
+    memory: u64,
     /// None while it is crashed.
     worker: Option<Worker>,
     /// Counts its starts: what an earlier life began does not reach a later one.
@@ -174,9 +175,12 @@ impl World {
             let id = PeerId::from_multihash(hash).expect("a SHA-256 multihash names a peer");
             self.index.insert(id, n);
             let slots = self.rng.between(1, 4) as u32;
+            let is_controller = self.scenario.jobs.iter().any(|job| job.controller == n);
+            let is_small = self.rng.chance(300) && !is_controller;
             self.nodes.push(Node {
                 id,
                 slots,
+                memory: if is_small { MEMORY / 2 } else { MEMORY },
                 worker: None,
                 life: 0,
                 ahead: self.rng.millis(0, 100_000),
@@ -209,13 +213,16 @@ impl World {
     fn add_job(&mut self, n: usize, draw: JobDraw) {
         let code = cid_of(CODEC_RAW, &self.scenario.seed.to_be_bytes());
         let controller = self.nodes[draw.controller].id;
+        let declared = draw.large.filter(|large| large.is_declared).map(needs);
+        let limits =
+            Limits { memory: declared.unwrap_or(Limits::default().memory), ..Limits::default() };
         let manifest = Manifest {
             v: VERSION,
             kind: "hashing".to_owned(),
             code,
             input: code,
             config: serde_json::Value::Null,
-            limits: Limits::default(),
+            limits,
             memo: true,
             workers: draw.workers,
             submitter: controller,
@@ -445,9 +452,17 @@ impl World {
                 }
                 EndState::Cancelled if job.was_cancelled => self.tally.cancelled += 1,
                 EndState::Failed if job.draw.poison.is_some() => self.tally.failed += 1,
+                EndState::Failed if job.draw.large.is_some_and(|large| large.is_hopeless) => {
+                    self.tally.failed += 1;
+                }
                 state => return Err(Broken::EndedBadly(state, why)),
             }
         }
         Ok(())
     }
+}
+
+/// The memory that such a job's code needs.
+fn needs(large: Large) -> u64 {
+    if large.is_hopeless { 2 * MEMORY } else { MEMORY }
 }

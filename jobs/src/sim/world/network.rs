@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Happening, MEMORY, Wire, World};
+use super::{Happening, Wire, World};
 use crate::engine::{Action, Engine, Event, PeerFacts, WorkerEvent};
 use crate::ids::PeerId;
 use crate::message::{ControllerNote, ToController, ToWorker, WorkerOrder};
@@ -164,7 +164,7 @@ impl World {
             slots: self.nodes[node].slots,
             runtimes: BTreeSet::new(),
             labels: BTreeSet::new(),
-            memory: MEMORY,
+            memory: self.nodes[node].memory,
             refuses: None,
         }
     }

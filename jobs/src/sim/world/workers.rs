@@ -1,6 +1,6 @@
 //! The workers' side: machines that boot and crash, their disks, the attempts they run.
 
-use super::{Happening, Run, RunKey, Wire, World};
+use super::{Happening, Run, RunKey, Wire, World, needs};
 use crate::engine::{Record, Remembered, Worker, WorkerAction, WorkerEvent};
 use crate::ids::{Cid, Epoch, JobId, PeerId, TaskId};
 use crate::log::Log;
@@ -238,6 +238,10 @@ impl World {
         let Some(job) = self.job_index(id) else { return fail(FailureClass::Worker) };
         if self.jobs[job].draw.poison == Some(assignment.task.0) {
             return fail(FailureClass::Guest);
+        }
+        if self.jobs[job].draw.large.is_some_and(|large| needs(large) > self.nodes[node].memory) {
+            self.tally.misfits += 1;
+            return fail(FailureClass::TooSmall);
         }
         if self.are_faults_on && self.rng.chance(self.scenario.failing) {
             self.tally.failed_attempts += 1;

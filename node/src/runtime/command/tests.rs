@@ -117,7 +117,8 @@ fn a_failed_command_is_quoted() {
     let (code, message) = bench.fails(&command("no\\nluck  \\n", &format!("{say} unreachable")));
     assert_eq!(code, "IPDC-5301");
     assert!(message.ends_with("no; luck  "), "{message}");
-    assert_eq!(bench.heard(), ["no", "luck  ", "no", "luck  "]);
+    // Where it failed is known of a fault, and comes after its last words.
+    assert_eq!(bench.heard(), ["no", "luck  ", "no", "luck  ", "failed in function 14"]);
 }
 
 #[test]
@@ -157,9 +158,13 @@ fn the_world_of_a_command_is_the_same_each_time_and_sleeps_pass_at_once() {
 
 /// Opens the path of `path`, at 256, below descriptor `fd`: leaves the error number, and the new descriptor at 16.
 fn open(path: &str, fd: u32, how: u32, rights: u32) -> String {
-    let len = path.len();
+    open_at((256, path.len()), fd, how, rights)
+}
+
+/// [`open`], of a path anywhere.
+fn open_at((at, len): (usize, usize), fd: u32, how: u32, rights: u32) -> String {
     format!(
-        "(call $open (i32.const {fd}) (i32.const 0) (i32.const 256) (i32.const {len}) (i32.const {how})
+        "(call $open (i32.const {fd}) (i32.const 0) (i32.const {at}) (i32.const {len}) (i32.const {how})
             (i64.const {rights}) (i64.const 0) (i32.const 0) (i32.const 16))"
     )
 }
@@ -230,6 +235,15 @@ fn what_cannot_be_opened_is_refused_with_an_error_that_programs_know() {
         ("new", 3, 1, READ, read_only),
         ("there", 3, 1 << 3, READ, read_only),
         ("there", 3, 0, READ | 1 << 6, read_only),
+        ("deep/there", 3, 0, READ, 0),
+        ("./deep//er/there", 3, 0, READ, 0),
+        ("deep", 3, 1 << 1, READ, 0),
+        ("deep/", 3, 0, READ, 0),
+        ("dee", 3, 0, READ, no_entry),
+        ("deep/none", 3, 0, READ, no_entry),
+        ("deep/er/there/x", 3, 0, READ, not_directory),
+        ("deep/../there", 3, 0, READ, not_capable),
+        ("deep/new", 3, 1, READ, read_only),
         ("there", 9, 0, READ, 8),
         ("there", 1, 0, READ, 8),
     ] {
@@ -237,6 +251,26 @@ fn what_cannot_be_opened_is_refused_with_an_error_that_programs_know() {
         let opened = bench.map(&command(path, &body), b"");
         assert!(opened.is_ok(), "`{path}` at {fd}, {how}, {rights}: not {errno}: {opened:?}");
     }
+}
+
+#[test]
+fn a_file_is_opened_from_the_directory_that_it_is_in() {
+    let text = "deep/er/there";
+    let from = |fd: u32, path: &str, errno: i32| {
+        let at = 256 + text.find(path).unwrap();
+        assert_errno(&open_at((at, path.len()), fd, 0, READ), errno)
+    };
+    // Descriptor 4 is `deep`, 5 is `er` in it, and 6 the file in that.
+    let steps = [
+        from(3, "deep", 0),
+        from(4, "er", 0),
+        from(5, "there", 0),
+        from(4, "er/there", 0),
+        from(5, "er/there", 44),
+        from(6, "there", 54),
+    ];
+    let opened = Bench::new().map(&command(text, &steps.concat()), b"");
+    assert!(opened.is_ok(), "{opened:?}");
 }
 
 #[test]

@@ -136,7 +136,8 @@ fn is_directory(process: &Process, fd: u32) -> Done {
     if fd != DIRECTORY_FD {
         return Err(Errno::BadDescriptor.into());
     }
-    Ok(process.world.files.directory(fd)?)
+    process.world.files.directory(fd)?;
+    Ok(())
 }
 
 /// Reads into the pieces of memory listed at `pieces`, until one is not filled.
@@ -276,7 +277,7 @@ fn file_state(entry: Entry<'_>) -> [u8; 64] {
     state
 }
 
-/// Lists the directory from its entry `from` on: `[number of the next u64][inode u64][length of the name u32]
+/// Lists a directory from its entry `from` on: `[number of the next u64][inode u64][length of the name u32]
 /// [type u8][name at 24]` each, the last one cut where the room ends.
 fn list(
     memory: &mut [u8],
@@ -286,19 +287,20 @@ fn list(
     from: u64,
     used: u32,
 ) -> Done {
-    process.world.files.directory(fd)?;
+    let directory = process.world.files.directory(fd)?;
     let room = slice_mut(memory, at, len, "room for `fd_readdir`")?;
     let mut filled = 0;
-    for (entry, next) in files::entries(&process.state.side).zip(1_u64..) {
+    for (entry, next) in files::entries(&process.state.side, directory).zip(1_u64..) {
         if next <= from {
             continue;
         }
+        let name = entry.name();
         let mut listed = [0; 24];
         listed[..8].copy_from_slice(&next.to_le_bytes());
         listed[8..16].copy_from_slice(&entry.inode.to_le_bytes());
-        listed[16..20].copy_from_slice(&(entry.name.len() as u32).to_le_bytes());
+        listed[16..20].copy_from_slice(&(name.len() as u32).to_le_bytes());
         listed[20] = entry.kind as u8;
-        for bytes in [&listed[..], entry.name.as_bytes()] {
+        for bytes in [&listed[..], name.as_bytes()] {
             let fits = bytes.len().min(room.len() - filled);
             room[filled..][..fits].copy_from_slice(&bytes[..fits]);
             filled += fits;
@@ -307,7 +309,7 @@ fn list(
     put(memory, used, &(filled as u32).to_le_bytes())
 }
 
-/// Opens a file, or the directory again, to read.
+/// Opens a file, or a directory, to read.
 fn open(
     memory: &mut [u8],
     process: &mut Process,

@@ -1,9 +1,12 @@
-//! The one directory that a command sees: the job's side files, by their names, to be read.
+//! The one directory that a command sees: the job's side files, by their names, to be read. A name with
+//! slashes is a path through directories below.
 //!
 //! Owns which of them a run has open, and where in each it is. Their bytes come from [`Side`], which streams
 //! them.
 
 use std::collections::BTreeMap;
+
+use ipdc_jobs::ids::FileRef;
 
 use super::{Errno, STDERR};
 use crate::runtime::side::Side;
@@ -31,42 +34,107 @@ pub(super) enum Kind {
 /// What can be asked about.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry<'a> {
-    pub(super) name: &'a str,
+    /// From the first directory on; nothing for that itself.
+    path: &'a str,
     pub(super) kind: Kind,
-    /// Another one for each file: programs tell by it whether two are the same.
+    /// Another one for each: programs tell by it whether two are the same.
     pub(super) inode: u64,
     /// In bytes.
     pub(super) len: u64,
 }
 
-const STREAM: Entry<'_> = Entry { name: "", kind: Kind::Stream, inode: 0, len: 0 };
-const ROOT: Entry<'_> = Entry { name: ".", kind: Kind::Directory, inode: 1, len: 0 };
+const STREAM: Entry<'_> = Entry { path: "", kind: Kind::Stream, inode: 0, len: 0 };
+const ROOT: Entry<'_> = Entry { path: "", kind: Kind::Directory, inode: 1, len: 0 };
 
-/// The files of the directory, in the order of their names. A name with a `/` is not one of a file here.
-pub(super) fn entries(side: &Side) -> impl Iterator<Item = Entry<'_>> {
-    let inodes = ROOT.inode + 1..;
-    let files = side.files().filter(|(name, _)| !name.contains('/'));
-    inodes.zip(files).map(|(inode, (name, file))| Entry {
-        name,
-        kind: Kind::File,
-        inode,
-        len: file.len,
+impl<'a> Entry<'a> {
+    /// What it is called in its directory.
+    pub(super) fn name(&self) -> &'a str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The side file with this index.
+    fn file(path: &'a str, file: &FileRef, index: u32) -> Self {
+        Entry { path, kind: Kind::File, inode: ROOT.inode + 1 + u64::from(index), len: file.len }
+    }
+
+    /// The directory of as many parts as `depth` whose first file has this index.
+    fn directory(path: &'a str, depth: usize, index: u32) -> Self {
+        let inode = (depth as u64) << 32 | u64::from(index);
+        Entry { path, kind: Kind::Directory, inode, len: 0 }
+    }
+}
+
+/// The side files that have a place here, by their names, in the order of these, each with its index. A
+/// name is a path from the directory on; one that is none has no place.
+fn files(side: &Side) -> impl Iterator<Item = (u32, &str, &FileRef)> {
+    let is_path = |name: &str| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    let files = (0..).zip(side.files()).map(|(index, (name, file))| (index, name, file));
+    files.filter(move |(_, name, _)| is_path(name))
+}
+
+/// What is in the directory with this path. Where a file has the name of a directory, that is not shown.
+pub(super) fn entries<'a>(side: &'a Side, directory: &'a str) -> impl Iterator<Item = Entry<'a>> {
+    let depth = parts(directory.as_bytes()).count() + 1;
+    let mut last = "";
+    files(side).filter_map(move |(index, name, file)| {
+        let below = match directory {
+            "" => name,
+            _ => name.strip_prefix(directory)?.strip_prefix('/')?,
+        };
+        let Some((part, _)) = below.split_once('/') else {
+            return Some(Entry::file(name, file, index));
+        };
+        let path = &name[..name.len() - below.len() + part.len()];
+        let is_new = std::mem::replace(&mut last, path) != path;
+        let is_hidden = side.len(path.as_bytes()).is_some();
+        (is_new && !is_hidden).then(|| Entry::directory(path, depth, index))
     })
 }
 
-/// What is at `path`, as seen from the directory.
-fn find<'a>(side: &'a Side, path: &[u8]) -> Result<Entry<'a>, Errno> {
-    let parts = || path.split(|&byte| byte == b'/');
-    if path.starts_with(b"/") || parts().any(|part| part == b"..") {
+/// The names that a path goes through.
+fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".")
+}
+
+/// What is at `path`, as seen from the directory with the path `from`.
+fn find<'a>(side: &'a Side, from: &str, path: &[u8]) -> Result<Entry<'a>, Errno> {
+    if path.starts_with(b"/") || parts(path).any(|part| part == b"..") {
         return Err(Errno::NotCapable);
     }
-    let mut names = parts().filter(|part| !part.is_empty() && *part != b".");
-    let Some(name) = names.next() else {
-        return if path.is_empty() { Err(Errno::NoEntry) } else { Ok(ROOT) };
-    };
-    let file = entries(side).find(|entry| entry.name.as_bytes() == name);
-    let file = file.ok_or(Errno::NoEntry)?;
-    if names.next().is_some() { Err(Errno::NotDirectory) } else { Ok(file) }
+    if path.is_empty() {
+        return Err(Errno::NoEntry);
+    }
+    at(side, || parts(from.as_bytes()).chain(parts(path)))
+}
+
+/// What is at the path that has these parts.
+fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
+    side: &'a Side,
+    wanted: impl Fn() -> P,
+) -> Result<Entry<'a>, Errno> {
+    let depth = wanted().count();
+    if depth == 0 {
+        return Ok(ROOT);
+    }
+    let mut is_below_a_file = false;
+    for (index, name, file) in files(side) {
+        let own = name.split('/').count();
+        let is_same = |shared: usize| {
+            name.split('/').map(str::as_bytes).take(shared).eq(wanted().take(shared))
+        };
+        if !is_same(own.min(depth)) {
+            continue;
+        }
+        if own == depth {
+            return Ok(Entry::file(name, file, index));
+        }
+        if own > depth {
+            let below: usize = name.split('/').skip(depth).map(|part| part.len() + 1).sum();
+            return Ok(Entry::directory(&name[..name.len() - below], depth, index));
+        }
+        is_below_a_file = true;
+    }
+    Err(if is_below_a_file { Errno::NotDirectory } else { Errno::NoEntry })
 }
 
 /// What a run has open beside its streams, by descriptor.
@@ -76,7 +144,8 @@ pub(super) struct Files {
 }
 
 enum Open {
-    Directory,
+    /// The one with this path.
+    Directory(String),
     File(Cursor),
 }
 
@@ -89,7 +158,7 @@ pub(super) struct Cursor {
 
 impl Default for Files {
     fn default() -> Self {
-        let open = BTreeMap::from([(DIRECTORY_FD, Open::Directory)]);
+        let open = BTreeMap::from([(DIRECTORY_FD, Open::Directory(String::new()))]);
         Files { open, were_opened: false }
     }
 }
@@ -100,8 +169,8 @@ impl Files {
         match self.open.get(&fd) {
             None if fd <= STDERR => Ok(STREAM),
             None => Err(Errno::BadDescriptor),
-            Some(Open::Directory) => Ok(ROOT),
-            Some(Open::File(cursor)) => find(side, cursor.name.as_bytes()),
+            Some(Open::Directory(path)) => at(side, || parts(path.as_bytes())),
+            Some(Open::File(cursor)) => at(side, || parts(cursor.name.as_bytes())),
         }
     }
 
@@ -112,14 +181,13 @@ impl Files {
         path: &[u8],
         side: &'a Side,
     ) -> Result<Entry<'a>, Errno> {
-        self.directory(fd)?;
-        find(side, path)
+        find(side, self.directory(fd)?, path)
     }
 
-    /// Checks that `fd` is the directory.
-    pub(super) fn directory(&self, fd: u32) -> Result<(), Errno> {
+    /// The path of the directory `fd`.
+    pub(super) fn directory(&self, fd: u32) -> Result<&str, Errno> {
         match self.open.get(&fd) {
-            Some(Open::Directory) => Ok(()),
+            Some(Open::Directory(path)) => Ok(path),
             Some(Open::File(_)) => Err(Errno::NotDirectory),
             None => Err(Errno::BadDescriptor),
         }
@@ -129,7 +197,7 @@ impl Files {
     pub(super) fn cursor(&mut self, fd: u32) -> Result<&mut Cursor, Errno> {
         match self.open.get_mut(&fd) {
             Some(Open::File(cursor)) => Ok(cursor),
-            Some(Open::Directory) => Err(Errno::IsDirectory),
+            Some(Open::Directory(_)) => Err(Errno::IsDirectory),
             None => Err(Errno::BadDescriptor),
         }
     }
@@ -141,9 +209,10 @@ impl Files {
         }
         let is_free = |fd: &u32| !self.open.contains_key(fd);
         let fd = (DIRECTORY_FD..).find(is_free).ok_or(Errno::TooManyOpen)?;
+        let path = entry.path.to_owned();
         let open = match entry.kind {
-            Kind::File => Open::File(Cursor { name: entry.name.to_owned(), at: 0 }),
-            Kind::Directory | Kind::Stream => Open::Directory,
+            Kind::File => Open::File(Cursor { name: path, at: 0 }),
+            Kind::Directory | Kind::Stream => Open::Directory(path),
         };
         self.open.insert(fd, open);
         self.were_opened = true;
