@@ -68,6 +68,15 @@ pub struct Assignment {
     pub holders: Vec<PeerId>,
 }
 
+/// A file that a later task of the job will read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The file.
+    pub file: FileRef,
+    /// Peers that hold it, best first.
+    pub holders: Vec<PeerId>,
+}
+
 /// From a job's controller to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToWorker {
@@ -113,6 +122,12 @@ pub enum WorkerOrder {
         roots: Vec<Cid>,
         /// Peers that hold them.
         holders: Vec<PeerId>,
+    },
+    /// A later task that reads these will most likely run there: fetch them when there is room. No
+    /// answer is due.
+    Fetch {
+        /// The files.
+        files: Vec<Wanted>,
     },
     /// The job ended: stop its attempts, forget it, free its scratch files. Repeated until
     /// [`ControllerNote::Gone`].

@@ -35,6 +35,9 @@ impl Engine {
         chosen.extend(others.into_iter().take(room).map(|(_, peer)| peer));
         let has_changed = chosen != self.chosen;
         self.chosen = chosen;
+        if has_changed {
+            self.early.forget_homes();
+        }
         if has_changed || !self.homeless.is_empty() {
             self.rehome();
         }
@@ -88,13 +91,7 @@ impl Engine {
             let stage = self.spec(task).stage;
             let stage_homes = homes.remove(&stage);
             let mut stage_homes = stage_homes.unwrap_or_else(|| self.homes_of(stage));
-            let spec = self.spec(task);
-            let affinity = spec.affinity.unwrap_or_else(|| self.own_affinity(task));
-            let (weight, allowed) = (spec.weight.max(1), |peer: &PeerId| self.may_run(task, peer));
-            let warm = self.warm(task).filter(allowed);
-            let home = warm
-                .and_then(|peer| stage_homes.take(peer, weight))
-                .or_else(|| stage_homes.place(&affinity, weight, allowed));
+            let home = self.place(task, &mut stage_homes);
             homes.insert(stage, stage_homes);
             match home.and_then(|home| self.peers.get_mut(&home)) {
                 Some(peer) => peer.queue.insert(task),
@@ -103,6 +100,16 @@ impl Engine {
             self.task_mut(task).waiting = Some(Waiting { home, since: self.now });
             self.unassigned = true;
         }
+    }
+
+    /// The home of a task among `homes` of its stage.
+    pub(super) fn place(&self, task: TaskId, homes: &mut Homes) -> Option<PeerId> {
+        let spec = self.spec(task);
+        let affinity = spec.affinity.unwrap_or_else(|| self.own_affinity(task));
+        let (weight, allowed) = (spec.weight.max(1), |peer: &PeerId| self.may_run(task, peer));
+        let warm = self.warm(task).filter(allowed);
+        let taken = warm.and_then(|peer| homes.take(peer, weight));
+        taken.or_else(|| homes.place(&affinity, weight, allowed))
     }
 
     /// Takes a task out of its queue.
@@ -131,7 +138,7 @@ impl Engine {
     }
 
     /// The homes of a stage, loaded with what its tasks already mean for each worker.
-    fn homes_of(&self, stage: u16) -> Homes {
+    pub(super) fn homes_of(&self, stage: u16) -> Homes {
         let mut loads: BTreeMap<PeerId, u64> = BTreeMap::new();
         for (spec, task) in self.plan.tasks.iter().zip(&self.tasks) {
             if spec.stage != stage {

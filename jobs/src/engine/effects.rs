@@ -149,6 +149,7 @@ impl Engine {
             .flat_map(|group| group.consumers.iter().copied())
             .collect();
         self.enqueue(&freed);
+        self.announce(task);
         self.unassigned = true;
     }
 

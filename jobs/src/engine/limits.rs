@@ -12,6 +12,10 @@ use crate::log::LOG_LIMIT;
 /// [`MESSAGE_LIMIT`](crate::message::MESSAGE_LIMIT).
 pub const BATCH_LIMIT: usize = 16;
 
+/// Files that a hint to fetch early names: few enough that hints come soon, and that not a message is
+/// sent for each output.
+pub(super) const HINTS_BATCH: usize = 8;
+
 /// Attempts named in one `Revoke`, `Settled` or `Renew`: some 80 bytes each.
 pub(super) const NAMES_LIMIT: usize = 1024;
 

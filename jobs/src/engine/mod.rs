@@ -50,6 +50,7 @@
 //! | `state` | what an engine knows |
 //! | `rank` | who works for a job, where a task is at home |
 //! | `assign` | queues, giving out, stealing, stragglers |
+//! | `early` | outputs that travel while other tasks still run |
 //! | `attempts` | renewals, leases, time-outs, peers that go |
 //! | `reports` | what follows from the end of an attempt |
 //! | `journal` | records on their way to the disk; what each changes is in `effects` |
@@ -60,6 +61,7 @@
 
 mod assign;
 mod attempts;
+mod early;
 mod effects;
 mod faults;
 mod finish;
@@ -80,6 +82,7 @@ use std::time::Duration;
 use crate::ids::{Attempt, Epoch, JobId, PeerId, TaskId};
 use crate::kind::TaskSpec;
 use crate::message::{ToController, ToWorker, WorkerOrder};
+use early::Early;
 use faults::Planted;
 use finish::Finish;
 use journal::Journal;
@@ -128,6 +131,7 @@ pub struct Engine {
     outgrown: Vec<Outgrown>,
     /// Since when all that could run it are too small.
     too_small_since: Option<Duration>,
+    early: Early,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -226,6 +230,7 @@ impl Engine {
             log_room: limits::JOB_LOG_LIMIT,
             outgrown: Vec::new(),
             too_small_since: None,
+            early: Early::default(),
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),

@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::engine::Runtime;
 use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
-use crate::kind::{Host, JobFiles, Kind, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work};
+use crate::kind::{
+    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work,
+};
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
@@ -34,6 +36,11 @@ impl Kind for Hashing {
 
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
         Err(PlanError::Unfit("the simulator plans by itself".to_owned()))
+    }
+
+    fn output_files(&self, _: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
+        let file = FileRef { cid: cid_of(CODEC_RAW, output), len: output.len() as u64 };
+        Some(vec![(file, Lasting::Scratch)])
     }
 
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, admit, memo};
+use super::{Parts, admit, early, memo};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
@@ -55,6 +55,7 @@ pub(super) fn start(
     job: JobId,
     assignment: Assignment,
     manifest: FileRef,
+    early: early::Fetched,
     events: mpsc::Sender<WorkerEvent>,
 ) -> Running {
     let stop = CancellationToken::new();
@@ -63,7 +64,7 @@ pub(super) fn start(
         let started = Instant::now();
         let (task, attempt) = (assignment.task, assignment.attempt);
         let desk = Arc::new(Desk::new(parts, job, assignment, stop, events.clone()));
-        let result = run(&desk, manifest).await;
+        let result = run(&desk, manifest, &early).await;
         let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
         let outcome = desk.outcome(result);
         let _ = events.send(WorkerEvent::Finished { job, task, attempt, outcome, cost }).await;
@@ -71,7 +72,11 @@ pub(super) fn start(
     running
 }
 
-async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> {
+async fn run(
+    desk: &Arc<Desk>,
+    manifest: FileRef,
+    early: &early::Fetched,
+) -> Result<Payload, TaskError> {
     let manifest = admit::manifest(&desk.parts, desk.job, manifest, &desk.assignment.holders)
         .await
         .map_err(|refusal| failed(FailureClass::Worker, refusal.code(), refusal.to_string()))?;
@@ -84,6 +89,9 @@ async fn run(desk: &Arc<Desk>, manifest: FileRef) -> Result<Payload, TaskError> 
             format!("the list of inputs cannot be read: {error}"),
         )
     })?;
+    if !inputs.is_empty() {
+        desk.came_early.store(early.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
     let kind = kind::find(&manifest.kind).ok_or_else(|| {
         failed(
             FailureClass::Worker,
@@ -137,6 +145,8 @@ struct Desk {
     counters: Mutex<Counters>,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    /// Bytes fetched for it, and maybe others that read outputs, before it began.
+    came_early: AtomicU64,
     /// What fetches for this attempt; the first one asks the assignment's holders.
     sessions: Mutex<Vec<Session>>,
     said: Mutex<Option<Instant>>,
@@ -162,6 +172,7 @@ impl Desk {
             counters: Mutex::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            came_early: AtomicU64::new(0),
             sessions: Mutex::default(),
             said: Mutex::default(),
         }
@@ -176,7 +187,8 @@ impl Desk {
             wall_ms: 0,
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            fetched: self.sessions().iter().map(Session::fetched).sum(),
+            fetched: self.came_early.load(Ordering::Relaxed)
+                + self.sessions().iter().map(Session::fetched).sum::<u64>(),
         }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! [`Worker`] is a handle to one task that owns the pure machine
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
-//! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`memo`] what was
-//! made here before; [`admit`] says for whom this node works; [`room`] divides its memory.
+//! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`early`] fetches
+//! what later ones will read; [`memo`] is what was made here before; [`admit`] says for whom this
+//! node works; [`room`] divides its memory.
 
 mod admit;
 mod attempt;
+mod early;
 mod memo;
 mod room;
 
@@ -24,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub use admit::{Policy, Refusal};
 use attempt::Running;
+use early::Early;
 pub use room::Room;
 
 use crate::blocks::Blocks;
@@ -106,6 +109,7 @@ impl Worker {
             events: events_out,
             records,
             running: HashMap::new(),
+            early: HashMap::new(),
             controllers: BTreeMap::new(),
             load: load_out,
         };
@@ -145,6 +149,7 @@ struct Desk {
     events: mpsc::Sender<WorkerEvent>,
     records: mpsc::UnboundedSender<(u64, WorkerRecord)>,
     running: HashMap<Key, Running>,
+    early: HashMap<JobId, Early>,
     controllers: BTreeMap<JobId, PeerId>,
     load: watch::Sender<Load>,
 }
@@ -214,14 +219,20 @@ impl Desk {
                 }
                 WorkerAction::Start { job, assignment, manifest } => {
                     let key = (job, assignment.task, assignment.attempt);
+                    let early = self.early.get(&job).map(|early| Arc::clone(early.fetched()));
                     let running = attempt::start(
                         Arc::clone(&self.parts),
                         job,
                         assignment,
                         manifest,
+                        early.unwrap_or_default(),
                         self.events.clone(),
                     );
                     self.running.insert(key, running);
+                }
+                WorkerAction::Fetch { job, files } => {
+                    let start = || Early::start(Arc::clone(&self.parts), job);
+                    self.early.entry(job).or_insert_with(start).want(files);
                 }
                 WorkerAction::Stop { job, task, attempt } => {
                     if let Some(running) = self.running.get(&(job, task, attempt)) {
@@ -241,8 +252,14 @@ impl Desk {
                 }
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);
+                    let early = self.early.remove(&job);
                     self.controllers.remove(&job);
-                    tokio::spawn(async move { attempt::forget(&parts, job).await });
+                    tokio::spawn(async move {
+                        if let Some(early) = early {
+                            early.end().await;
+                        }
+                        attempt::forget(&parts, job).await;
+                    });
                 }
             }
         }

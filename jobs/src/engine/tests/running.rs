@@ -1,6 +1,9 @@
 //! Work is given out, done and committed.
 
 use super::*;
+use crate::engine::limits::HINTS_BATCH;
+use crate::kind::Kind as _;
+use crate::message::Wanted;
 
 #[test]
 fn a_job_of_one_task_runs_to_its_end() {
@@ -90,6 +93,66 @@ fn with_three_workers_each_runs_a_quarter_of_25_tasks() {
     }
     assert!(ran.values().all(|count| *count >= 7), "{ran:?}");
     assert_eq!(ran.values().sum::<usize>(), 25);
+}
+
+#[test]
+fn where_an_output_will_be_read_is_told_while_others_are_made() {
+    let mut lab = Lab::new(job(25, 3, &[2, 2, 2]));
+    let mut makers: BTreeMap<Cid, PeerId> = BTreeMap::new();
+    let mut told: BTreeMap<PeerId, BTreeSet<Cid>> = BTreeMap::new();
+    let mut readers: BTreeMap<PeerId, BTreeSet<Cid>> = BTreeMap::new();
+    while let Some(action) = lab.said.pop_front() {
+        let (to, body) = match action {
+            Action::Append { seq, .. } => {
+                lab.tell(Event::Appended { seq });
+                continue;
+            }
+            Action::Build { .. } => break,
+            Action::Send { to, message } => (to, message.body),
+            other => panic!("unexpected {other:?}"),
+        };
+        match body {
+            WorkerOrder::Fetch { files } => {
+                assert!(readers.is_empty(), "a hint after all outputs are there");
+                for Wanted { file, holders } in files {
+                    assert_eq!(holders, [makers[&file.cid]], "who has it is named");
+                    assert_ne!(holders, [to], "who made it has it");
+                    assert!(told.entry(to).or_default().insert(file.cid), "told twice");
+                }
+            }
+            WorkerOrder::Assign { assignments, .. } => {
+                for Assignment { task, attempt, inputs, .. } in assignments {
+                    let Payload::Inline(inputs) = inputs else { panic!("short inputs") };
+                    let inputs: Vec<Input> = serde_json::from_slice(&inputs).unwrap();
+                    for Input { payload, .. } in &inputs {
+                        let Payload::Inline(text) = payload else { panic!("short outputs") };
+                        readers.entry(to).or_default().insert(cid_of(CODEC_RAW, text));
+                    }
+                    if inputs.is_empty() {
+                        for consumer in 25..28 {
+                            let consumer = lab.engine.spec(TaskId(consumer));
+                            let picked = Hashing.pick(consumer, &output(task));
+                            let Payload::Inline(text) = picked else { panic!("short outputs") };
+                            makers.insert(cid_of(CODEC_RAW, &text), to);
+                        }
+                        lab.now += 30 * MS;
+                    }
+                    lab.good(to, (task, attempt));
+                }
+            }
+            _ => {}
+        }
+    }
+    let told_of: usize = told.values().map(BTreeSet::len).sum();
+    let here = |(peer, read): (&PeerId, &BTreeSet<Cid>)| {
+        read.iter().filter(|cid| makers[*cid] == *peer).count()
+    };
+    let elsewhere = 25 * 3 - readers.iter().map(here).sum::<usize>();
+    assert!(told_of + 3 * HINTS_BATCH > elsewhere, "{told_of} of {elsewhere} were told of");
+    for (peer, files) in told {
+        let read = &readers[&peer];
+        assert!(files.is_subset(read), "{peer} was told of files that others read");
+    }
 }
 
 #[test]

@@ -266,7 +266,9 @@ impl Worker {
                 self.jobs.insert(job, known);
                 self.actions.push(WorkerAction::CheckManifest { job, manifest, from });
             }
-            WorkerOrder::Revoke { .. } | WorkerOrder::Settled { .. } => {}
+            WorkerOrder::Revoke { .. }
+            | WorkerOrder::Settled { .. }
+            | WorkerOrder::Fetch { .. } => {}
         }
     }
 
@@ -339,6 +341,11 @@ impl Worker {
                 self.report_soon(id);
             }
             WorkerOrder::Store { roots, holders, .. } => self.store(id, roots, holders),
+            WorkerOrder::Fetch { files } => {
+                if !self.draining {
+                    self.actions.push(WorkerAction::Fetch { job: id, files });
+                }
+            }
             WorkerOrder::End => self.leave(id, Some(from)),
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
 use crate::message::{
-    Assignment, Cost, Counters, Outcome, Payload, Report, ToController, ToWorker,
+    Assignment, Cost, Counters, Outcome, Payload, Report, ToController, ToWorker, Wanted,
 };
 
 /// What happened on or to this node. Events may come in any order, any number of times.
@@ -128,6 +128,13 @@ pub enum WorkerAction {
         assignments: Vec<Assignment>,
         /// The job's manifest.
         manifest: FileRef,
+    },
+    /// Fetch these for tasks that come later, if there is room: whether it is done is not asked.
+    Fetch {
+        /// The job.
+        job: JobId,
+        /// The files.
+        files: Vec<Wanted>,
     },
     /// Run the attempt; say [`WorkerEvent::Finished`] when it ended, however it did.
     Start {

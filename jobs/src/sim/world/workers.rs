@@ -103,6 +103,8 @@ impl World {
                 WorkerAction::Start { job, assignment, .. } => {
                     self.start_run(node, job, assignment)?;
                 }
+                // A hint: here bytes take no time.
+                WorkerAction::Fetch { .. } => {}
                 WorkerAction::Stop { job, task, attempt } => {
                     let run = (job, task, attempt);
                     if let Some(running) = self.nodes[node].running.get_mut(&run) {
