@@ -1,7 +1,12 @@
 //! What map-reduce offers beside counting, over several nodes.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+
 use ipdc_tests::job::{many_splits, parts, words_wat};
-use ipdc_tests::{JobDir, Swarm, root};
+use ipdc_tests::text::Text;
+use ipdc_tests::{JobDir, Node, Swarm, alone, root};
 
 #[test]
 fn the_most_frequent_words_are_those_of_a_native_count() {
@@ -37,4 +42,35 @@ fn ranges_and_with_them_the_result_do_not_depend_on_the_number_of_nodes() {
         swarm[0].job_done(&job)["result"].clone()
     };
     assert_eq!(result(1), result(3));
+}
+
+#[test]
+fn outputs_travel_to_where_they_will_be_read_while_others_are_made() {
+    let _alone = alone();
+    let swarm = Swarm::of(3);
+    let input = swarm[0].folder().join("texts");
+    fs::create_dir(&input).unwrap();
+    for n in 0..36 {
+        // Its words are too many for a message.
+        fs::write(input.join(format!("{n:02}.txt")), Text::make(n, 60_000)).unwrap();
+    }
+    let job_dir = JobDir::words(1_000_000, 3);
+    let job = swarm[0].submit(job_dir.path(), input.to_str().unwrap());
+    let held = |node: &Node| -> BTreeSet<OsString> {
+        let files = fs::read_dir(node.home().join("scratch").join(&job)).into_iter().flatten();
+        files.map(|file| file.unwrap().file_name()).collect()
+    };
+    swarm[0].job_until(&job, "an output on two nodes before all are made", |view| {
+        let [a, b, c] = [0, 1, 2].map(|node| held(&swarm[node]));
+        let shared = !(a.is_disjoint(&b) && b.is_disjoint(&c) && a.is_disjoint(&c));
+        let maps = &view["stages"][0];
+        assert!(maps["total"].is_null() || maps["done"] != maps["total"], "all are made: {view:#}");
+        shared
+    });
+    let done = swarm[0].job_done(&job);
+    let report = swarm[0].cli(["cat", done["report"].as_str().unwrap()]).run().ok().json();
+    let tasks = report["tasks"].as_array().unwrap();
+    let fetched = tasks.iter().filter(|task| task["stage"] == "reduce");
+    let fetched = fetched.map(|task| task["commit"]["cost"]["fetched"].as_u64().unwrap());
+    assert!(fetched.sum::<u64>() > 0, "what came early is counted: {report:#}");
 }
