@@ -123,7 +123,8 @@ fn where_an_output_will_be_read_is_told_while_others_are_made() {
             WorkerOrder::Assign { assignments, .. } => {
                 for Assignment { task, attempt, inputs, .. } in assignments {
                     let Payload::Inline(inputs) = inputs else { panic!("short inputs") };
-                    let inputs: Vec<Input> = serde_json::from_slice(&inputs).unwrap();
+                    let inputs: Vec<Input> =
+                        serde_json::from_slice(&inputs).expect("inputs are JSON");
                     for Input { payload, .. } in &inputs {
                         let Payload::Inline(text) = payload else { panic!("short outputs") };
                         readers.entry(to).or_default().insert(cid_of(CODEC_RAW, text));
