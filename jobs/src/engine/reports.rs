@@ -236,12 +236,6 @@ impl Engine {
         message: String,
         log: Log,
     ) {
-        if class == FailureClass::TooSmall {
-            // Nothing is wrong with worker or task: it goes where there is more, now or when such a node comes.
-            self.outgrow(worker, message);
-            self.retry(task, self.now);
-            return;
-        }
         let limits = &self.plan.limits;
         let (retry, retry_max) = (limits.retry, limits.retry_max);
         let (guest_tries, other_tries) = (limits.guest_tries, limits.other_tries);
@@ -249,28 +243,32 @@ impl Engine {
         let (tries, most) = match class {
             FailureClass::Guest => {
                 state.tries.guest += 1;
+                state.avoid.insert(worker);
+                state.failed_on.insert(worker);
                 (state.tries.guest, guest_tries)
             }
-            FailureClass::Worker | FailureClass::Missing | FailureClass::TooSmall => {
-                state.tries.other += 1;
-                (state.tries.other, other_tries)
-            }
-        };
-        if class != FailureClass::Missing {
-            state.avoid.insert(worker);
-        }
-        match class {
-            FailureClass::Guest => {
-                state.failed_on.insert(worker);
-            }
             FailureClass::Worker => {
+                state.tries.other += 1;
+                state.avoid.insert(worker);
+                let tries = state.tries.other;
                 if let Some(known) = self.peers.get_mut(&worker) {
                     known.fault = Some(code.clone());
                 }
                 self.strike(worker);
+                (tries, other_tries)
             }
-            FailureClass::Missing | FailureClass::TooSmall => {}
-        }
+            FailureClass::Missing => {
+                state.tries.other += 1;
+                (state.tries.other, other_tries)
+            }
+            FailureClass::TooSmall => {
+                // Nothing is wrong with worker or task: it goes where there is more, now or when such a
+                // node comes.
+                self.outgrow(worker, message);
+                self.retry(task, self.now);
+                return;
+            }
+        };
         if tries >= most {
             let message = format!("task {task} failed {tries} times, at last with: {message}");
             self.fail(&code, message, Some(task), log);
