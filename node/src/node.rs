@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ipdc_jobs::engine;
 use ipdc_jobs::ids::PeerId;
-use ipdc_jobs::manifest;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -26,7 +25,8 @@ use crate::home::{Home, HomeError};
 use crate::machine::{self, Sampler};
 use crate::post::Post;
 use crate::runtime::Runtime;
-use crate::state::{Db, StateError};
+use crate::state::{Db, StateError, pause};
+use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::identity::{self, IdentityError, SwarmKey};
 use crate::swarm::membership::{Membership, MembershipError};
@@ -109,9 +109,10 @@ pub struct Node {
     /// Its work for jobs.
     pub worker: Worker,
     post: Post,
+    db: Db,
     home: PathBuf,
     run_info: RunInfo,
-    facts: watch::Receiver<PeerFacts>,
+    facts: watch::Sender<PeerFacts>,
     started: Instant,
     stop: CancellationToken,
     stopped: CancellationToken,
@@ -149,14 +150,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let room = Room::divide(machine::memory(), machine::cpus(), config.node.slots);
-    let policy = Policy {
-        members: config.policy.members.iter().copied().collect(),
-        limits: manifest::Limits {
-            memory: config.limits.memory.bytes(),
-            time_ms: u64::try_from(config.limits.time.as_millis()).unwrap_or(u64::MAX),
-            output: config.limits.output.bytes(),
-        },
-    };
+    let policy = Policy::new(&config);
     let mut sampler = Sampler::new(home.path());
     let mut first_facts = PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -165,6 +159,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         runtimes: policy.offered(),
         labels: config.node.labels.clone(),
         slots: room.slots,
+        paused: pause::since(&db).await?.is_some(),
         ..PeerFacts::default()
     };
     sampler.sample(&mut first_facts);
@@ -208,11 +203,12 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         room,
         policy,
+        facts: told.clone(),
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
         post: post.clone(),
-        db,
+        db: db.clone(),
         memo,
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
@@ -239,9 +235,10 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         controller,
         worker,
         post: post.clone(),
+        db,
         home: home.path().to_owned(),
         run_info,
-        facts: told.clone(),
+        facts: facts.clone(),
         started,
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
@@ -373,6 +370,7 @@ impl Node {
             jobs: JobCounts { running: count(JobState::Running), queued: count(JobState::Queued) },
             working_for: self.working_for(),
             disk: self.blocks.pins().du().await?.into(),
+            paused: self.facts.borrow().paused,
             draining: self.stop.is_cancelled(),
         })
     }
@@ -405,6 +403,27 @@ impl Node {
         let options = InviteOptions { ttl, uses, owner: request.owner, may_invite: false };
         let token = self.swarm.invite(options).await?;
         Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
+    }
+
+    /// Takes no new attempts from now on, also when started again, until [`Node::resume`]. What runs
+    /// may end.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub async fn pause(&self) -> Result<(), NodeError> {
+        pause::set(&self.db, Some(now_ms())).await?;
+        self.facts.send_modify(|facts| facts.paused = true);
+        Ok(())
+    }
+
+    /// Takes attempts again.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub async fn resume(&self) -> Result<(), NodeError> {
+        pause::set(&self.db, None).await?;
+        self.facts.send_modify(|facts| facts.paused = false);
+        Ok(())
     }
 
     /// Begins to stop.
@@ -456,7 +475,7 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
         runtimes: runtimes.collect(),
         labels: facts.labels.iter().cloned().collect(),
         memory: facts.memory,
-        refuses: None,
+        refuses: facts.paused.then(|| "it is paused".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipdc_jobs::engine::JobError;
+use ipdc_jobs::engine::{JobError, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
@@ -78,6 +78,9 @@ pub struct Status {
     pub disk: Usage,
     /// True once it was asked to stop.
     pub draining: bool,
+    /// Whether its user paused it: it takes no new attempts.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Jobs that a node controls and that have not ended.
@@ -461,6 +464,9 @@ pub struct JobView {
     pub waiting: Option<String>,
     /// What its submitter should know.
     pub notes: Vec<String>,
+    /// The workers that would not work for it, and what each said last; the first few.
+    #[serde(default)]
+    pub refusals: Vec<Refusal>,
     /// The directory of its outputs, when done.
     #[serde(with = "cid_text::option")]
     pub result: Option<Cid>,

@@ -183,6 +183,8 @@ pub(super) struct Peer {
     pub(super) blocked_until: Option<Duration>,
     /// What it said when it refused, while that holds.
     pub(super) refusal: Option<String>,
+    /// What it said when it last did, for the user.
+    pub(super) last_refusal: Option<String>,
     /// Attempts it is given beyond its slots because its memo answers.
     pub(super) ahead: usize,
     /// Whether it had to run a task whose output it gave before: its memo is not what it was.
@@ -209,6 +211,7 @@ impl Peer {
             blocks: 0,
             blocked_until: None,
             refusal: None,
+            last_refusal: None,
             ahead: 0,
             forgot: false,
             last_end: now,

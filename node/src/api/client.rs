@@ -217,6 +217,24 @@ impl Client {
         Ok(())
     }
 
+    /// Has the node take no new attempts.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn pause(&self) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["pause"], &Empty {}).await?;
+        Ok(())
+    }
+
+    /// Has the node take attempts again.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn resume(&self) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["resume"], &Empty {}).await?;
+        Ok(())
+    }
+
     /// Asks the node to drain and exit.
     ///
     /// # Errors

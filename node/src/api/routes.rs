@@ -39,6 +39,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/peers", get(peers))
         .route("/invites", post(invite))
         .route("/revocations", post(revoke))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
         .route("/stop", post(stop))
         .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
         .route("/dirs", post(add_dir))
@@ -74,6 +76,16 @@ async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answ
 
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Empty> {
     node.swarm.revoke(request.peer_id).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn pause(State(node): Shared) -> Answer<Empty> {
+    node.pause().await?;
+    Ok(Json(Empty {}))
+}
+
+async fn resume(State(node): Shared) -> Answer<Empty> {
+    node.resume().await?;
     Ok(Json(Empty {}))
 }
 

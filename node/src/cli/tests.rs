@@ -24,6 +24,8 @@ fn the_spelling_that_users_were_promised_is_understood() {
         "start --bootstrap /ip4/10.0.0.1/tcp/4001 /ip4/10.0.0.2/tcp/4001",
         "stop --yes",
         "status --json",
+        "pause",
+        "resume",
         "id",
         "invite --ttl 1h --uses 3 --owner ada",
         "join ipdc1-x",

@@ -500,6 +500,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         workers_asked: manifest.workers,
         waiting: None,
         notes,
+        refusals: vec![],
         result: None,
         report: None,
         error: None,

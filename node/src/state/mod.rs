@@ -12,6 +12,7 @@ pub mod chunks;
 pub mod jobs;
 pub mod members;
 pub mod memo;
+pub mod pause;
 pub mod pins;
 
 use std::path::Path;
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
 const MIGRATIONS: &[&str] =
-    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA];
+    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA, pause::SCHEMA];
 
 /// The tables of the memo's file.
 const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];

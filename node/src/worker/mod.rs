@@ -3,27 +3,33 @@
 //! [`Worker`] is a handle to one task that owns the pure machine
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
 //! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`memo`] what was
-//! made here before; [`admit`] says for whom this node works; [`room`] divides its memory.
+//! made here before; [`admit`] reads what a job claims and [`policy`] says whether this node works for
+//! it; [`room`] divides its memory.
 
 mod admit;
 mod attempt;
 mod memo;
+mod policy;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Timelike as _;
 use ipdc_jobs::engine::{
-    CheckedManifest, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord,
+    CheckedManifest, Grant, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits,
+    WorkerRecord,
 };
 use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
 use ipdc_jobs::message::ToWorker;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use admit::{Policy, Refusal};
+use admit::Claim;
+pub use admit::Refusal;
 use attempt::Running;
+pub use policy::{Now, Policy};
 pub use room::Room;
 
 use crate::blocks::Blocks;
@@ -31,6 +37,7 @@ use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
 use crate::state::{self, Db, StateError};
+use crate::swarm::facts::PeerFacts;
 use crate::swarm::{Swarm, SwarmEvent};
 
 /// Events that wait for the machine: ends and progress of the attempts that run, a few each.
@@ -47,6 +54,9 @@ pub struct Parts {
     pub room: Room,
     /// For whom it works.
     pub policy: Policy,
+    /// What is now: whether the node is paused, how busy its machine is. It is looked at again each
+    /// time this changes.
+    pub facts: watch::Receiver<PeerFacts>,
     /// Who is a member.
     pub swarm: Swarm,
     /// Blocks.
@@ -92,6 +102,7 @@ impl Worker {
         let recovered =
             recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         let (events_out, events) = mpsc::channel(EVENT_LIMIT);
+        let (checks, checked) = mpsc::channel(EVENT_LIMIT);
         let (load_out, load) = watch::channel(Load::default());
         let drain = events_out.clone();
         let started = Instant::now();
@@ -105,11 +116,13 @@ impl Worker {
             started,
             events: events_out,
             records,
+            checks,
+            judged: BTreeMap::new(),
             running: HashMap::new(),
-            controllers: BTreeMap::new(),
             load: load_out,
         };
-        tokio::spawn(desk.run(actions, events, mail, swarm));
+        let inbox = Inbox { events, checked, mail, swarm };
+        tokio::spawn(desk.run(actions, inbox));
         Ok(Worker { drain, load, remembered })
     }
 
@@ -144,65 +157,133 @@ struct Desk {
     started: Instant,
     events: mpsc::Sender<WorkerEvent>,
     records: mpsc::UnboundedSender<(u64, WorkerRecord)>,
+    checks: mpsc::Sender<Check>,
+    /// The jobs that the machine has, as far as their manifests are checked.
+    judged: BTreeMap<JobId, Judged>,
     running: HashMap<Key, Running>,
-    controllers: BTreeMap<JobId, PeerId>,
     load: watch::Sender<Load>,
 }
 
+/// What a job claims, once its manifest was looked at.
+type Check = (JobId, Result<Claim, Refusal>);
+
+/// A job's claim, and what the policy said to it last.
+struct Judged {
+    claim: Claim,
+    verdict: Result<Grant, String>,
+}
+
+/// What reaches the desk.
+struct Inbox {
+    events: mpsc::Receiver<WorkerEvent>,
+    checked: mpsc::Receiver<Check>,
+    mail: mpsc::Receiver<(PeerId, ToWorker)>,
+    swarm: mpsc::Receiver<SwarmEvent>,
+}
+
 impl Desk {
-    async fn run(
-        mut self,
-        actions: Vec<WorkerAction>,
-        mut events: mpsc::Receiver<WorkerEvent>,
-        mut mail: mpsc::Receiver<(PeerId, ToWorker)>,
-        mut swarm: mpsc::Receiver<SwarmEvent>,
-    ) {
+    async fn run(mut self, actions: Vec<WorkerAction>, mut inbox: Inbox) {
+        let mut facts = self.parts.facts.clone();
         self.carry_out(actions);
         loop {
             let wake = self.machine.next_wake().map(|at| self.started + at);
             let event = tokio::select! {
-                Some(event) = events.recv() => event,
-                Some((from, message)) = mail.recv() => WorkerEvent::Message { from, message },
-                Some(event) = swarm.recv() => match event {
+                Some(event) = inbox.events.recv() => event,
+                Some((from, message)) = inbox.mail.recv() => WorkerEvent::Message { from, message },
+                Some((job, claim)) = inbox.checked.recv() => self.judge_claim(job, claim),
+                Ok(()) = facts.changed() => {
+                    self.judge_again();
+                    continue;
+                }
+                Some(event) = inbox.swarm.recv() => match event {
                     SwarmEvent::Up(peer) => WorkerEvent::PeerUp { peer },
-                    SwarmEvent::Down(peer) => WorkerEvent::PeerDown { peer },
+                    SwarmEvent::Down(peer) => {
+                        // It may have been cut off.
+                        self.judge_again();
+                        WorkerEvent::PeerDown { peer }
+                    }
                     SwarmEvent::Facts(_) => continue,
                 },
                 () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => WorkerEvent::Tick,
                 else => return,
             };
-            match &event {
-                WorkerEvent::Finished { job, task, attempt, .. } => {
-                    self.running.remove(&(*job, *task, *attempt));
-                }
-                WorkerEvent::ManifestChecked { job, checked: Ok(CheckedManifest { roster }) } => {
-                    self.controllers.extend(roster.first().map(|first| (*job, *first)));
-                }
-                _ => {}
-            }
-            let actions = self.machine.apply(self.started.elapsed(), event);
-            self.carry_out(actions);
-            self.load.send_if_modified(|load| {
-                let now = Load {
-                    running: self.running.len() as u32,
-                    jobs: held(&self.running, &self.controllers),
-                };
-                let changed = *load != now;
-                *load = now;
-                changed
-            });
+            self.apply(event);
         }
+    }
+
+    fn apply(&mut self, event: WorkerEvent) {
+        if let WorkerEvent::Finished { job, task, attempt, .. } = &event {
+            self.running.remove(&(*job, *task, *attempt));
+        }
+        let checked = match &event {
+            WorkerEvent::ManifestChecked { job, .. } => Some(*job),
+            _ => None,
+        };
+        let actions = self.machine.apply(self.started.elapsed(), event);
+        self.carry_out(actions);
+        if let Some(job) = checked
+            && !self.machine.jobs().any(|known| known == job)
+        {
+            self.judged.remove(&job);
+        }
+        self.load.send_if_modified(|load| {
+            let now = Load {
+                running: self.running.len() as u32,
+                jobs: held(&self.running, &self.judged),
+            };
+            let changed = *load != now;
+            *load = now;
+            changed
+        });
+    }
+
+    /// What the policy says to a job whose manifest was looked at.
+    fn judge_claim(&mut self, job: JobId, claim: Result<Claim, Refusal>) -> WorkerEvent {
+        let checked = claim.map_err(|refusal| refusal.to_string()).and_then(|claim| {
+            let verdict = self.judge(&claim);
+            let roster = claim.roster.clone();
+            self.judged.insert(job, Judged { claim, verdict: verdict.clone() });
+            verdict.map(|grant| CheckedManifest { roster, grant })
+        });
+        WorkerEvent::ManifestChecked { job, checked }
+    }
+
+    /// Tells the machine where the policy has another answer by now.
+    fn judge_again(&mut self) {
+        let mut changed = Vec::new();
+        for (job, Judged { claim, verdict }) in &self.judged {
+            let now = self.judge(claim);
+            if now != *verdict {
+                changed.push((*job, claim.clone()));
+            }
+        }
+        for (job, claim) in changed {
+            let event = self.judge_claim(job, Ok(claim));
+            self.apply(event);
+        }
+    }
+
+    fn judge(&self, claim: &Claim) -> Result<Grant, String> {
+        let Parts { me, policy, facts, swarm, .. } = &*self.parts;
+        let stranger = || Refusal::Stranger(claim.submitter).to_string();
+        let owner = swarm.owner(claim.submitter).ok_or_else(stranger)?;
+        let (paused, others) = {
+            let facts = facts.borrow();
+            (facts.paused, facts.cpu_others)
+        };
+        let time = chrono::Local::now();
+        let now = Now { me: *me, paused, minute: time.hour() * 60 + time.minute(), others };
+        policy.judge(claim, &owner, &now).map_err(|refusal| refusal.to_string())
     }
 
     fn carry_out(&mut self, actions: Vec<WorkerAction>) {
         for action in actions {
             match action {
                 WorkerAction::CheckManifest { job, manifest, from } => {
-                    let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    let (parts, checks) = (Arc::clone(&self.parts), self.checks.clone());
                     tokio::spawn(async move {
-                        let checked = admit::check(&parts, job, manifest, from).await;
-                        let checked = checked.map_err(|refusal| refusal.to_string());
-                        let _ = events.send(WorkerEvent::ManifestChecked { job, checked }).await;
+                        let claim = admit::claim(&parts, job, manifest, from).await;
+                        let _ = checks.send((job, claim)).await;
                     });
                 }
                 WorkerAction::Recall { job, assignments, manifest } => {
@@ -241,7 +322,7 @@ impl Desk {
                 }
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);
-                    self.controllers.remove(&job);
+                    self.judged.remove(&job);
                     tokio::spawn(async move { attempt::forget(&parts, job).await });
                 }
             }
@@ -249,13 +330,16 @@ impl Desk {
     }
 }
 
-/// The jobs that attempts run for, each with its controller and how many.
+/// The jobs that attempts run for, each with its first controller and how many.
 fn held(
     running: &HashMap<Key, Running>,
-    controllers: &BTreeMap<JobId, PeerId>,
+    judged: &BTreeMap<JobId, Judged>,
 ) -> Vec<(JobId, PeerId, u32)> {
     let count = |job: JobId| running.keys().filter(|key| key.0 == job).count() as u32;
-    let held = controllers.iter().map(|(job, controller)| (*job, *controller, count(*job)));
+    let held = judged.iter().filter_map(|(job, judged)| {
+        let controller = judged.claim.roster.first()?;
+        Some((*job, *controller, count(*job)))
+    });
     held.filter(|(_, _, attempts)| *attempts > 0).collect()
 }
 

@@ -1,0 +1,102 @@
+//! For whom a node works, and when: what it refuses is done elsewhere, and the job says why.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use ipdc_tests::job::many_splits;
+use ipdc_tests::{JobDir, Node, SOON, Swarm, alone, eventually};
+
+/// Rounds a line that make one small split take about half a second.
+const BURN: u32 = 100_000_000;
+
+/// The peers that ran a task of an ended job.
+fn workers(node: &Node, done: &Value) -> BTreeSet<String> {
+    let report = node.cli(["cat", done["report"].as_str().unwrap()]).run().ok().json();
+    let tasks = report["tasks"].as_array().unwrap();
+    tasks.iter().map(|task| task["commit"]["worker"].as_str().unwrap().to_owned()).collect()
+}
+
+/// What `node` hears of `peer`: whether it is paused.
+fn is_paused(node: &Node, peer: &str) -> bool {
+    let peers = node.api().get("/peers").ok();
+    let peer = peers.as_array().unwrap().iter().find(|known| known["peer_id"] == peer).cloned();
+    peer.unwrap_or_else(|| panic!("no such peer in {peers:#}"))["facts"]["paused"] == true
+}
+
+#[test]
+fn what_one_node_refuses_another_does_and_the_job_says_who_refused_and_why() {
+    let mut swarm = Swarm::of(3);
+    let owner = swarm[0].status()["owner"].as_str().unwrap().to_owned();
+    swarm[1].stop();
+    swarm[1].configure(&format!("[policy.owners.\"{owner}\"]\nruntimes = []"));
+    swarm[1].start();
+    swarm.wait_connected();
+    let refuser = swarm[1].peer_id();
+    let (input, expected) = many_splits(swarm[0].folder(), 12);
+    let job = swarm[0].submit(JobDir::words(0, 2).path(), input.to_str().unwrap());
+    let done = swarm[0].job_done(&job);
+    swarm[0].assert_counts(&job, &expected);
+    assert!(!workers(&swarm[0], &done).contains(&refuser), "{done:#}");
+    let refusals = done["refusals"].as_array().unwrap();
+    let [refusal] = &refusals[..] else { panic!("one refused: {done:#}") };
+    assert_eq!(refusal["peer"], refuser.as_str());
+    let reason = refusal["reason"].as_str().unwrap();
+    assert!(reason.contains(&owner) && reason.contains("wasm"), "{reason}");
+    let shown = swarm[0].cli(["job", "show", &job]).run().ok();
+    assert!(shown.text().contains(&format!("by {refuser}: this node's policy")), "{shown}");
+}
+
+#[test]
+fn a_paused_node_takes_nothing_and_says_so_until_it_is_resumed_also_over_a_restart() {
+    let _alone = alone();
+    let mut swarm = Swarm::of(2);
+    let paused = swarm[1].peer_id();
+    let (input, expected) = many_splits(swarm[0].folder(), 6);
+    let job_dir = JobDir::words(BURN, 2);
+    let input = input.to_str().unwrap();
+    let _ = swarm[1].cli(["pause"]).run().ok();
+    assert_eq!(swarm[1].status()["paused"], true);
+    eventually(SOON, "the other node hears of it", || is_paused(&swarm[0], &paused).then_some(()));
+    swarm[1].kill();
+    swarm[1].start();
+    swarm.wait_connected();
+    assert_eq!(swarm[1].status()["paused"], true);
+    eventually(SOON, "the other node hears of it again", || {
+        is_paused(&swarm[0], &paused).then_some(())
+    });
+    let job = swarm[0].submit(job_dir.path(), input);
+    let done = swarm[0].job_done(&job);
+    swarm[0].assert_counts(&job, &expected);
+    assert!(!workers(&swarm[0], &done).contains(&paused), "{done:#}");
+
+    // What its own user submits waits too, and goes on at once when the node does.
+    let _ = swarm[0].cli(["pause"]).run().ok();
+    let params = ["--no-memo", "--detach", "--json"];
+    let run = swarm[0].cli(["run", "mr"]).arg(job_dir.path()).args(["--input", input]).args(params);
+    let job = run.run().ok().json()["job"].as_str().unwrap().to_owned();
+    swarm[0].job_until(&job, "that it waits, and why", |view| {
+        view["waiting"].as_str().is_some_and(|why| why.contains("paused"))
+    });
+    let _ = swarm[1].cli(["resume"]).run().ok();
+    let done = swarm[0].job_done(&job);
+    assert_eq!(workers(&swarm[0], &done), BTreeSet::from([paused.clone()]));
+    assert_eq!(swarm[1].status()["paused"], false);
+}
+
+#[test]
+fn a_node_that_is_paused_while_it_works_ends_what_runs_and_hands_back_the_rest() {
+    let _alone = alone();
+    let swarm = Swarm::of(2);
+    let (input, expected) = many_splits(swarm[0].folder(), 12);
+    let job = swarm[0].submit(JobDir::words(BURN, 2).path(), input.to_str().unwrap());
+    eventually(SOON, "the other node works", || swarm.worker_of(&job, &[0]));
+    let _ = swarm[1].cli(["pause"]).run().ok();
+    eventually(SOON, "it ends what it runs", || (swarm[1].attempts_of(&job) == 0).then_some(()));
+    let done = swarm[0].job_done(&job);
+    swarm[0].assert_counts(&job, &expected);
+    let report = swarm[0].cli(["cat", done["report"].as_str().unwrap()]).run().ok().json();
+    let failures = |task: &Value| task["failures"].as_array().unwrap().len();
+    let failed: usize = report["tasks"].as_array().unwrap().iter().map(failures).sum();
+    assert_eq!(failed, 0, "nothing that ran was lost: {report:#}");
+}
