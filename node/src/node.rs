@@ -187,8 +187,11 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
     let (post, mail) = Post::open(me, links, incoming);
     let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);
+    let owner = swarm.owner(me).unwrap_or_default();
     let controller = Controller::start(controller::Context {
         me,
+        jobs_taken_in: policy.jobs_taken_in(me, &owner),
+        owner,
         keypair,
         db: db.clone(),
         memo: memo.clone(),

@@ -186,6 +186,12 @@ pub struct Policy {
     /// Attempts of one owner that run at a time; none, as many as the node has slots.
     #[serde(with = "zero_is_none")]
     pub slots: Option<u32>,
+    /// Jobs of one owner that the node works for at a time, and that it takes in from its own user;
+    /// none, any number.
+    #[serde(with = "zero_is_none")]
+    pub jobs: Option<u32>,
+    /// Bytes that the jobs of one owner may take here; 0, as many as there are.
+    pub stored: Size,
     /// Other terms, by an owner's name or a peer ID.
     pub owners: BTreeMap<String, Rule>,
 }
@@ -197,6 +203,8 @@ impl Default for Policy {
             hours: Hours::ALL,
             idle: false,
             slots: None,
+            jobs: Some(1_000),
+            stored: Size(0),
             owners: BTreeMap::new(),
         }
     }
@@ -221,6 +229,10 @@ pub struct Rule {
     pub idle: Option<bool>,
     /// Attempts at a time; 0, as many as the node has slots.
     pub slots: Option<u32>,
+    /// Jobs at a time; 0, any number.
+    pub jobs: Option<u32>,
+    /// Bytes that its jobs may take; 0, as many as there are.
+    pub stored: Option<Size>,
 }
 
 impl Rule {
@@ -234,6 +246,8 @@ impl Rule {
             hours: Some(Hours::ALL),
             idle: Some(false),
             slots: Some(0),
+            jobs: Some(0),
+            stored: Some(Size(0)),
         }
     }
 }

@@ -54,6 +54,10 @@ const LOGS_ASKED_LIMIT: usize = 16;
 pub struct Context {
     /// This node.
     pub me: PeerId,
+    /// The owner that its certificate names.
+    pub owner: String,
+    /// How many jobs of its local user may be under way; none, any number.
+    pub jobs_taken_in: Option<u32>,
     /// Signs for its local user.
     pub keypair: Keypair,
     /// Durable state.

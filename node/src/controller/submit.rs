@@ -94,6 +94,24 @@ pub enum SubmitError {
         help("params and side files are part of it: put large ones into files")
     )]
     Manifest(#[from] BadManifest),
+    /// As many jobs are under way as may be.
+    #[error(
+        "{owner} has {used} jobs under way here, and this node's policy takes in {most} at most"
+    )]
+    #[diagnostic(
+        code("IPDC-4009"),
+        help(
+            "wait for one to end, cancel one, or raise `jobs` under [policy] in the node's ipdc.toml"
+        )
+    )]
+    Quota {
+        /// Whose.
+        owner: String,
+        /// How many have not ended.
+        used: u32,
+        /// How many may.
+        most: u32,
+    },
     /// Its files could not be read or written.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -166,11 +184,17 @@ impl Controller {
             notes: serde_json::to_string(&notes).expect("strings encode"),
             ended: None,
         };
-        match jobs::accept(&context.db, stored, key, to_json(&first)).await? {
+        let most = context.jobs_taken_in;
+        match jobs::accept(&context.db, stored, key, to_json(&first), most).await? {
             jobs::Accepted::New => self.drive(job, file, manifest, notes.clone(), vec![first]),
             jobs::Accepted::Before(before) => {
                 pins.release(reason).await?;
                 return Ok(Accepted { job: before, notes });
+            }
+            jobs::Accepted::Full(used) => {
+                pins.release(reason).await?;
+                let (owner, most) = (context.owner.clone(), most.unwrap_or(used));
+                return Err(SubmitError::Quota { owner, used, most });
             }
         }
         Ok(Accepted { job, notes })

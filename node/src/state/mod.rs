@@ -9,6 +9,7 @@
 
 pub mod attempts;
 pub mod chunks;
+pub mod held;
 pub mod jobs;
 pub mod members;
 pub mod memo;
@@ -24,8 +25,15 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] =
-    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA, pause::SCHEMA];
+const MIGRATIONS: &[&str] = &[
+    jobs::SCHEMA,
+    attempts::SCHEMA,
+    pins::SCHEMA,
+    members::SCHEMA,
+    chunks::SCHEMA,
+    pause::SCHEMA,
+    held::SCHEMA,
+];
 
 /// The tables of the memo's file.
 const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];

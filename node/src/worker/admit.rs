@@ -98,6 +98,24 @@ pub enum Refusal {
         /// For whom.
         owner: String,
     },
+    /// Its owner has as much as it may have.
+    #[error(
+        "{owner} has {used} {quota} here, and this node's policy gives one owner {most} at most"
+    )]
+    #[diagnostic(
+        code("IPDC-5420"),
+        help("the node's owner decides, under [policy] in its ipdc.toml")
+    )]
+    Quota {
+        /// Who.
+        owner: String,
+        /// Of what.
+        quota: &'static str,
+        /// How much it has.
+        used: u64,
+        /// How much it may have.
+        most: u64,
+    },
 }
 
 impl Refusal {
@@ -114,6 +132,7 @@ impl Refusal {
             Refusal::Paused => "IPDC-5417",
             Refusal::Hours { .. } => "IPDC-5418",
             Refusal::Busy { .. } => "IPDC-5419",
+            Refusal::Quota { .. } => "IPDC-5420",
         }
     }
 }

@@ -4,12 +4,13 @@
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
 //! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`memo`] what was
 //! made here before; [`admit`] reads what a job claims and [`policy`] says whether this node works for
-//! it; [`room`] divides its memory.
+//! it; [`quota`] counts what owners have here; [`room`] divides its memory.
 
 mod admit;
 mod attempt;
 mod memo;
 mod policy;
+mod quota;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +22,7 @@ use ipdc_jobs::engine::{
     CheckedManifest, Grant, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits,
     WorkerRecord,
 };
-use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
+use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId};
 use ipdc_jobs::message::ToWorker;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -29,7 +30,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use admit::Claim;
 pub use admit::Refusal;
 use attempt::Running;
+use policy::Used;
 pub use policy::{Now, Policy};
+use quota::Held;
 pub use room::Room;
 
 use crate::blocks::Blocks;
@@ -101,6 +104,7 @@ impl Worker {
         let recovered = state::attempts::all(&parts.db).await?;
         let recovered =
             recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let results = Held::load(parts.db.clone()).await?;
         let (events_out, events) = mpsc::channel(EVENT_LIMIT);
         let (checks, checked) = mpsc::channel(EVENT_LIMIT);
         let (load_out, load) = watch::channel(Load::default());
@@ -118,6 +122,7 @@ impl Worker {
             records,
             checks,
             judged: BTreeMap::new(),
+            results,
             running: HashMap::new(),
             load: load_out,
         };
@@ -160,6 +165,7 @@ struct Desk {
     checks: mpsc::Sender<Check>,
     /// The jobs that the machine has, as far as their manifests are checked.
     judged: BTreeMap<JobId, Judged>,
+    results: Held,
     running: HashMap<Key, Running>,
     load: watch::Sender<Load>,
 }
@@ -240,7 +246,7 @@ impl Desk {
     /// What the policy says to a job whose manifest was looked at.
     fn judge_claim(&mut self, job: JobId, claim: Result<Claim, Refusal>) -> WorkerEvent {
         let checked = claim.map_err(|refusal| refusal.to_string()).and_then(|claim| {
-            let verdict = self.judge(&claim);
+            let verdict = self.judge(job, &claim);
             let roster = claim.roster.clone();
             self.judged.insert(job, Judged { claim, verdict: verdict.clone() });
             verdict.map(|grant| CheckedManifest { roster, grant })
@@ -250,20 +256,18 @@ impl Desk {
 
     /// Tells the machine where the policy has another answer by now.
     fn judge_again(&mut self) {
-        let mut changed = Vec::new();
-        for (job, Judged { claim, verdict }) in &self.judged {
-            let now = self.judge(claim);
-            if now != *verdict {
-                changed.push((*job, claim.clone()));
+        let jobs: Vec<JobId> = self.judged.keys().copied().collect();
+        // One after the other: what one is granted counts for the next.
+        for job in jobs {
+            let Some(Judged { claim, verdict }) = self.judged.get(&job) else { continue };
+            if self.judge(job, claim) != *verdict {
+                let event = self.judge_claim(job, Ok(claim.clone()));
+                self.apply(event);
             }
-        }
-        for (job, claim) in changed {
-            let event = self.judge_claim(job, Ok(claim));
-            self.apply(event);
         }
     }
 
-    fn judge(&self, claim: &Claim) -> Result<Grant, String> {
+    fn judge(&self, job: JobId, claim: &Claim) -> Result<Grant, String> {
         let Parts { me, policy, facts, swarm, .. } = &*self.parts;
         let stranger = || Refusal::Stranger(claim.submitter).to_string();
         let owner = swarm.owner(claim.submitter).ok_or_else(stranger)?;
@@ -273,7 +277,27 @@ impl Desk {
         };
         let time = chrono::Local::now();
         let now = Now { me: *me, paused, minute: time.hour() * 60 + time.minute(), others };
-        policy.judge(claim, &owner, &now).map_err(|refusal| refusal.to_string())
+        let used = self.used(&owner, job);
+        policy.judge(claim, &owner, used, &now).map_err(|refusal| refusal.to_string())
+    }
+
+    /// What `owner` has here, but for `job` as a job: its bytes count.
+    fn used(&self, owner: &str, job: JobId) -> Used {
+        let granted =
+            |judged: &Judged| judged.verdict.as_ref().is_ok_and(|grant| grant.owner == owner);
+        let others = self.judged.iter().filter(|(other, judged)| **other != job && granted(judged));
+        let is_its = |of: &JobId| *of == job || self.judged.get(of).is_some_and(granted);
+        let scratch = self.parts.blocks.store().scratch_jobs().into_iter();
+        let scratch: u64 = scratch.filter(|(of, _)| is_its(of)).map(|(_, bytes)| bytes).sum();
+        Used { jobs: others.count() as u32, stored: scratch.saturating_add(self.results.of(owner)) }
+    }
+
+    /// Whose result it is that is to be held, and how much of it may be.
+    fn room(&self, job: JobId) -> Result<policy::Room, Refusal> {
+        let Parts { me, policy, swarm, .. } = &*self.parts;
+        let submitter = self.judged.get(&job).map_or(*me, |judged| judged.claim.submitter);
+        let owner = swarm.owner(submitter).ok_or(Refusal::Stranger(submitter))?;
+        Ok(policy.room(submitter, &owner, self.used(&owner, job).stored))
     }
 
     fn carry_out(&mut self, actions: Vec<WorkerAction>) {
@@ -314,9 +338,10 @@ impl Desk {
                 WorkerAction::Persist { seq, record } => drop(self.records.send((seq, record))),
                 WorkerAction::Store { job, roots, holders } => {
                     let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    let (room, results) = (self.room(job), self.results.clone());
                     tokio::spawn(async move {
-                        let stored = attempt::store(&parts, job, &roots, &holders).await;
-                        let error = stored.err();
+                        let held = hold(&parts, &results, room, job, &roots, &holders).await;
+                        let error = held.err();
                         let _ = events.send(WorkerEvent::StoreDone { job, roots, error }).await;
                     });
                 }
@@ -328,6 +353,20 @@ impl Desk {
             }
         }
     }
+}
+
+/// Holds a job's result, if its owner has room for it.
+async fn hold(
+    parts: &Parts,
+    results: &Held,
+    room: Result<policy::Room, Refusal>,
+    job: JobId,
+    roots: &[Cid],
+    holders: &[PeerId],
+) -> Result<(), String> {
+    let room = room.map_err(|refusal| refusal.to_string())?;
+    let bytes = attempt::store(parts, job, roots, holders, &room).await?;
+    results.add(job, &room.owner, bytes).await.map_err(|error| error.to_string())
 }
 
 /// The jobs that attempts run for, each with its first controller and how many.

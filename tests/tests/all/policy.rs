@@ -100,3 +100,45 @@ fn a_node_that_is_paused_while_it_works_ends_what_runs_and_hands_back_the_rest()
     let failed: usize = report["tasks"].as_array().unwrap().iter().map(failures).sum();
     assert_eq!(failed, 0, "nothing that ran was lost: {report:#}");
 }
+
+#[test]
+fn a_node_takes_in_as_many_jobs_as_its_policy_says_and_an_end_makes_room() {
+    let mut node = Node::first();
+    node.configure("[policy]\njobs = 2");
+    node.start();
+    let owner = node.status()["owner"].as_str().unwrap().to_owned();
+    let (input, _) = many_splits(node.folder(), 1);
+    let _ = node.cli(["pause"]).run().ok();
+    let submit = |partitions| {
+        let job_dir = JobDir::words(0, partitions);
+        let run = node.cli(["run", "mr"]).arg(job_dir.path()).arg("--input").arg(&input);
+        run.args(["--detach", "--json"]).run()
+    };
+    let first = submit(1).ok().json()["job"].as_str().unwrap().to_owned();
+    let _ = submit(2).ok();
+    let refused = submit(3).refused(&["IPDC-4009", &owner, "2 jobs under way", "2 at most"]);
+    assert_eq!(refused.status.code(), Some(5), "{refused}");
+    let _ = node.cli(["job", "cancel", &first]).run().ok();
+    node.job_until(&first, "its end", |view| view["state"] == "cancelled");
+    eventually(SOON, "room for one more", || submit(4).status.success().then_some(()));
+}
+
+#[test]
+fn a_node_holds_no_more_for_an_owner_than_its_policy_says_and_the_job_says_so() {
+    let mut swarm = Swarm::of(2);
+    swarm[1].stop();
+    swarm[1].configure("[policy]\nstored = \"16 B\"");
+    swarm[1].start();
+    swarm.wait_connected();
+    let (input, expected) = many_splits(swarm[0].folder(), 2);
+    let job = swarm[0].submit(JobDir::words(0, 2).path(), input.to_str().unwrap());
+    let done = swarm[0].job_done(&job);
+    swarm[0].assert_counts(&job, &expected);
+    let refusals = done["refusals"].as_array().unwrap();
+    let [refusal] = &refusals[..] else { panic!("one refused: {done:#}") };
+    assert_eq!(refusal["peer"], swarm[1].peer_id());
+    let reason = refusal["reason"].as_str().unwrap();
+    assert!(reason.contains("bytes stored") && reason.contains("16 at most"), "{reason}");
+    let pins = swarm[1].cli(["pin", "--json"]).run().ok();
+    assert!(!pins.text().contains("result:"), "{pins}");
+}
