@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiError};
+use crate::audit::{Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Limits, Store, StoreError};
@@ -110,6 +111,8 @@ pub struct Node {
     pub worker: Worker,
     post: Post,
     db: Db,
+    /// What happened here, and for whom.
+    pub audit: Audit,
     home: PathBuf,
     run_info: RunInfo,
     facts: watch::Sender<PeerFacts>,
@@ -147,6 +150,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let http = api::bind(config.http.listen).await?;
     let db = Db::open(&home.database())?;
     let memo = Db::open_memo(&home.memo()?)?;
+    let audit = Audit::start(db.clone());
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let room = Room::divide(machine::memory(), machine::cpus(), config.node.slots);
@@ -164,7 +168,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     };
     sampler.sample(&mut first_facts);
     let (facts, told) = watch::channel(first_facts);
-    let swarm = Swarm::start(swarm_options(home, &config, &keypair, &db, told.clone())?).await?;
+    let kept = (&db, &audit);
+    let swarm = Swarm::start(swarm_options(home, &config, &keypair, kept, told.clone())?).await?;
     let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
     let limits = Limits {
         cache: config.blocks.cache.bytes(),
@@ -195,6 +200,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         keypair,
         db: db.clone(),
         memo: memo.clone(),
+        audit: audit.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         post: post.clone(),
@@ -213,6 +219,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         post: post.clone(),
         db: db.clone(),
         memo,
+        audit: audit.clone(),
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
     for (job, bytes) in blocks.store().scratch_jobs() {
@@ -239,6 +246,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         worker,
         post: post.clone(),
         db,
+        audit,
         home: home.path().to_owned(),
         run_info,
         facts: facts.clone(),
@@ -259,7 +267,7 @@ fn swarm_options(
     home: &Home,
     config: &Config,
     keypair: &Keypair,
-    db: &Db,
+    (db, audit): (&Db, &Audit),
     facts: watch::Receiver<PeerFacts>,
 ) -> Result<swarm::Options, NodeError> {
     let membership = Membership::load(&home.certificate())?;
@@ -276,6 +284,7 @@ fn swarm_options(
         listen: config.swarm.listen.clone(),
         announce: config.swarm.announce.clone(),
         db: db.clone(),
+        audit: audit.clone(),
         facts,
     })
 }
@@ -415,6 +424,7 @@ impl Node {
     /// When the database fails; then nothing has changed.
     pub async fn pause(&self) -> Result<(), NodeError> {
         pause::set(&self.db, Some(now_ms())).await?;
+        self.note(What::Paused);
         self.facts.send_modify(|facts| facts.paused = true);
         Ok(())
     }
@@ -425,8 +435,15 @@ impl Node {
     /// When the database fails; then nothing has changed.
     pub async fn resume(&self) -> Result<(), NodeError> {
         pause::set(&self.db, None).await?;
+        self.note(What::Resumed);
         self.facts.send_modify(|facts| facts.paused = false);
         Ok(())
+    }
+
+    /// Notes what this node's user did.
+    fn note(&self, what: What) {
+        let owner = self.swarm.owner(self.me).unwrap_or_default();
+        self.audit.note(Entry { peer: Some(self.me), ..Entry::now(what, &owner, "") });
     }
 
     /// Begins to stop.
@@ -467,6 +484,7 @@ impl Node {
         self.post.close().await;
         self.broker.shutdown().await;
         self.swarm.shutdown().await;
+        self.audit.flush().await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! file holds one group of commands; [`output`] alone decides how an answer looks, [`error`] what
 //! can go wrong and which exit code says so. Nothing here knows a job kind by name.
 
+mod audit;
 mod data;
 mod debug;
 mod error;
@@ -89,6 +90,7 @@ enum Command {
     Join(nodes::Join),
     Peers(nodes::Peers),
     Revoke(nodes::Revoke),
+    Audit(audit::Audit),
     Add(data::Add),
     Get(data::Get),
     Cat(data::Cat),
@@ -222,6 +224,7 @@ impl Command {
             Command::Join(command) => command.run(session).await,
             Command::Peers(command) => command.run(session).await,
             Command::Revoke(command) => command.run(session).await,
+            Command::Audit(command) => command.run(session).await,
             Command::Add(command) => command.run(session).await,
             Command::Get(command) => command.run(session).await,
             Command::Cat(command) => command.run(session).await,

@@ -25,6 +25,7 @@ fn the_spelling_that_users_were_promised_is_understood() {
         "stop --yes",
         "status --json",
         "pause",
+        "audit --since 2h --owner ada --json",
         "resume",
         "id",
         "invite --ttl 1h --uses 3 --owner ada",

@@ -32,6 +32,7 @@ use libp2p_identity::Keypair;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{BlockingTree, Caller};
@@ -64,6 +65,8 @@ pub struct Context {
     pub db: Db,
     /// Who made what before.
     pub memo: Db,
+    /// Where it is noted what is taken in.
+    pub audit: Audit,
     /// Blocks.
     pub blocks: Blocks,
     /// Checks code before a job is accepted.

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use ipdc_jobs::engine::Record;
-use ipdc_jobs::ids::{Cid, Epoch, FileRef};
+use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, SpecError};
@@ -13,6 +13,7 @@ use rand::distr::{Alphanumeric, SampleString};
 
 use super::drive::to_json;
 use super::{Context, Controller};
+use crate::audit::{Entry, What};
 use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
@@ -186,7 +187,10 @@ impl Controller {
         };
         let most = context.jobs_taken_in;
         match jobs::accept(&context.db, stored, key, to_json(&first), most).await? {
-            jobs::Accepted::New => self.drive(job, file, manifest, notes.clone(), vec![first]),
+            jobs::Accepted::New => {
+                context.note(What::Accepted, job, format!("kind {}", manifest.kind));
+                self.drive(job, file, manifest, notes.clone(), vec![first]);
+            }
             jobs::Accepted::Before(before) => {
                 pins.release(reason).await?;
                 return Ok(Accepted { job: before, notes });
@@ -194,7 +198,9 @@ impl Controller {
             jobs::Accepted::Full(used) => {
                 pins.release(reason).await?;
                 let (owner, most) = (context.owner.clone(), most.unwrap_or(used));
-                return Err(SubmitError::Quota { owner, used, most });
+                let refused = SubmitError::Quota { owner, used, most };
+                context.note(What::Refused, job, refused.to_string());
+                return Err(refused);
             }
         }
         Ok(Accepted { job, notes })
@@ -267,6 +273,13 @@ impl Controller {
             )
         };
         fewer.map(note).into_iter().collect()
+    }
+}
+
+impl Context {
+    fn note(&self, what: What, job: JobId, detail: String) {
+        let entry = Entry::now(what, &self.owner, detail);
+        self.audit.note(Entry { peer: Some(self.me), job: Some(job), ..entry });
     }
 }
 

@@ -8,6 +8,7 @@
 //! writes SQL.
 
 pub mod attempts;
+pub mod audit;
 pub mod chunks;
 pub mod held;
 pub mod jobs;
@@ -33,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     chunks::SCHEMA,
     pause::SCHEMA,
     held::SCHEMA,
+    audit::SCHEMA,
 ];
 
 /// The tables of the memo's file.

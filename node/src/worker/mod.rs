@@ -23,7 +23,7 @@ use ipdc_jobs::engine::{
     WorkerRecord,
 };
 use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId};
-use ipdc_jobs::message::ToWorker;
+use ipdc_jobs::message::{Cost, Outcome, ToWorker};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -35,6 +35,7 @@ pub use policy::{Now, Policy};
 use quota::Held;
 pub use room::Room;
 
+use crate::audit::{self, Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::post::Post;
 use crate::runtime::Runtime;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub db: Db,
     /// What was made here before.
     pub memo: Db,
+    /// Where it is noted for whom it worked, and for whom not.
+    pub audit: Audit,
 }
 
 /// The worker of this node.
@@ -176,6 +179,8 @@ type Check = (JobId, Result<Claim, Refusal>);
 /// A job's claim, and what the policy said to it last.
 struct Judged {
     claim: Claim,
+    /// Whose it was when it was judged.
+    owner: String,
     verdict: Result<Grant, String>,
 }
 
@@ -218,8 +223,9 @@ impl Desk {
     }
 
     fn apply(&mut self, event: WorkerEvent) {
-        if let WorkerEvent::Finished { job, task, attempt, .. } = &event {
+        if let WorkerEvent::Finished { job, task, attempt, outcome, cost } = &event {
             self.running.remove(&(*job, *task, *attempt));
+            self.note_run(*job, outcome.as_ref(), cost);
         }
         let checked = match &event {
             WorkerEvent::ManifestChecked { job, .. } => Some(*job),
@@ -243,14 +249,32 @@ impl Desk {
         });
     }
 
+    fn note_run(&self, job: JobId, outcome: Option<&Outcome>, cost: &Cost) {
+        let Some(Judged { claim, owner, .. }) = self.judged.get(&job) else { return };
+        self.parts.audit.ran(audit::Run {
+            job,
+            owner: owner.clone(),
+            submitter: claim.submitter,
+            is_good: matches!(outcome, Some(Outcome::Done { .. })),
+            wall_ms: cost.wall_ms,
+        });
+    }
+
     /// What the policy says to a job whose manifest was looked at.
     fn judge_claim(&mut self, job: JobId, claim: Result<Claim, Refusal>) -> WorkerEvent {
+        let submitter = claim.as_ref().ok().map(|claim| claim.submitter);
+        let owner = submitter.and_then(|peer| self.parts.swarm.owner(peer)).unwrap_or_default();
         let checked = claim.map_err(|refusal| refusal.to_string()).and_then(|claim| {
             let verdict = self.judge(job, &claim);
             let roster = claim.roster.clone();
-            self.judged.insert(job, Judged { claim, verdict: verdict.clone() });
+            let judged = Judged { claim, owner: owner.clone(), verdict: verdict.clone() };
+            self.judged.insert(job, judged);
             verdict.map(|grant| CheckedManifest { roster, grant })
         });
+        if let Err(reason) = &checked {
+            let entry = Entry::now(What::Refused, &owner, reason.as_str());
+            self.parts.audit.note(Entry { peer: submitter, job: Some(job), ..entry });
+        }
         WorkerEvent::ManifestChecked { job, checked }
     }
 
@@ -259,7 +283,7 @@ impl Desk {
         let jobs: Vec<JobId> = self.judged.keys().copied().collect();
         // One after the other: what one is granted counts for the next.
         for job in jobs {
-            let Some(Judged { claim, verdict }) = self.judged.get(&job) else { continue };
+            let Some(Judged { claim, verdict, .. }) = self.judged.get(&job) else { continue };
             if self.judge(job, claim) != *verdict {
                 let event = self.judge_claim(job, Ok(claim.clone()));
                 self.apply(event);
@@ -270,7 +294,7 @@ impl Desk {
     fn judge(&self, job: JobId, claim: &Claim) -> Result<Grant, String> {
         let Parts { me, policy, facts, swarm, .. } = &*self.parts;
         let stranger = || Refusal::Stranger(claim.submitter).to_string();
-        let owner = swarm.owner(claim.submitter).ok_or_else(stranger)?;
+        let owner = swarm.owner_now(claim.submitter).ok_or_else(stranger)?;
         let (paused, others) = {
             let facts = facts.borrow();
             (facts.paused, facts.cpu_others)
@@ -348,6 +372,7 @@ impl Desk {
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);
                     self.judged.remove(&job);
+                    parts.audit.over(job);
                     tokio::spawn(async move { attempt::forget(&parts, job).await });
                 }
             }

@@ -142,3 +142,54 @@ fn a_node_holds_no_more_for_an_owner_than_its_policy_says_and_the_job_says_so() 
     let pins = swarm[1].cli(["pin", "--json"]).run().ok();
     assert!(!pins.text().contains("result:"), "{pins}");
 }
+
+#[test]
+fn the_audit_log_says_who_came_what_was_run_for_whom_and_what_was_refused() {
+    let _alone = alone();
+    let mut first = Node::first();
+    first.start();
+    let token = first.cli(["invite", "--owner", "bob"]).run().ok().text().to_owned();
+    let mut second = Node::joined(&token);
+    second.start().wait_peers(1);
+    first.wait_peers(1);
+    let ann = first.status()["owner"].as_str().unwrap().to_owned();
+    let (first_id, second_id) = (first.peer_id(), second.peer_id());
+    let (input, _) = many_splits(first.folder(), 12);
+    let job = first.submit(JobDir::words(BURN, 2).path(), input.to_str().unwrap());
+    eventually(SOON, "the other node works", || (second.attempts_of(&job) > 0).then_some(()));
+    let _ = second.cli(["pause"]).run().ok();
+    let _ = first.job_done(&job);
+    let log = |node: &Node, owner: &str| {
+        let log =
+            node.cli(["audit", "--since", "1h", "--owner", owner, "--json"]).run().ok().json();
+        let of = |entry: &Value| {
+            let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            assert_eq!(text("owner"), owner, "{log:#}");
+            (text("what"), text("peer"), text("job"))
+        };
+        log.as_array().unwrap().iter().map(of).collect::<BTreeSet<_>>()
+    };
+    let entry = |what: &str, peer: &str, job: &str| (what.to_owned(), peer.into(), job.into());
+    let of_bob = log(&first, "bob");
+    for expected in [
+        entry("invited", "", ""),
+        entry("joined", &second_id, ""),
+        entry("admitted", &second_id, ""),
+    ] {
+        assert!(of_bob.contains(&expected), "{expected:?} in {of_bob:?}");
+    }
+    assert!(log(&first, &ann).contains(&entry("accepted", &first_id, &job)));
+    let of_ann = log(&second, &ann);
+    for what in ["ran", "refused"] {
+        let expected = entry(what, &first_id, &job);
+        assert!(of_ann.contains(&expected), "{expected:?} in {of_ann:?}");
+    }
+    assert!(log(&second, "bob").contains(&entry("paused", &second_id, "")));
+
+    let _ = first.cli(["revoke", &second_id]).run().ok();
+    first.stop();
+    first.start();
+    let kept = log(&first, "bob");
+    assert!(kept.is_superset(&of_bob), "a restart takes nothing: {kept:?}");
+    assert!(kept.contains(&entry("revoked", &second_id, "")), "{kept:?}");
+}
