@@ -185,6 +185,8 @@ pub(super) struct Peer {
     pub(super) refusal: Option<String>,
     /// Whether it refused when it was last asked.
     pub(super) is_unwilling: bool,
+    /// What it said when it last did, for the user.
+    pub(super) last_refusal: Option<String>,
     /// Attempts it is given beyond its slots because its memo answers.
     pub(super) ahead: usize,
     /// Whether it had to run a task whose output it gave before: its memo is not what it was.
@@ -212,6 +214,7 @@ impl Peer {
             blocked_until: None,
             refusal: None,
             is_unwilling: false,
+            last_refusal: None,
             ahead: 0,
             forgot: false,
             last_end: now,
