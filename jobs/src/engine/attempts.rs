@@ -29,7 +29,10 @@ impl Engine {
             self.choose();
         }
         match note {
-            ControllerNote::Renew { held, .. } => self.on_renew(from, &held),
+            ControllerNote::Renew { held, granted, .. } => {
+                self.note_granted(from, granted);
+                self.on_renew(from, &held);
+            }
             ControllerNote::Report { reports } => {
                 for report in reports {
                     self.on_report(from, report);
@@ -133,6 +136,15 @@ impl Engine {
             })
             .collect();
         lost.into_iter().for_each(|task| self.lose_output(task));
+    }
+
+    /// A worker says how many attempts of this job's owner it runs at a time.
+    fn note_granted(&mut self, from: PeerId, granted: Option<u32>) {
+        if let Some(peer) = self.peers.get_mut(&from)
+            && std::mem::replace(&mut peer.granted, granted) != granted
+        {
+            self.unassigned = true;
+        }
     }
 
     /// A worker says what it holds.

@@ -167,6 +167,8 @@ pub(super) struct Peer {
     /// Its place in the job's ranking, the lowest first.
     pub(super) rank: [u8; 32],
     pub(super) facts: PeerFacts,
+    /// The slots that its policy grants the job's owner, where it said so.
+    pub(super) granted: Option<u32>,
     /// When its connection broke; none while it is up.
     pub(super) down_since: Option<Duration>,
     /// Down for longer than the grace: its attempts were given up.
@@ -204,6 +206,7 @@ impl Peer {
         Peer {
             rank,
             facts,
+            granted: None,
             down_since: None,
             gone: false,
             held: Vec::new(),
@@ -231,8 +234,9 @@ impl Peer {
         self.blocked_until.is_some_and(|until| now < until)
     }
 
+    /// Attempts of the job that it runs at once.
     pub(super) fn slots(&self) -> usize {
-        self.facts.slots as usize
+        self.granted.map_or(self.facts.slots, |granted| granted.min(self.facts.slots)) as usize
     }
 }
 

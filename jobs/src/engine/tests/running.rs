@@ -302,6 +302,33 @@ fn an_idle_worker_takes_what_has_not_begun_elsewhere() {
 }
 
 #[test]
+fn a_worker_whose_policy_grants_fewer_slots_takes_nothing_that_it_could_not_begin() {
+    let mut lab = Lab::new(job(3, 0, &[1]));
+    let held: Vec<_> = lab.assigned().into_iter().map(|(_, a)| (a.task, a.attempt)).collect();
+    lab.renew(peer(1), &held[..1], true);
+    lab.renew(peer(1), &held[1..], false);
+    lab.tell(Event::PeerUp { peer: peer(2), facts: facts(4) });
+    let free = ControllerNote::Renew { held: vec![], free_slots: 4, granted: Some(1) };
+    lab.note(peer(2), Epoch(1), free);
+    lab.wait(S);
+    assert_eq!(lab.revoked(), (peer(1), vec![held[2]]));
+    let (helper, stolen) = lab.one_assigned();
+    assert_eq!((helper, stolen.0), (peer(2), held[2].0));
+    let (task, attempt) = stolen;
+    let held = vec![Held { task, attempt, running: true, done: 0, total: 0 }];
+    let busy = ControllerNote::Renew { held, free_slots: 3, granted: Some(1) };
+    lab.note(peer(2), Epoch(1), busy);
+    lab.wait(5 * S);
+    let is_given_more = lab.said.iter().any(|action| match action {
+        Action::Send { to, message } => {
+            *to == peer(2) && matches!(message.body, WorkerOrder::Assign { .. })
+        }
+        _ => false,
+    });
+    assert!(!is_given_more, "its other slots are for other owners");
+}
+
+#[test]
 fn a_straggler_gets_a_rival_and_the_first_report_wins() {
     let mut lab = Lab::new(job(4, 0, &[2, 2]));
     let mut assigned: Vec<_> =

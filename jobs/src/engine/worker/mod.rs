@@ -250,7 +250,8 @@ impl Worker {
             WorkerOrder::Query => {
                 let free_slots = self.free_slots();
                 let held = Vec::new();
-                self.say(from, job, epoch, ControllerNote::Renew { held, free_slots });
+                let note = ControllerNote::Renew { held, free_slots, granted: None };
+                self.say(from, job, epoch, note);
             }
             // Late copies: an ended job does not come back.
             _ if has_ended => {}
@@ -591,6 +592,7 @@ impl Worker {
         }
         let (to, epoch) = (job.controller, job.epoch);
         let reports = job.due_reports(now, &self.limits);
+        let granted = job.grant().and_then(|grant| grant.slots);
         let mut renewal = None;
         if job.renew_at <= now {
             renewal = Some(job.held());
@@ -603,12 +605,12 @@ impl Worker {
         }
         let Some(held) = renewal else { return };
         if held.is_empty() {
-            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots, granted });
             return;
         }
         for held in held.chunks(NAMES_LIMIT) {
             let held = held.to_vec();
-            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots, granted });
         }
     }
 

@@ -247,7 +247,7 @@ fn held_attempts_are_renewed_four_times_a_lease() {
     lab.tell(WorkerEvent::Progress { job: job(1), task, attempt, done: 5, total: 9 });
     for _ in 0..4 {
         lab.wait(3 * S);
-        let ControllerNote::Renew { held, free_slots } = lab.note(1).body else {
+        let ControllerNote::Renew { held, free_slots, .. } = lab.note(1).body else {
             panic!("expected a renewal")
         };
         let flags: Vec<_> = held.iter().map(|held| (held.running, held.done)).collect();
@@ -471,6 +471,14 @@ fn the_jobs_of_one_owner_share_the_slots_that_it_is_granted() {
         lab.judge(of, Ok(grant("ann", Some(1))));
         lab.persisted();
     }
+    let granted = lab.said.iter().filter_map(|action| match action {
+        WorkerAction::Send {
+            message: ToController { body: ControllerNote::Renew { granted, .. }, .. },
+            ..
+        } => Some(*granted),
+        _ => None,
+    });
+    assert_eq!(granted.collect::<Vec<_>>(), [Some(1); 2], "the controllers hear of it");
     let (running, _) = lab.worker.load();
     assert_eq!((lab.started(), running), (vec![key(0, 1)], 1), "two slots stay free");
     lab.judge(2, Ok(grant("bob", None)));
@@ -500,7 +508,7 @@ fn a_question_about_an_unknown_job_is_answered_with_nothing() {
     let held = Vec::new();
     let note = lab.note(1);
     assert_eq!(note.epoch, Epoch(7));
-    assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3 });
+    assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3, granted: None });
     lab.finish_looking();
 }
 
