@@ -155,6 +155,10 @@ pub enum ControllerNote {
         held: Vec<Held>,
         /// Attempts the worker could start at once.
         free_slots: u32,
+        /// Attempts of this job's owner that the worker runs at a time, where its policy grants
+        /// fewer than it has slots.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        granted: Option<u32>,
     },
     /// These attempts ended. Repeated until [`WorkerOrder::Settled`].
     Report {

@@ -9,6 +9,7 @@
 //! | [`runtime`] | the sandbox that runs user code |
 //! | [`heap`] | the heap that all share |
 //! | [`state`] | the SQLite file: what must survive a crash |
+//! | [`audit`] | who was let in, what was run for whom |
 //! | [`worker`] | runs attempts |
 //! | [`controller`] | accepts jobs and drives their engines |
 //! | [`api`] | HTTP for the command line and programs |
@@ -18,6 +19,7 @@
 //! state → home, config`; and `node → jobs`. Nothing here knows a job kind by name.
 
 pub mod api;
+pub mod audit;
 pub mod blocks;
 pub mod broker;
 pub mod cli;

@@ -5,7 +5,10 @@ mod cgroup;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sysinfo::{CpuRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{
+    CpuRefreshKind, Disks, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate,
+    RefreshKind, System,
+};
 use tokio::sync::watch;
 
 use crate::swarm::facts::PeerFacts;
@@ -51,6 +54,7 @@ impl Sampler {
         self.system.refresh_specifics(what());
         let (disk, disk_free) = disk_of(&self.home);
         facts.cpu_use = self.system.global_cpu_usage() / 100.0;
+        facts.cpu_others = (facts.cpu_use - self.own_use()).max(0.0);
         facts.memory = self.system.total_memory();
         facts.memory_free = self.system.available_memory();
         if let Some(group) = cgroup::memory() {
@@ -59,6 +63,15 @@ impl Sampler {
         }
         facts.disk = disk;
         facts.disk_free = disk_free;
+    }
+
+    /// The share of the processors that this process uses.
+    fn own_use(&mut self) -> f32 {
+        let me = Pid::from_u32(std::process::id());
+        let what = ProcessRefreshKind::nothing().with_cpu();
+        self.system.refresh_processes_specifics(ProcessesToUpdate::Some(&[me]), false, what);
+        let cores = self.system.cpus().len().max(1) as f32;
+        self.system.process(me).map_or(0.0, |process| process.cpu_usage() / 100.0 / cores)
     }
 
     /// Keeps `facts` true until nobody reads them any more. `load` says how many attempts run.

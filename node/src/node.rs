@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use ipdc_jobs::engine;
 use ipdc_jobs::ids::PeerId;
-use ipdc_jobs::manifest;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiError};
+use crate::audit::{Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Limits, Store, StoreError};
@@ -26,7 +26,8 @@ use crate::home::{Home, HomeError};
 use crate::machine::{self, Sampler};
 use crate::post::Post;
 use crate::runtime::Runtime;
-use crate::state::{Db, StateError};
+use crate::state::{Db, StateError, pause};
+use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::identity::{self, IdentityError, SwarmKey};
 use crate::swarm::membership::{Membership, MembershipError};
@@ -109,9 +110,12 @@ pub struct Node {
     /// Its work for jobs.
     pub worker: Worker,
     post: Post,
+    db: Db,
+    /// What happened here, and for whom.
+    pub audit: Audit,
     home: PathBuf,
     run_info: RunInfo,
-    facts: watch::Receiver<PeerFacts>,
+    facts: watch::Sender<PeerFacts>,
     started: Instant,
     stop: CancellationToken,
     stopped: CancellationToken,
@@ -146,17 +150,11 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let http = api::bind(config.http.listen).await?;
     let db = Db::open(&home.database())?;
     let memo = Db::open_memo(&home.memo()?)?;
+    let audit = Audit::start(db.clone());
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let room = Room::divide(machine::memory(), machine::cpus(), config.node.slots);
-    let policy = Policy {
-        members: config.policy.members.iter().copied().collect(),
-        limits: manifest::Limits {
-            memory: config.limits.memory.bytes(),
-            time_ms: u64::try_from(config.limits.time.as_millis()).unwrap_or(u64::MAX),
-            output: config.limits.output.bytes(),
-        },
-    };
+    let policy = Policy::new(&config);
     let mut sampler = Sampler::new(home.path());
     let mut first_facts = PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -165,11 +163,13 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         runtimes: policy.offered(),
         labels: config.node.labels.clone(),
         slots: room.slots,
+        paused: pause::since(&db).await?.is_some(),
         ..PeerFacts::default()
     };
     sampler.sample(&mut first_facts);
     let (facts, told) = watch::channel(first_facts);
-    let swarm = Swarm::start(swarm_options(home, &config, &keypair, &db, told.clone())?).await?;
+    let kept = (&db, &audit);
+    let swarm = Swarm::start(swarm_options(home, &config, &keypair, kept, told.clone())?).await?;
     let streams: Arc<dyn Streams> = Arc::new(swarm.clone());
     let limits = Limits {
         cache: config.blocks.cache.bytes(),
@@ -192,11 +192,15 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
     let (post, mail) = Post::open(me, links, incoming);
     let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);
+    let owner = swarm.owner(me).unwrap_or_default();
     let controller = Controller::start(controller::Context {
         me,
+        jobs_taken_in: policy.jobs_taken_in(me, &owner),
+        owner,
         keypair,
         db: db.clone(),
         memo: memo.clone(),
+        audit: audit.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         post: post.clone(),
@@ -208,12 +212,14 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         room,
         policy,
+        facts: told.clone(),
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
         post: post.clone(),
-        db,
+        db: db.clone(),
         memo,
+        audit: audit.clone(),
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
     for (job, bytes) in blocks.store().scratch_jobs() {
@@ -239,9 +245,11 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         controller,
         worker,
         post: post.clone(),
+        db,
+        audit,
         home: home.path().to_owned(),
         run_info,
-        facts: told.clone(),
+        facts: facts.clone(),
         started,
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
@@ -259,7 +267,7 @@ fn swarm_options(
     home: &Home,
     config: &Config,
     keypair: &Keypair,
-    db: &Db,
+    (db, audit): (&Db, &Audit),
     facts: watch::Receiver<PeerFacts>,
 ) -> Result<swarm::Options, NodeError> {
     let membership = Membership::load(&home.certificate())?;
@@ -276,6 +284,7 @@ fn swarm_options(
         listen: config.swarm.listen.clone(),
         announce: config.swarm.announce.clone(),
         db: db.clone(),
+        audit: audit.clone(),
         facts,
     })
 }
@@ -373,6 +382,7 @@ impl Node {
             jobs: JobCounts { running: count(JobState::Running), queued: count(JobState::Queued) },
             working_for: self.working_for(),
             disk: self.blocks.pins().du().await?.into(),
+            paused: self.facts.borrow().paused,
             draining: self.stop.is_cancelled(),
         })
     }
@@ -405,6 +415,35 @@ impl Node {
         let options = InviteOptions { ttl, uses, owner: request.owner, may_invite: false };
         let token = self.swarm.invite(options).await?;
         Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
+    }
+
+    /// Takes no new attempts from now on, also when started again, until [`Node::resume`]. What runs
+    /// may end.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub async fn pause(&self) -> Result<(), NodeError> {
+        pause::set(&self.db, Some(now_ms())).await?;
+        self.note(What::Paused);
+        self.facts.send_modify(|facts| facts.paused = true);
+        Ok(())
+    }
+
+    /// Takes attempts again.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub async fn resume(&self) -> Result<(), NodeError> {
+        pause::set(&self.db, None).await?;
+        self.note(What::Resumed);
+        self.facts.send_modify(|facts| facts.paused = false);
+        Ok(())
+    }
+
+    /// Notes what this node's user did.
+    fn note(&self, what: What) {
+        let owner = self.swarm.owner(self.me).unwrap_or_default();
+        self.audit.note(Entry { peer: Some(self.me), ..Entry::now(what, &owner, "") });
     }
 
     /// Begins to stop.
@@ -445,6 +484,7 @@ impl Node {
         self.post.close().await;
         self.broker.shutdown().await;
         self.swarm.shutdown().await;
+        self.audit.flush().await;
     }
 }
 
@@ -456,7 +496,7 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
         runtimes: runtimes.collect(),
         labels: facts.labels.iter().cloned().collect(),
         memory: facts.memory,
-        refuses: None,
+        refuses: facts.paused.then(|| "it is paused".to_owned()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipdc_jobs::engine::JobError;
+use ipdc_jobs::engine::{JobError, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
@@ -78,6 +78,9 @@ pub struct Status {
     pub disk: Usage,
     /// True once it was asked to stop.
     pub draining: bool,
+    /// Whether its user paused it: it takes no new attempts.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// Jobs that a node controls and that have not ended.
@@ -202,6 +205,18 @@ pub struct Stop {
     /// Stop although the node works for others.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Query of `GET /audit`, which answers with [`Entry`](crate::audit::Entry)s, the oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditQuery {
+    /// Only of the last so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_s: Option<u64>,
+    /// Only about the nodes and jobs of this owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// An answer with nothing to say: `{}`.
@@ -461,6 +476,9 @@ pub struct JobView {
     pub waiting: Option<String>,
     /// What its submitter should know.
     pub notes: Vec<String>,
+    /// The workers that would not work for it, and what each said last; the first few.
+    #[serde(default)]
+    pub refusals: Vec<Refusal>,
     /// The directory of its outputs, when done.
     #[serde(with = "cid_text::option")]
     pub result: Option<Cid>,

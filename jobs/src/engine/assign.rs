@@ -153,7 +153,7 @@ impl Engine {
         }
         let up = self.chosen.iter().filter_map(|peer| {
             let known = self.peers.get(peer)?;
-            known.is_up().then_some((*peer, known.facts.slots))
+            known.is_up().then_some((*peer, known.slots() as u32))
         });
         Homes::new(up, &loads, self.stages[usize::from(stage)].weight)
     }
@@ -297,7 +297,7 @@ impl Engine {
         // What its memo has takes no time.
         let is_warm = self.warm(task) == Some(victim);
         let median = self.stage_of(task).median().filter(|_| !is_warm).unwrap_or(Duration::ZERO);
-        let expected = median.saturating_mul(backlog) / peer.facts.slots.max(1);
+        let expected = median.saturating_mul(backlog) / (peer.slots() as u32).max(1);
         let at = peer.last_end.max(since) + patience;
         if expected >= patience || at <= self.now { Ok(()) } else { Err(at) }
     }

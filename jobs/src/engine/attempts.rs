@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::faults::Fault;
 use super::finish::Finish;
-use super::limits::back_off;
+use super::limits::{REASON_LIMIT, back_off};
 use super::rank::Unfit;
+use super::reports::clip;
 use super::state::{Fate, Live, Made, Outgrown, Peer, TaskState, Timer};
 use super::types::PeerFacts;
 use super::{Engine, rank};
@@ -28,7 +29,10 @@ impl Engine {
             self.choose();
         }
         match note {
-            ControllerNote::Renew { held, .. } => self.on_renew(from, &held),
+            ControllerNote::Renew { held, granted, .. } => {
+                self.note_granted(from, granted);
+                self.on_renew(from, &held);
+            }
             ControllerNote::Report { reports } => {
                 for report in reports {
                     self.on_report(from, report);
@@ -54,16 +58,18 @@ impl Engine {
             return;
         }
         let came_back = !known.is_up();
+        // It refused, was stopping or paused; it may have been set up anew.
+        let may_be_willing =
+            came_back || (known.facts.refuses.is_some() && facts.refuses.is_none());
         known.facts = facts;
         known.down_since = None;
         known.gone = false;
         if came_back {
             known.answered = false;
             known.is_unwilling = false;
-            if known.refusal.take().is_some() {
-                // It refused or was stopping; it may have been set up anew.
-                known.blocked_until = None;
-            }
+        }
+        if may_be_willing && known.refusal.take().is_some() {
+            known.blocked_until = None;
         }
         if self.recovered && self.started {
             self.query(peer);
@@ -130,6 +136,15 @@ impl Engine {
             })
             .collect();
         lost.into_iter().for_each(|task| self.lose_output(task));
+    }
+
+    /// A worker says how many attempts of this job's owner it runs at a time.
+    fn note_granted(&mut self, from: PeerId, granted: Option<u32>) {
+        if let Some(peer) = self.peers.get_mut(&from)
+            && std::mem::replace(&mut peer.granted, granted) != granted
+        {
+            self.unassigned = true;
+        }
     }
 
     /// A worker says what it holds.
@@ -358,13 +373,20 @@ impl Engine {
         self.choose();
     }
 
-    /// Avoids a peer that does not want work, until it comes back or the block runs out.
+    /// Avoids a peer that does not want work, until it comes back or has been left alone for a
+    /// while. To ask costs two messages, and its answer may depend on the hour: unlike
+    /// [`Engine::block`], the pause does not grow.
     pub(super) fn refuse(&mut self, peer: PeerId, reason: String) {
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.refusal = Some(reason);
-            known.is_unwilling = true;
-            self.block(peer);
-        }
+        let until = self.now + self.plan.limits.block;
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        let reason = clip(&reason, REASON_LIMIT);
+        known.last_refusal = Some(reason.clone());
+        known.refusal = Some(reason);
+        known.is_unwilling = true;
+        known.blocked_until = known.blocked_until.max(Some(until));
+        self.counters.blocks += 1;
+        self.timer(until, Timer::Peer(peer));
+        self.choose();
     }
 
     /// A worker failed where it should not have. Three times, and this job avoids it for a while.

@@ -20,6 +20,8 @@ pub enum Fault {
     WorkerObeysOldEpochs,
     /// A dead worker's attempts are waited for without end.
     TrustsDeadWorkers,
+    /// A worker begins more attempts of an owner than its node's policy grants.
+    WorkerIgnoresGrants,
 }
 
 /// The fault planted in one machine, if any.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::faults::Fault;
-use super::limits::{FAILURE_TEXT_LIMIT, LOG_LINES, back_off};
+use super::limits::{FAILURE_TEXT_LIMIT, LOG_LINES, REASON_LIMIT, back_off};
 use super::reports::clip;
 use super::state::TaskState;
 use super::types::{Action, End, EndState, JobError, Output, Record};
@@ -270,7 +270,11 @@ impl Engine {
             return;
         }
         storing.failed.insert(from);
-        if error.is_some() {
+        if let Some(reason) = error {
+            if let Some(known) = self.peers.get_mut(&from) {
+                let reason = format!("cannot hold the result: {reason}");
+                known.last_refusal = Some(clip(&reason, REASON_LIMIT));
+            }
             self.store();
             return;
         }

@@ -32,6 +32,12 @@ pub(super) const LOG_LINES: usize = 50;
 /// Bytes of a failure's message that are kept and shown.
 pub(super) const FAILURE_TEXT_LIMIT: usize = 8 * 1024;
 
+/// Bytes of what a worker says when it refuses that are kept and shown: two lines.
+pub(super) const REASON_LIMIT: usize = 256;
+
+/// Workers that refused of which a job's view says why: what fits on a screen.
+pub(super) const REFUSALS_SHOWN: usize = 32;
+
 /// Bytes of the logs of attempts that ended well, kept for one job in its journal, its report and
 /// its logs: all that the maps of 1 GiB of input may log. Who commits first has the room; of the
 /// rest the lines are counted. Failed attempts have [room](FAILURES_KEPT) of their own.

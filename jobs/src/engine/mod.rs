@@ -38,6 +38,7 @@
 //!   become files first. A message to the node itself is delivered like any other.
 //! - A note about a job that has no engine here, because it is over, is answered by
 //!   [`Engine::farewell`], unless it is `Gone`.
+//! - It tells a worker when the node's policy comes to another answer about a job of the worker's.
 //! - A build, a manifest check, a store and a stopped attempt always come to an end, good or bad:
 //!   their time-outs are the driver's.
 //!
@@ -92,10 +93,12 @@ pub use faults::Fault;
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,
-    JobReport, Needs, Output, PeerFacts, Phase, Progress, Record, Runtime, StageProgress,
+    JobReport, Needs, Output, PeerFacts, Phase, Progress, Record, Refusal, Runtime, StageProgress,
     TaskReport,
 };
-pub use worker::{CheckedManifest, Remembered, Worker, WorkerAction, WorkerEvent, WorkerRecord};
+pub use worker::{
+    CheckedManifest, Grant, Remembered, Worker, WorkerAction, WorkerEvent, WorkerRecord,
+};
 
 /// The engine of one job: decides what its workers do, and when it ends.
 pub struct Engine {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::finish::Finish;
+use super::limits::REFUSALS_SHOWN;
 use super::rank::Unfit;
 use super::state::TaskState;
-use super::types::{CommitReport, JobReport, Phase, Progress, StageProgress, TaskReport};
+use super::types::{CommitReport, JobReport, Phase, Progress, Refusal, StageProgress, TaskReport};
 use super::{Engine, Peer};
 use crate::ids::TaskId;
 use crate::message::Counters;
@@ -54,7 +55,27 @@ impl Engine {
         let input = stages.iter().find(|stage| stage.bytes_total > 0);
         let (bytes_done, bytes_total) =
             input.map_or((0, 0), |stage| (stage.bytes_done, stage.bytes_total));
-        Progress { phase, stages, bytes_done, bytes_total, workers, memoized, counters, why }
+        let refusals = self.refusals();
+        Progress {
+            phase,
+            stages,
+            bytes_done,
+            bytes_total,
+            workers,
+            memoized,
+            counters,
+            why,
+            refusals,
+        }
+    }
+
+    /// Who would not work for the job, now or before.
+    fn refusals(&self) -> Vec<Refusal> {
+        let refusals = self.peers.iter().filter_map(|(peer, known)| {
+            let reason = known.facts.refuses.as_ref().or(known.last_refusal.as_ref())?;
+            Some(Refusal { peer: *peer, reason: reason.clone() })
+        });
+        refusals.take(REFUSALS_SHOWN).collect()
     }
 
     /// What the committed attempts counted. Of a task whose output was lost nothing counts until it

@@ -167,6 +167,8 @@ pub(super) struct Peer {
     /// Its place in the job's ranking, the lowest first.
     pub(super) rank: [u8; 32],
     pub(super) facts: PeerFacts,
+    /// The slots that its policy grants the job's owner, where it said so.
+    pub(super) granted: Option<u32>,
     /// When its connection broke; none while it is up.
     pub(super) down_since: Option<Duration>,
     /// Down for longer than the grace: its attempts were given up.
@@ -185,6 +187,8 @@ pub(super) struct Peer {
     pub(super) refusal: Option<String>,
     /// Whether it refused when it was last asked.
     pub(super) is_unwilling: bool,
+    /// What it said when it last did, for the user.
+    pub(super) last_refusal: Option<String>,
     /// Attempts it is given beyond its slots because its memo answers.
     pub(super) ahead: usize,
     /// Whether it had to run a task whose output it gave before: its memo is not what it was.
@@ -202,6 +206,7 @@ impl Peer {
         Peer {
             rank,
             facts,
+            granted: None,
             down_since: None,
             gone: false,
             held: Vec::new(),
@@ -212,6 +217,7 @@ impl Peer {
             blocked_until: None,
             refusal: None,
             is_unwilling: false,
+            last_refusal: None,
             ahead: 0,
             forgot: false,
             last_end: now,
@@ -228,8 +234,9 @@ impl Peer {
         self.blocked_until.is_some_and(|until| now < until)
     }
 
+    /// Attempts of the job that it runs at once.
     pub(super) fn slots(&self) -> usize {
-        self.facts.slots as usize
+        self.granted.map_or(self.facts.slots, |granted| granted.min(self.facts.slots)) as usize
     }
 }
 

@@ -322,6 +322,17 @@ pub struct Progress {
     pub counters: message::Counters,
     /// What the user should know: why nothing runs, or why fewer workers than were asked for.
     pub why: Option<String>,
+    /// Who would not work for the job, and what each said last.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A worker that would not work for a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Who.
+    pub peer: PeerId,
+    /// Why, in its own words.
+    pub reason: String,
 }
 
 /// How far one stage is.

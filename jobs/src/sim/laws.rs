@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::engine::{End, EndState, Record};
-use crate::ids::{Attempt, Cid, Epoch, PeerId, TaskId};
+use crate::ids::{Attempt, Cid, Epoch, JobId, PeerId, TaskId};
 
 /// The attempts that a task may come to in one term. Failures, deaths and thefts come to thirty in the worst
 /// of thousands of seeds; workers that take a task from each other in turns, to any number.
@@ -34,6 +34,9 @@ pub enum Broken {
     /// A worker ran more than it has slots.
     #[error("a worker ran {0} attempts in {1} slots")]
     TooManyRunning(usize, usize),
+    /// An attempt began that the node's policy does not allow.
+    #[error("an attempt of job {0} began against the node's policy")]
+    BegunAgainstPolicy(JobId),
     /// A worker was told to forget a good report that a crash could still undo.
     #[error("the report of task {0} was settled before its commit was durable")]
     SettledTooEarly(TaskId),

@@ -2,7 +2,7 @@
 //!
 //! A seed says how many nodes there are, what they are given to do and what goes wrong: messages
 //! lost, doubled, late and out of order; the network split; nodes crashed, frozen, slow, drained,
-//! gone for good; clocks that jump; outputs that vanish; nodes too small for a job. Each node is a real
+//! paused, gone for good; clocks that jump; outputs that vanish; nodes too small for a job. Each node is a real
 //! [`Worker`](crate::engine::Worker), each job a real [`Engine`](crate::engine::Engine) with a
 //! journal that forgets at a crash what was not yet on the disk. Then the faults stop, and every
 //! job must end, with the result that it would have had without them.
@@ -56,6 +56,7 @@ pub struct Tally {
     pub slow_nodes: u64,
     pub wiped_disks: u64,
     pub drains: u64,
+    pub pauses: u64,
     pub refusals: u64,
     pub failed_attempts: u64,
     pub misfits: u64,
@@ -115,6 +116,7 @@ impl Tally {
             slow_nodes,
             wiped_disks,
             drains,
+            pauses,
             refusals,
             failed_attempts,
             misfits,
@@ -147,6 +149,7 @@ impl Tally {
         self.slow_nodes += slow_nodes;
         self.wiped_disks += wiped_disks;
         self.drains += drains;
+        self.pauses += pauses;
         self.refusals += refusals;
         self.failed_attempts += failed_attempts;
         self.misfits += misfits;

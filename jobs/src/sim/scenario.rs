@@ -28,6 +28,8 @@ pub struct Scenario {
     pub failing: u64,
     /// Nodes that refuse a job, in a thousand.
     pub refusing: u64,
+    /// Nodes that grant an owner fewer slots than they have, in a thousand.
+    pub stinting: u64,
     /// The engine's bounds.
     pub limits: Limits,
     /// The workers' bounds.
@@ -94,6 +96,7 @@ impl Scenario {
             fault_every: (!is_calm).then_some(mean),
             failing: if is_calm { 0 } else { rng.between(0, 120) },
             refusing: if rng.chance(200) { 150 } else { 0 },
+            stinting: if rng.chance(300) { 500 } else { 0 },
             limits: Limits {
                 // Faults here come a thousand times as often as in a real swarm: what tells a bad
                 // task or a bad worker from bad luck there would give up here.

@@ -43,7 +43,8 @@ fn everything_happened(sum: &Tally) {
     let Tally { done, failed, cancelled, lost, doubled, reordered, .. } = *sum;
     let Tally { old_orders, old_notes, crashes, controller_crashes, take_overs, .. } = *sum;
     let Tally { scrapped, partitions, clock_jumps, freezes, slow_nodes, wiped_disks, .. } = *sum;
-    let Tally { drains, refusals, failed_attempts, failed_builds, failed_stores, .. } = *sum;
+    let Tally { drains, pauses, refusals, failed_attempts, failed_builds, failed_stores, .. } =
+        *sum;
     let Tally { memo_hits, memo_losses, misfits, .. } = *sum;
     let engines = sum.engines;
     let seen = [
@@ -65,6 +66,7 @@ fn everything_happened(sum: &Tally) {
         ("slow nodes", slow_nodes, 400),
         ("wiped disks", wiped_disks, 400),
         ("drains", drains, 200),
+        ("pauses", pauses, 400),
         ("refusals", refusals, 100),
         ("failed attempts", failed_attempts, 500),
         ("attempts on nodes too small for them", misfits, 200),
@@ -136,6 +138,12 @@ fn a_report_settled_before_it_is_durable_is_found() {
 fn an_order_that_is_never_sent_again_is_found() {
     let (_, law) = found(Fault::NeverResends);
     assert!(matches!(law, Broken::NeverEnded(..)), "{law}");
+}
+
+#[test]
+fn a_slot_that_the_policy_does_not_grant_is_found() {
+    let (_, law) = found(Fault::WorkerIgnoresGrants);
+    assert!(matches!(law, Broken::BegunAgainstPolicy(_)), "{law}");
 }
 
 #[test]

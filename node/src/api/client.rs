@@ -21,11 +21,12 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
+use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo,
-    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, AuditQuery, ByteRange, Collected, ContentPath, Empty, Invite,
+    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin,
+    Revocation, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -214,6 +215,32 @@ impl Client {
     /// As [`Client::status`].
     pub async fn revoke(&self, peer_id: PeerId) -> Result<(), ClientError> {
         let Empty {} = self.post(&["revocations"], &Revocation { peer_id }).await?;
+        Ok(())
+    }
+
+    /// What happened on the node, and for whom; the oldest first.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<audit::Entry>, ClientError> {
+        self.ask(self.request(Method::GET, &["audit"]).query(query)).await
+    }
+
+    /// Has the node take no new attempts.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn pause(&self) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["pause"], &Empty {}).await?;
+        Ok(())
+    }
+
+    /// Has the node take attempts again.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn resume(&self) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["resume"], &Empty {}).await?;
         Ok(())
     }
 

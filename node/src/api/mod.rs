@@ -170,6 +170,7 @@ fn status_of(code: &str) -> StatusCode {
             StatusCode::NOT_FOUND
         }
         "IPDC-1501" | "IPDC-4007" => StatusCode::CONFLICT,
+        "IPDC-4009" => StatusCode::TOO_MANY_REQUESTS,
         code if code.starts_with("IPDC-4") => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -16,15 +16,16 @@ use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
 
 use super::{ApiError, Failure};
+use crate::audit::Entry;
 use crate::blocks::fetch::Session;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin,
-    Revocation, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    self, Accepted, AddQuery, Added, AuditQuery, Collected, ContentPath, Empty, Invite,
+    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind,
+    Peer, Pin, Revocation, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -37,8 +38,11 @@ pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
         .route("/status", get(status))
         .route("/peers", get(peers))
+        .route("/audit", get(audit))
         .route("/invites", post(invite))
         .route("/revocations", post(revoke))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
         .route("/stop", post(stop))
         .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
         .route("/dirs", post(add_dir))
@@ -68,12 +72,27 @@ async fn peers(State(node): Shared) -> Answer<Vec<Peer>> {
     Ok(Json(node.peers()))
 }
 
+async fn audit(State(node): Shared, Query(query): Query<AuditQuery>) -> Answer<Vec<Entry>> {
+    let since = query.since_s.map(Duration::from_secs);
+    Ok(Json(node.audit.read(since, query.owner).await?))
+}
+
 async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answer<Invite> {
     Ok(Json(node.invite(request).await?))
 }
 
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Empty> {
     node.swarm.revoke(request.peer_id).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn pause(State(node): Shared) -> Answer<Empty> {
+    node.pause().await?;
+    Ok(Json(Empty {}))
+}
+
+async fn resume(State(node): Shared) -> Answer<Empty> {
+    node.resume().await?;
     Ok(Json(Empty {}))
 }
 
@@ -176,7 +195,7 @@ async fn ls(State(node): Shared, Path(path): Path<String>) -> Answer<Listing> {
     for DirEntry { name, cid, dag_size } in unixfs::ls(&session, cid).await? {
         let file = unixfs::stat(&session, cid).await?;
         let kind = if file.is_some() { NodeKind::File } else { NodeKind::Dir };
-        entries.push(Entry { name, cid, size: file.map_or(dag_size, |file| file.len), kind });
+        entries.push(view::Entry { name, cid, size: file.map_or(dag_size, |file| file.len), kind });
     }
     let size = entries.iter().map(|entry| entry.size).sum();
     Ok(Json(Listing { kind: NodeKind::Dir, cid, size, entries }))

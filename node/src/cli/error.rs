@@ -321,7 +321,7 @@ impl CliError {
 fn exit_of_status(status: Option<u16>) -> Exit {
     match status {
         Some(404 | 410) => Exit::NotFound,
-        Some(401 | 403 | 409) => Exit::Refused,
+        Some(401 | 403 | 409 | 429) => Exit::Refused,
         Some(400 | 413 | 415 | 416 | 422) => Exit::Usage,
         _ => Exit::Failed,
     }

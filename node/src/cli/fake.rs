@@ -89,6 +89,7 @@ impl FakeNode {
             workers_asked: None,
             waiting: None,
             notes: Vec::new(),
+            refusals: Vec::new(),
             result: None,
             report: None,
             error: None,

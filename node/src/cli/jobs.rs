@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use ipdc_jobs::engine::Refusal;
 use ipdc_jobs::ids::{Cid, JobId, TaskId};
 use serde::Serialize;
 
@@ -200,6 +201,11 @@ impl Answer for JobView {
             writeln!(to, "{:<11} {count} {}", "counter", name.escape_debug())?;
         }
         self.notes.iter().try_for_each(|note| writeln!(to, "{:<11} {note}", "note"))?;
+        for Refusal { peer, reason } in &self.refusals {
+            // The worker wrote it: what would steer a terminal is escaped.
+            let reason = reason.escape_debug().to_string().replace("\\'", "'");
+            writeln!(to, "{:<11} by {peer}: {reason}", "refused")?;
+        }
         if let Some(error) = &self.error {
             writeln!(to, "{:<11} {}: {}", "error", error.code, error.message)?;
             for line in error.causes.iter().chain(&error.details).chain(&error.help) {

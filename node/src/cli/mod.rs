@@ -4,6 +4,7 @@
 //! file holds one group of commands; [`output`] alone decides how an answer looks, [`error`] what
 //! can go wrong and which exit code says so. Nothing here knows a job kind by name.
 
+mod audit;
 mod data;
 mod debug;
 mod error;
@@ -81,12 +82,15 @@ enum Command {
     Init(nodes::Init),
     Start(start::Start),
     Stop(stop::Stop),
+    Pause(nodes::Pause),
+    Resume(nodes::Resume),
     Status(nodes::Status),
     Id(nodes::Id),
     Invite(nodes::Invite),
     Join(nodes::Join),
     Peers(nodes::Peers),
     Revoke(nodes::Revoke),
+    Audit(audit::Audit),
     Add(data::Add),
     Get(data::Get),
     Cat(data::Cat),
@@ -212,12 +216,15 @@ impl Command {
             Command::Init(command) => command.run(session),
             Command::Start(command) => command.run(session).await,
             Command::Stop(command) => command.run(session).await,
+            Command::Pause(command) => command.run(session).await,
+            Command::Resume(command) => command.run(session).await,
             Command::Status(command) => command.run(session).await,
             Command::Id(command) => command.run(session),
             Command::Invite(command) => command.run(session).await,
             Command::Join(command) => command.run(session).await,
             Command::Peers(command) => command.run(session).await,
             Command::Revoke(command) => command.run(session).await,
+            Command::Audit(command) => command.run(session).await,
             Command::Add(command) => command.run(session).await,
             Command::Get(command) => command.run(session).await,
             Command::Cat(command) => command.run(session).await,

@@ -1,4 +1,4 @@
-//! Nodes and who they are: `init`, `join`, `invite`, `revoke`, `id`, `status`, `peers`.
+//! Nodes and who they are: `init`, `join`, `invite`, `revoke`, `id`, `status`, `peers`; `pause`, `resume`.
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::num::NonZeroU32;
@@ -13,6 +13,7 @@ use super::error::CliError;
 use super::output::{Answer, put_table, size, span, table};
 use super::progress::Progress;
 use super::setup;
+use crate::swarm::facts::PeerFacts;
 use crate::swarm::invitation::TOKEN_LIMIT;
 use crate::view;
 
@@ -186,6 +187,43 @@ impl Answer for Identity {
     }
 }
 
+/// Have the node take no new attempts, also after a restart; what runs may end
+#[derive(Debug, Args)]
+pub(super) struct Pause {}
+
+impl Pause {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        session.client()?.pause().await?;
+        session.output.put(&Paused { paused: true })
+    }
+}
+
+/// Have a paused node take attempts again
+#[derive(Debug, Args)]
+pub(super) struct Resume {}
+
+impl Resume {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        session.client()?.resume().await?;
+        session.output.put(&Paused { paused: false })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Paused {
+    paused: bool,
+}
+
+impl Answer for Paused {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        to.write_all(if self.paused {
+            b"paused: what runs may end, nothing begins before `ipdc resume`\n"
+        } else {
+            b"resumed\n"
+        })
+    }
+}
+
 /// Show what the node is and does
 #[derive(Debug, Args)]
 pub(super) struct Status {}
@@ -210,7 +248,11 @@ impl Answer for view::Status {
         }
         line("mqtt", self.mqtt.to_string())?;
         line("http", self.http.to_string())?;
-        let draining = if self.draining { ", stopping" } else { "" };
+        let draining = match (self.draining, self.paused) {
+            (true, _) => ", stopping",
+            (false, true) => ", paused: takes no new attempts",
+            (false, false) => "",
+        };
         line("up", format!("{}{draining}", span(Duration::from_secs(self.uptime_s))))?;
         line("peers", format!("{} connected", self.peers_connected))?;
         line("jobs", format!("{} running, {} queued", self.jobs.running, self.jobs.queued))?;
@@ -271,7 +313,7 @@ impl Answer for PeerList {
                 known(size(facts.disk_free)),
                 facts.runtimes.join(","),
                 facts.labels.join(","),
-                known(format!("{}/{}", facts.load, facts.slots)),
+                known(load(&facts)),
             ]);
         }
         put_table(to, &rows)
@@ -280,6 +322,11 @@ impl Answer for PeerList {
     fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
         self.0.iter().try_for_each(|peer| writeln!(to, "{}", peer.peer_id))
     }
+}
+
+fn load(facts: &PeerFacts) -> String {
+    let paused = if facts.paused { ", paused" } else { "" };
+    format!("{}/{}{paused}", facts.load, facts.slots)
 }
 
 fn seen(peer: &view::Peer) -> String {

@@ -8,10 +8,13 @@ use std::path::Path;
 use serde::Deserialize as _;
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, OTHER_VARIABLES, Source};
+use super::{Config, ConfigError, OTHER_VARIABLES, Rule, Source};
 
 /// What begins the name of a variable that is a setting.
 const PREFIX: &str = "IPDC_";
+
+/// The one setting that is a table: of rules, by whom they are for.
+const RULES: [&str; 2] = ["policy", "owners"];
 
 /// The settings by `variables`, else by the file `path` that holds `text`, else by default.
 pub(super) fn config(
@@ -45,15 +48,18 @@ impl Layers {
             message: error.message().to_owned(),
         })?;
         for (section, settings) in file {
-            let at =
-                |name: Option<&str>| Source::Line(path.to_owned(), line_of(text, &section, name));
+            let at = |key: &[&str]| Source::Line(path.to_owned(), line_of(text, key));
             match settings {
                 Value::Table(settings) if self.settings.contains_key(&section) => {
                     for (name, value) in settings {
-                        self.set(&section, &name, value, at(Some(&name)))?;
+                        let key = [section.as_str(), &name];
+                        if key == RULES {
+                            check_rules(path, text, &value)?;
+                        }
+                        self.set(&section, &name, value, at(&key))?;
                     }
                 }
-                _ => return Err(self.unknown(&section, at(None))),
+                _ => return Err(self.unknown(&section, at(&[&section]))),
             }
         }
         Ok(())
@@ -129,6 +135,40 @@ impl Layers {
     }
 }
 
+/// Whether what a file says of single owners can be used; if not, where it cannot.
+fn check_rules(path: &Path, text: &str, rules: &Value) -> Result<(), ConfigError> {
+    let known = Table::try_from(Rule::whole()).expect("a whole rule can be written");
+    let [section, rules_name] = RULES;
+    for (owner, rule) in rules.as_table().into_iter().flatten() {
+        let place = |names: &[&str]| {
+            let names = [&[section, rules_name, owner], names].concat();
+            (Source::Line(path.to_owned(), line_of(text, &names)), names.join("."))
+        };
+        let check = |said: Value, names: &[&str]| {
+            Rule::deserialize(said).map(drop).map_err(|error| {
+                let (at, key) = place(names);
+                ConfigError::Wrong { at, key, message: error.message().to_owned() }
+            })
+        };
+        let Some(settings) = rule.as_table() else {
+            check(rule.clone(), &[])?;
+            continue;
+        };
+        for (name, value) in settings {
+            if !known.contains_key(name) {
+                let alike = |known: &&String| likeness(name, known);
+                let nearest = known.keys().max_by(|a, b| alike(a).total_cmp(&alike(b)));
+                let nearest = nearest.expect("a rule has settings").clone();
+                let (at, key) = place(&[name]);
+                return Err(ConfigError::Unknown { at, key, nearest });
+            }
+            let alone = Table::from_iter([(name.clone(), value.clone())]);
+            check(alone.into(), &[name])?;
+        }
+    }
+    Ok(())
+}
+
 /// How near `key` comes to `known`, whole or by its last part alone: the section may be missing.
 fn likeness(key: &str, known: &str) -> f64 {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
@@ -143,18 +183,21 @@ fn line_at(text: &str, byte: Option<usize>) -> usize {
     before.matches('\n').count() + 1
 }
 
-/// The line, from 1, on which a setting, or the section's beginning, is.
-fn line_of(text: &str, section: &str, name: Option<&str>) -> usize {
+/// The line, from 1, on which the setting with these names is, from its section's on.
+fn line_of(text: &str, names: &[&str]) -> usize {
     let start = || {
         let file = toml::de::DeTable::parse(text).ok()?.into_inner();
-        let (key, settings) = file.get_key_value(section)?;
-        match name {
-            None => Some(key.span().start),
-            Some(name) => {
-                let (key, _) = settings.get_ref().as_table()?.get_key_value(name)?;
-                Some(key.span().start)
+        let mut table = &file;
+        let mut found = None;
+        for name in names {
+            let (key, value) = table.get_key_value(*name)?;
+            found = Some(key.span().start);
+            match value.get_ref().as_table() {
+                Some(inner) => table = inner,
+                None => break,
             }
         }
+        found
     };
     line_at(text, start())
 }
@@ -265,6 +308,30 @@ mod tests {
         }
         let said = refusal("", &[("IPDC_NODE_SLOTS", "many")]);
         assert!(said.contains("IPDC_NODE_SLOTS") && said.contains("u32"), "{said}");
+    }
+
+    #[test]
+    fn the_terms_of_an_owner_are_read_and_what_they_cannot_say_is_refused_where_it_stands() {
+        let text = "[policy]\nslots = 4\n[policy.owners.ann]\nmemory = \"1 GiB\"\ntime = \"1h\"\n\
+                    hours = \"22:00-07:00\"\nidle = true\nruntimes = [\"container\"]";
+        let policy = load(text, &[]).unwrap().policy;
+        let ann = &policy.owners["ann"];
+        assert_eq!((policy.slots, ann.slots, ann.memory), (Some(4), None, Some(Size::GIB)));
+        assert_eq!(ann.time, Some(std::time::Duration::from_secs(3600)));
+        for (line, said) in [
+            ("slot = 1", "`policy.owners.ann.slot`; the nearest is `slots`"),
+            ("mem = 1", "`policy.owners.ann.mem`; the nearest is `memory`"),
+            ("hours = \"late\"", "`policy.owners.ann.hours` cannot be this: `late` are no hours"),
+            ("runtimes = [\"wasn\"]", "wasm"),
+            ("time = 5", "`policy.owners.ann.time`"),
+        ] {
+            let refused = refusal(&format!("[policy.owners.ann]\nidle = true\n{line}"), &[]);
+            assert!(refused.starts_with(&format!("{PATH}:3: ")), "{refused}");
+            assert!(refused.contains(said), "{refused}");
+        }
+        let refused = refusal("[policy.owners]\nann = 1", &[]);
+        assert!(refused.starts_with(&format!("{PATH}:2: `policy.owners.ann`")), "{refused}");
+        assert!(refusal("", &[("IPDC_POLICY_OWNERS", "ann")]).contains("IPDC_POLICY_OWNERS"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! `layers.rs` reads and checks; this file says what there is. Nothing else reads settings or
 //! `IPDC_*` variables, but for [`OTHER_VARIABLES`].
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,9 +17,11 @@ use ipdc_jobs::engine::Runtime;
 use rust_ipfs::Multiaddr;
 use serde::{Deserialize, Serialize};
 
+mod hours;
 mod layers;
 mod size;
 
+pub use hours::Hours;
 pub use size::Size;
 
 /// The `ipdc.toml` of a new home: every setting with its default, as comments.
@@ -170,17 +173,82 @@ impl Default for Limits {
     }
 }
 
-/// For whom the node works. A name is an owner's or a peer ID.
+/// For whom the node works, and when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// What any member of the swarm may run, without network.
     pub members: Vec<Runtime>,
+    /// When the node works for others, by its own clock.
+    pub hours: Hours,
+    /// Whether it works for others only while other programs leave the processors idle.
+    pub idle: bool,
+    /// Attempts of one owner that run at a time; none, as many as the node has slots.
+    #[serde(with = "zero_is_none")]
+    pub slots: Option<u32>,
+    /// Jobs of one owner that the node works for at a time, and that it takes in from its own user;
+    /// none, any number.
+    #[serde(with = "zero_is_none")]
+    pub jobs: Option<u32>,
+    /// Bytes that the jobs of one owner may take here; 0, as many as there are.
+    pub stored: Size,
+    /// Other terms, by an owner's name or a peer ID.
+    pub owners: BTreeMap<String, Rule>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { members: vec![Runtime::Wasm, Runtime::Wasi, Runtime::Python] }
+        Policy {
+            members: vec![Runtime::Wasm, Runtime::Wasi, Runtime::Python],
+            hours: Hours::ALL,
+            idle: false,
+            slots: None,
+            jobs: Some(1_000),
+            stored: Size(0),
+            owners: BTreeMap::new(),
+        }
+    }
+}
+
+/// The terms for one owner. Where it says nothing, those for all hold: [`Policy`] and [`Limits`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rule {
+    /// What it may run.
+    pub runtimes: Option<Vec<Runtime>>,
+    /// The most memory of one attempt.
+    pub memory: Option<Size>,
+    /// The most time of one attempt.
+    #[serde(with = "in_words::option")]
+    pub time: Option<Duration>,
+    /// The most output of one attempt.
+    pub output: Option<Size>,
+    /// When.
+    pub hours: Option<Hours>,
+    /// Whether only while the processors are idle.
+    pub idle: Option<bool>,
+    /// Attempts at a time; 0, as many as the node has slots.
+    pub slots: Option<u32>,
+    /// Jobs at a time; 0, any number.
+    pub jobs: Option<u32>,
+    /// Bytes that its jobs may take; 0, as many as there are.
+    pub stored: Option<Size>,
+}
+
+impl Rule {
+    /// One that says all that a rule can say.
+    fn whole() -> Rule {
+        Rule {
+            runtimes: Some(Vec::new()),
+            memory: Some(Size::GIB),
+            time: Some(Duration::ZERO),
+            output: Some(Size::GIB),
+            hours: Some(Hours::ALL),
+            idle: Some(false),
+            slots: Some(0),
+            jobs: Some(0),
+            stored: Some(Size(0)),
+        }
     }
 }
 
@@ -214,6 +282,12 @@ impl Config {
         });
         let config = layers::config(path, &text, variables)?;
         Ok(config.over(flags))
+    }
+
+    /// The settings of a file with this text, and nothing else.
+    #[cfg(test)]
+    pub(crate) fn of_toml(text: &str) -> Result<Config, ConfigError> {
+        layers::config(Path::new("ipdc.toml"), text, [])
     }
 
     fn over(mut self, flags: Flags) -> Self {
@@ -352,5 +426,27 @@ mod in_words {
         humantime::parse_duration(&text).map_err(|error| {
             D::Error::custom(format!("`{text}` is no time: {error}; expected one like \"20s\""))
         })
+    }
+
+    /// One that may be absent.
+    pub(super) mod option {
+        use super::{Deserializer, Duration, Serializer};
+
+        #[allow(clippy::ref_option, reason = "serde passes the field by reference")]
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<Duration>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
     }
 }

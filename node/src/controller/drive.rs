@@ -271,6 +271,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     view.bytes_total = progress.bytes_total;
     view.workers = view.workers.max(progress.workers);
     view.waiting = progress.why;
+    view.refusals = progress.refusals;
 }
 
 fn logs_of(report: &JobReport) -> JobLogs {

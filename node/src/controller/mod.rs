@@ -32,6 +32,7 @@ use libp2p_identity::Keypair;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{BlockingTree, Caller};
@@ -54,12 +55,18 @@ const LOGS_ASKED_LIMIT: usize = 16;
 pub struct Context {
     /// This node.
     pub me: PeerId,
+    /// The owner that its certificate names.
+    pub owner: String,
+    /// How many jobs of its local user may be under way; none, any number.
+    pub jobs_taken_in: Option<u32>,
     /// Signs for its local user.
     pub keypair: Keypair,
     /// Durable state.
     pub db: Db,
     /// Who made what before.
     pub memo: Db,
+    /// Where it is noted what is taken in.
+    pub audit: Audit,
     /// Blocks.
     pub blocks: Blocks,
     /// Checks code before a job is accepted.
@@ -500,6 +507,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         workers_asked: manifest.workers,
         waiting: None,
         notes,
+        refusals: vec![],
         result: None,
         report: None,
         error: None,

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 use ipdc_jobs::engine::Record;
-use ipdc_jobs::ids::{Cid, Epoch, FileRef};
+use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, SpecError};
@@ -13,6 +13,7 @@ use rand::distr::{Alphanumeric, SampleString};
 
 use super::drive::to_json;
 use super::{Context, Controller};
+use crate::audit::{Entry, What};
 use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
@@ -94,6 +95,24 @@ pub enum SubmitError {
         help("params and side files are part of it: put large ones into files")
     )]
     Manifest(#[from] BadManifest),
+    /// As many jobs are under way as may be.
+    #[error(
+        "{owner} has {used} jobs under way here, and this node's policy takes in {most} at most"
+    )]
+    #[diagnostic(
+        code("IPDC-4009"),
+        help(
+            "wait for one to end, cancel one, or raise `jobs` under [policy] in the node's ipdc.toml"
+        )
+    )]
+    Quota {
+        /// Whose.
+        owner: String,
+        /// How many have not ended.
+        used: u32,
+        /// How many may.
+        most: u32,
+    },
     /// Its files could not be read or written.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -166,11 +185,22 @@ impl Controller {
             notes: serde_json::to_string(&notes).expect("strings encode"),
             ended: None,
         };
-        match jobs::accept(&context.db, stored, key, to_json(&first)).await? {
-            jobs::Accepted::New => self.drive(job, file, manifest, notes.clone(), vec![first]),
+        let most = context.jobs_taken_in;
+        match jobs::accept(&context.db, stored, key, to_json(&first), most).await? {
+            jobs::Accepted::New => {
+                context.note(What::Accepted, job, format!("kind {}", manifest.kind));
+                self.drive(job, file, manifest, notes.clone(), vec![first]);
+            }
             jobs::Accepted::Before(before) => {
                 pins.release(reason).await?;
                 return Ok(Accepted { job: before, notes });
+            }
+            jobs::Accepted::Full(used) => {
+                pins.release(reason).await?;
+                let (owner, most) = (context.owner.clone(), most.unwrap_or(used));
+                let refused = SubmitError::Quota { owner, used, most };
+                context.note(What::Refused, job, refused.to_string());
+                return Err(refused);
             }
         }
         Ok(Accepted { job, notes })
@@ -243,6 +273,13 @@ impl Controller {
             )
         };
         fewer.map(note).into_iter().collect()
+    }
+}
+
+impl Context {
+    fn note(&self, what: What, job: JobId, detail: String) {
+        let entry = Entry::now(what, &self.owner, detail);
+        self.audit.note(Entry { peer: Some(self.me), job: Some(job), ..entry });
     }
 }
 

@@ -54,10 +54,12 @@ pub enum Accepted {
     New,
     /// The submitter's key names this job already.
     Before(JobId),
+    /// So many jobs have not ended: it is not taken in.
+    Full(u32),
 }
 
-/// Commits a job and the first record of its journal. The same `key` again gives the job that it
-/// named first.
+/// Commits a job and the first record of its journal, if fewer than `most` have not ended. The same
+/// `key` again gives the job that it named first.
 ///
 /// # Errors
 /// When the database fails.
@@ -66,12 +68,18 @@ pub async fn accept(
     job: StoredJob,
     key: String,
     first_record: String,
+    most: Option<u32>,
 ) -> Result<Accepted, StateError> {
     db.call(move |c| {
         let before: Option<String> =
             c.query_row("SELECT id FROM jobs WHERE key = ?1", [&key], |r| r.get(0)).optional()?;
         if let Some(id) = before {
             return Ok(Accepted::Before(parse_id(&id)?));
+        }
+        let open = "SELECT count(*) FROM jobs WHERE ended IS NULL";
+        let open: u32 = c.query_row(open, [], |r| r.get(0))?;
+        if most.is_some_and(|most| open >= most) {
+            return Ok(Accepted::Full(open));
         }
         c.execute(
             "INSERT INTO jobs (id, key, manifest, notes, accepted)
@@ -227,18 +235,35 @@ mod tests {
     #[tokio::test]
     async fn the_same_key_names_the_same_job() {
         let db = Db::in_memory().unwrap();
-        assert_eq!(accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap(), Accepted::New);
-        let again = accept(&db, job("b"), "k".into(), "r0".into()).await.unwrap();
+        assert_eq!(
+            accept(&db, job("a"), "k".into(), "r0".into(), None).await.unwrap(),
+            Accepted::New
+        );
+        let again = accept(&db, job("b"), "k".into(), "r0".into(), None).await.unwrap();
         assert_eq!(again, Accepted::Before(job("a").id));
         assert_eq!(by_key(&db, "k".into()).await.unwrap(), Some(job("a").id));
         assert_eq!(by_key(&db, "other".into()).await.unwrap(), None);
     }
 
     #[tokio::test]
+    async fn no_more_are_taken_in_than_may_be_under_way_and_an_end_makes_room() {
+        let db = Db::in_memory().unwrap();
+        let accept = async |name: &str| {
+            accept(&db, job(name), name.into(), "r0".into(), Some(2)).await.unwrap()
+        };
+        assert_eq!(accept("a").await, Accepted::New);
+        assert_eq!(accept("b").await, Accepted::New);
+        assert_eq!(accept("c").await, Accepted::Full(2));
+        assert_eq!(accept("b").await, Accepted::Before(job("b").id), "which was accepted");
+        end(&db, job("a").id, "{}".into(), "[]".into()).await.unwrap();
+        assert_eq!(accept("c").await, Accepted::New);
+    }
+
+    #[tokio::test]
     async fn a_journal_reads_back_in_order_and_goes_when_others_have_ended() {
         let db = Db::in_memory().unwrap();
         let id = job("a").id;
-        accept(&db, job("a"), "k".into(), "r0".into()).await.unwrap();
+        accept(&db, job("a"), "k".into(), "r0".into(), None).await.unwrap();
         append(&db, id, vec![(1, "r1".into()), (2, "r2".into())]).await.unwrap();
         append(&db, id, vec![(2, "again".into())]).await.unwrap();
         assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
@@ -246,7 +271,7 @@ mod tests {
         for n in 0..JOURNALS_KEPT {
             assert_eq!(journal(&db, id).await.unwrap().len(), 3, "{n} ended after it");
             let (later, key) = (job(&format!("later {n}")), format!("k{n}"));
-            accept(&db, later.clone(), key, "r0".into()).await.unwrap();
+            accept(&db, later.clone(), key, "r0".into(), None).await.unwrap();
             end(&db, later.id, "{}".into(), "[]".into()).await.unwrap();
         }
         assert!(journal(&db, id).await.unwrap().is_empty());

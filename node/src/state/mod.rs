@@ -8,10 +8,13 @@
 //! writes SQL.
 
 pub mod attempts;
+pub mod audit;
 pub mod chunks;
+pub mod held;
 pub mod jobs;
 pub mod members;
 pub mod memo;
+pub mod pause;
 pub mod pins;
 
 use std::path::Path;
@@ -23,8 +26,16 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] =
-    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA];
+const MIGRATIONS: &[&str] = &[
+    jobs::SCHEMA,
+    attempts::SCHEMA,
+    pins::SCHEMA,
+    members::SCHEMA,
+    chunks::SCHEMA,
+    pause::SCHEMA,
+    held::SCHEMA,
+    audit::SCHEMA,
+];
 
 /// The tables of the memo's file.
 const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];

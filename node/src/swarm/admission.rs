@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
+use super::book::Cut;
 use super::certificate::{
     BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, Revocation, new_serial, now_ms,
 };
@@ -27,6 +28,7 @@ use super::frame;
 use super::invitation::Token;
 use super::signed::Signed;
 use super::{Core, SwarmError};
+use crate::audit::{Entry, What};
 use crate::state::StateError;
 use crate::state::members::{self, Grant, Redemption};
 use ipdc_gate::{ADMIT, Link, OpenError};
@@ -233,9 +235,12 @@ async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Re
         Redemption::UsedUp => return Err(Refusal::UsedUp),
         Redemption::Unknown => return Err(Refusal::UnknownInvitation),
     };
+    let owner = grant.owner.clone();
     let credential = core.issue(peer, grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
     core.book().check(&credential, peer)?;
     tracing::info!(%peer, "joined by an invitation of this node");
+    let entry = Entry::now(What::Joined, &owner, "by an invitation of this node");
+    core.audit.note(Entry { peer: Some(peer), ..entry });
     Ok(credential)
 }
 
@@ -281,16 +286,33 @@ impl Core {
         if news.revocations.is_empty() {
             return Ok(());
         }
+        self.note_revoked(&news);
         self.db
             .call(move |c| {
                 for (said, signed) in &news.revocations {
                     members::save_revocation(c, said, signed)?;
                 }
-                for peer in &news.removed {
+                for (peer, _) in &news.removed {
                     members::remove_member(c, peer)?;
                 }
                 Ok(())
             })
             .await
+    }
+
+    fn note_revoked(&self, news: &Cut) {
+        let noted = |peer: PeerId, owner: &str, detail: String| {
+            let entry = Entry::now(What::Revoked, owner, detail);
+            self.audit.note(Entry { peer: Some(peer), ..entry });
+        };
+        for (said, _) in &news.revocations {
+            let removed = news.removed.iter().find(|(peer, _)| *peer == said.peer);
+            let owner = removed.map_or("", |(_, owner)| owner);
+            noted(said.peer, owner, format!("by {}", said.issuer));
+        }
+        let is_named = |peer: &PeerId| news.revocations.iter().any(|(said, _)| said.peer == *peer);
+        for (peer, owner) in news.removed.iter().filter(|(peer, _)| !is_named(peer)) {
+            noted(*peer, owner, "the one that invited it was revoked".to_owned());
+        }
     }
 }

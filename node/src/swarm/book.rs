@@ -113,7 +113,7 @@ pub(super) struct DueDial {
 #[derive(Default)]
 pub(super) struct Cut {
     pub(super) revocations: Vec<(Revocation, Signed<Revocation>)>,
-    pub(super) removed: Vec<PeerId>,
+    pub(super) removed: Vec<(PeerId, String)>,
     pub(super) cut_off: Vec<Arc<Link>>,
 }
 
@@ -381,7 +381,7 @@ impl Book {
                 self.tell_us(SwarmEvent::Down(peer));
             }
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
-            cut.removed.push(peer);
+            cut.removed.push((peer, member.certificate.owner));
         }
         self.stir();
         cut
@@ -619,6 +619,11 @@ impl Book {
     /// The certificate of a member.
     pub(super) fn certificate(&self, peer: PeerId) -> Option<Certificate> {
         self.members.get(&peer).map(|member| member.certificate.clone())
+    }
+
+    /// Whether the peer is a member that was connected before.
+    pub(super) fn was_seen(&self, peer: PeerId) -> bool {
+        self.members.get(&peer).is_some_and(|member| member.seen_ms > 0)
     }
 
     /// All members but ourselves, in the order of their IDs.

@@ -17,6 +17,8 @@ pub struct PeerFacts {
     pub cpus: u32,
     /// The share of them in use, 0 to 1.
     pub cpu_use: f32,
+    /// The share of them that programs other than the node use, 0 to 1.
+    pub cpu_others: f32,
     /// Bytes of memory.
     pub memory: u64,
     /// Bytes of memory that are free for use.
@@ -33,6 +35,8 @@ pub struct PeerFacts {
     pub slots: u32,
     /// Attempts that it runs or has queued now.
     pub load: u32,
+    /// Whether its user paused it: it takes no new attempts.
+    pub paused: bool,
     /// The URL of its HTTP API, if others may see it.
     pub http: Option<String>,
 }

@@ -11,7 +11,8 @@
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
 //!
-//! What the swarm keeps is in [`crate::state::members`]. It knows nothing of jobs, brokers or
+//! What the swarm keeps is in [`crate::state::members`]; who comes and goes it tells
+//! [`crate::audit`]. It knows nothing of jobs, brokers or
 //! blocks: the repository that rust-ipfs insists on is an empty one in memory.
 
 mod admission;
@@ -54,6 +55,7 @@ use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
 use self::signed::Signed;
 use self::streams::Protocol;
+use crate::audit::{Audit, Entry, What};
 use crate::state::{Db, StateError, members};
 use ipdc_gate as gate;
 
@@ -93,6 +95,8 @@ pub struct Options {
     pub bootstrap: Vec<Multiaddr>,
     /// The node's database.
     pub db: Db,
+    /// Where it is noted who comes and goes.
+    pub audit: Audit,
     /// What the node tells of itself; each change is told.
     pub facts: watch::Receiver<PeerFacts>,
 }
@@ -200,6 +204,7 @@ struct Core {
     domain: String,
     announce: Vec<Multiaddr>,
     db: Db,
+    audit: Audit,
     facts: watch::Receiver<PeerFacts>,
     book: Mutex<Book>,
     listening: Mutex<Vec<Multiaddr>>,
@@ -236,6 +241,7 @@ impl Swarm {
             domain: options.domain,
             announce: options.announce,
             db: options.db,
+            audit: options.audit,
             facts: options.facts,
             book: Mutex::new(book),
             listening: Mutex::default(),
@@ -318,6 +324,13 @@ impl Swarm {
         self.core.book().certificate(peer).map(|certificate| certificate.owner)
     }
 
+    /// Whom a member belongs to whose certificate holds now: it has neither expired nor been revoked.
+    #[must_use]
+    pub fn owner_now(&self, peer: PeerId) -> Option<String> {
+        let book = self.core.book();
+        book.certificate(peer).filter(|_| book.still_member(peer)).map(|found| found.owner)
+    }
+
     /// What happens to peers from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<SwarmEvent> {
@@ -349,7 +362,11 @@ impl Swarm {
             expires_ms,
             uses: options.uses,
         };
+        let span = humantime::format_duration(options.ttl);
+        let detail = format!("for {} nodes within {span}", options.uses);
+        let entry = Entry::now(What::Invited, &kept.owner, detail);
         core.db.call(move |c| members::save_invitation(c, &kept)).await?;
+        core.audit.note(entry);
         let invitation = Invitation {
             swarm_key: core.swarm_key.clone(),
             root: core.root,

@@ -21,6 +21,7 @@ use super::book::{DueDial, Target, Telling, Told};
 use super::frame;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
 use super::{Core, QUARANTINE, address, open};
+use crate::audit::{Entry, What};
 use crate::state::members;
 use ipdc_gate::{self as gate, ConnectionId, DialFailure, DialOpts, Link};
 
@@ -145,11 +146,17 @@ async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
     let peer = link.peer;
     match timeout(QUARANTINE, admission::run(&core, &link)).await {
         Ok(Ok((credential, certificate))) => {
-            let admitted = {
+            let (owner, issuer) = (certificate.owner.clone(), certificate.issuer);
+            let (admitted, is_first) = {
                 let mut book = core.book();
+                let is_first = !book.was_seen(peer);
                 book.learn_member(peer, credential, certificate);
-                book.admitted(&link)
+                (book.admitted(&link), is_first)
             };
+            if admitted && is_first {
+                let entry = Entry::now(What::Admitted, &owner, format!("certified by {issuer}"));
+                core.audit.note(Entry { peer: Some(peer), ..entry });
+            }
             if admitted {
                 tracing::debug!(%peer, "admitted");
                 let ended = tell(&core, &link).await;

@@ -19,6 +19,7 @@ use super::identity::SwarmKey;
 use super::join::{Founded, JoinError, Joined, certify, found, join};
 use super::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use super::{InviteOptions, Options, Swarm, SwarmError, frame, network};
+use crate::audit::Audit;
 use crate::state::Db;
 use ipdc_gate::{self as gate, ADMIT, DialOpts, Link, OpenError};
 
@@ -62,6 +63,7 @@ impl Home {
             announce: Vec::new(),
             bootstrap,
             db: self.db.clone(),
+            audit: Audit::start(self.db.clone()),
             facts: facts_receiver,
         };
         let swarm = Swarm::start(options).await.unwrap();
@@ -392,6 +394,7 @@ async fn a_port_in_use_is_said_so() {
         listen: vec![world.founder.address()],
         announce: Vec::new(),
         bootstrap: Vec::new(),
+        audit: Audit::start(Db::in_memory().unwrap()),
         db: Db::in_memory().unwrap(),
         facts,
     };

@@ -1,32 +1,28 @@
-//! For whom this node works: a manifest is believed when it is its job's and its submitter
-//! signed it, and accepted when the node's policy lets that submitter run what it asks for.
+//! What a job claims: a manifest is believed when it is its job's and its submitter signed it.
+//! Whether this node works for it then is [`policy`](super::policy)'s to say.
 
 use std::collections::BTreeSet;
 
-use ipdc_jobs::engine::{CheckedManifest, Runtime};
+use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId};
 use ipdc_jobs::kind;
 use ipdc_jobs::manifest::{BadManifest, Limits, MANIFEST_LIMIT, Manifest, SignedManifest};
 
 use super::Parts;
 use crate::blocks::store::Tier;
+use crate::config::Hours;
 
-/// What this node runs, and for whom.
+/// What a believed manifest asks of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Runtimes that any member of the swarm may use.
-    pub members: BTreeSet<Runtime>,
-    /// The most that one attempt may ask for.
-    pub limits: Limits,
-}
-
-impl Policy {
-    /// The names of the runtimes that this node has and lets somebody use.
-    #[must_use]
-    pub fn offered(&self) -> Vec<String> {
-        let has = |runtime: &&Runtime| **runtime == Runtime::Wasm;
-        self.members.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
-    }
+pub(super) struct Claim {
+    /// Whose user signed it.
+    pub(super) submitter: PeerId,
+    /// Whose orders are to be believed.
+    pub(super) roster: Vec<PeerId>,
+    /// What its code needs.
+    pub(super) runtimes: BTreeSet<Runtime>,
+    /// The most that one attempt may take.
+    pub(super) limits: Limits,
 }
 
 /// Why this node does not work for a job.
@@ -63,16 +59,62 @@ pub enum Refusal {
         given: String,
     },
     /// The policy says no.
-    #[error("this node's policy does not let {submitter} run {runtime:?} code")]
+    #[error("this node's policy does not let {owner} ({submitter}) run {} code", runtime.name())]
     #[diagnostic(
         code("IPDC-5415"),
         help("the node's owner decides, under [policy] in its ipdc.toml")
     )]
     Policy {
+        /// Whom it belongs to who wants to.
+        owner: String,
         /// Who wants to.
         submitter: PeerId,
         /// What.
         runtime: Runtime,
+    },
+    /// It takes nothing at all.
+    #[error("this node is paused: it takes no new attempts")]
+    #[diagnostic(code("IPDC-5417"), help("its owner ends that with `ipdc resume`"))]
+    Paused,
+    /// Not at this time of the day.
+    #[error("this node works for {owner} at {hours} only, by its own clock")]
+    #[diagnostic(
+        code("IPDC-5418"),
+        help("the node's owner decides, by `hours` under [policy] in its ipdc.toml")
+    )]
+    Hours {
+        /// For whom.
+        owner: String,
+        /// When.
+        hours: Hours,
+    },
+    /// Its machine is in use.
+    #[error("this node works for {owner} only while its machine is idle, and it is in use")]
+    #[diagnostic(
+        code("IPDC-5419"),
+        help("the node's owner decides, by `idle` under [policy] in its ipdc.toml")
+    )]
+    Busy {
+        /// For whom.
+        owner: String,
+    },
+    /// Its owner has as much as it may have.
+    #[error(
+        "{owner} has {used} {quota} here, and this node's policy gives one owner {most} at most"
+    )]
+    #[diagnostic(
+        code("IPDC-5420"),
+        help("the node's owner decides, under [policy] in its ipdc.toml")
+    )]
+    Quota {
+        /// Who.
+        owner: String,
+        /// Of what.
+        quota: &'static str,
+        /// How much it has.
+        used: u64,
+        /// How much it may have.
+        most: u64,
     },
 }
 
@@ -87,6 +129,10 @@ impl Refusal {
             Refusal::UnknownKind(_) => "IPDC-5414",
             Refusal::Policy { .. } => "IPDC-5415",
             Refusal::Limit { .. } => "IPDC-5416",
+            Refusal::Paused => "IPDC-5417",
+            Refusal::Hours { .. } => "IPDC-5418",
+            Refusal::Busy { .. } => "IPDC-5419",
+            Refusal::Quota { .. } => "IPDC-5420",
         }
     }
 }
@@ -111,54 +157,20 @@ pub(super) async fn manifest(
     Ok(signed.open()?)
 }
 
-/// Whether this node works for `job`, and whose orders it then believes.
-pub(super) async fn check(
+/// What `job` claims.
+pub(super) async fn claim(
     parts: &Parts,
     job: JobId,
     file: FileRef,
     from: PeerId,
-) -> Result<CheckedManifest, Refusal> {
+) -> Result<Claim, Refusal> {
     let manifest = manifest(parts, job, file, &[from]).await?;
-    let submitter = manifest.submitter;
-    if parts.swarm.owner(submitter).is_none() {
-        return Err(Refusal::Stranger(submitter));
-    }
     let kind =
         kind::find(&manifest.kind).ok_or_else(|| Refusal::UnknownKind(manifest.kind.clone()))?;
-    for runtime in kind.runtimes(&manifest.config) {
-        if !parts.policy.members.contains(&runtime) {
-            return Err(Refusal::Policy { submitter, runtime });
-        }
-    }
-    within(&manifest.limits, &parts.policy.limits)?;
-    Ok(CheckedManifest { roster: manifest.roster })
-}
-
-fn within(wanted: &Limits, given: &Limits) -> Result<(), Refusal> {
-    let pairs = [
-        ("bytes of memory", wanted.memory, given.memory),
-        ("ms", wanted.time_ms, given.time_ms),
-        ("bytes of output", wanted.output, given.output),
-    ];
-    match pairs.into_iter().find(|(_, wanted, given)| wanted > given) {
-        None => Ok(()),
-        Some((unit, wanted, given)) => Err(Refusal::Limit {
-            wanted: format!("{wanted} {unit}"),
-            given: format!("{given} {unit}"),
-        }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_asks_for_more_than_the_node_gives_is_refused_by_name() {
-        let given = Limits::default();
-        assert!(within(&given, &given).is_ok());
-        let wanted = Limits { memory: given.memory + 1, ..given };
-        let refused = within(&wanted, &given).map_err(|refusal| refusal.to_string());
-        assert!(refused.is_err_and(|text| text.contains("bytes of memory")));
-    }
+    Ok(Claim {
+        submitter: manifest.submitter,
+        runtimes: kind.runtimes(&manifest.config),
+        limits: manifest.limits,
+        roster: manifest.roster,
+    })
 }

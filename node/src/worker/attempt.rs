@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Parts, admit, early, memo};
+use super::{Parts, admit, early, memo, policy};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
@@ -428,20 +428,38 @@ pub(super) async fn forget(parts: &Parts, job: JobId) {
     }
 }
 
-/// Fetches `roots` whole and pins them for `job`.
+/// Fetches `roots` whole and pins them for `job`, if there is room. Gives the bytes that it fetched.
 pub(super) async fn store(
     parts: &Parts,
     job: JobId,
     roots: &[Cid],
     holders: &[PeerId],
-) -> Result<(), String> {
+    room: &policy::Room,
+) -> Result<u64, String> {
     let session = parts.blocks.session(holders, Tier::Durable);
+    let (bytes, full) = (AtomicU64::new(0), CancellationToken::new());
     // Together: each waits for the disk.
-    try_join_all(roots.iter().map(async |root| {
-        session.fetch_all(*root, |_| {}).await.map_err(|error| error.to_string())?;
+    let stored = try_join_all(roots.iter().map(async |root| {
+        let mut before = 0;
+        let count = |all: u64| {
+            let more = all - before;
+            before = all;
+            if room.check(bytes.fetch_add(more, Ordering::Relaxed) + more).is_err() {
+                full.cancel();
+            }
+        };
+        session.fetch_all(*root, count).await.map_err(|error| error.to_string())?;
         let pinned = parts.blocks.pins().pin(*root, Reason::Result(job)).await;
         pinned.map_err(|error| error.to_string())
-    }))
-    .await?;
-    Ok(())
+    }));
+    let stored = full.run_until_cancelled(stored).await;
+    let bytes = bytes.load(Ordering::Relaxed);
+    if let Err(refusal) = room.check(bytes) {
+        // What was fetched is swept like anything that nothing needs.
+        let released = parts.blocks.pins().release(Reason::Result(job)).await;
+        released.map_err(|error| error.to_string())?;
+        return Err(refusal.to_string());
+    }
+    stored.transpose()?;
+    Ok(bytes)
 }

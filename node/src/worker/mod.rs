@@ -3,37 +3,48 @@
 //! [`Worker`] is a handle to one task that owns the pure machine
 //! [`ipdc_jobs::engine::Worker`]: letters, ends of attempts and the clock go in as events, and its
 //! actions are carried out here. [`attempt`] is what one attempt sees of the world; [`early`] fetches
-//! what later ones will read; [`memo`] is what was made here before; [`admit`] says for whom this
-//! node works; [`room`] divides its memory.
+//! what later ones will read; [`memo`] is what was made here before; [`admit`] reads what a job
+//! claims and [`policy`] says whether this node works for it; [`quota`] counts what owners have
+//! here; [`room`] divides its memory.
 
 mod admit;
 mod attempt;
 mod early;
 mod memo;
+mod policy;
+mod quota;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Timelike as _;
 use ipdc_jobs::engine::{
-    CheckedManifest, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits, WorkerRecord,
+    CheckedManifest, Grant, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits,
+    WorkerRecord,
 };
-use ipdc_jobs::ids::{Attempt, JobId, PeerId, TaskId};
-use ipdc_jobs::message::ToWorker;
+use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId};
+use ipdc_jobs::message::{Cost, Outcome, ToWorker};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use admit::{Policy, Refusal};
+use admit::Claim;
+pub use admit::Refusal;
 use attempt::Running;
 use early::Early;
+use policy::Used;
+pub use policy::{Now, Policy};
+use quota::Held;
 pub use room::Room;
 
+use crate::audit::{self, Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
 use crate::state::{self, Db, StateError};
+use crate::swarm::facts::PeerFacts;
 use crate::swarm::{Swarm, SwarmEvent};
 
 /// Events that wait for the machine: ends and progress of the attempts that run, a few each.
@@ -50,6 +61,9 @@ pub struct Parts {
     pub room: Room,
     /// For whom it works.
     pub policy: Policy,
+    /// What is now: whether the node is paused, how busy its machine is. It is looked at again each
+    /// time this changes.
+    pub facts: watch::Receiver<PeerFacts>,
     /// Who is a member.
     pub swarm: Swarm,
     /// Blocks.
@@ -62,6 +76,8 @@ pub struct Parts {
     pub db: Db,
     /// What was made here before.
     pub memo: Db,
+    /// Where it is noted for whom it worked, and for whom not.
+    pub audit: Audit,
 }
 
 /// The worker of this node.
@@ -94,7 +110,9 @@ impl Worker {
         let recovered = state::attempts::all(&parts.db).await?;
         let recovered =
             recovered.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let results = Held::load(parts.db.clone()).await?;
         let (events_out, events) = mpsc::channel(EVENT_LIMIT);
+        let (checks, checked) = mpsc::channel(EVENT_LIMIT);
         let (load_out, load) = watch::channel(Load::default());
         let drain = events_out.clone();
         let started = Instant::now();
@@ -108,12 +126,15 @@ impl Worker {
             started,
             events: events_out,
             records,
+            checks,
+            judged: BTreeMap::new(),
+            results,
             running: HashMap::new(),
             early: HashMap::new(),
-            controllers: BTreeMap::new(),
             load: load_out,
         };
-        tokio::spawn(desk.run(actions, events, mail, swarm));
+        let inbox = Inbox { events, checked, mail, swarm };
+        tokio::spawn(desk.run(actions, inbox));
         Ok(Worker { drain, load, remembered })
     }
 
@@ -148,66 +169,174 @@ struct Desk {
     started: Instant,
     events: mpsc::Sender<WorkerEvent>,
     records: mpsc::UnboundedSender<(u64, WorkerRecord)>,
+    checks: mpsc::Sender<Check>,
+    /// The jobs that the machine has, as far as their manifests are checked.
+    judged: BTreeMap<JobId, Judged>,
+    results: Held,
     running: HashMap<Key, Running>,
     early: HashMap<JobId, Early>,
-    controllers: BTreeMap<JobId, PeerId>,
     load: watch::Sender<Load>,
 }
 
+/// What a job claims, once its manifest was looked at.
+type Check = (JobId, Result<Claim, Refusal>);
+
+/// A job's claim, and what the policy said to it last.
+struct Judged {
+    claim: Claim,
+    /// Whose it was when it was judged.
+    owner: String,
+    verdict: Result<Grant, String>,
+}
+
+/// What reaches the desk.
+struct Inbox {
+    events: mpsc::Receiver<WorkerEvent>,
+    checked: mpsc::Receiver<Check>,
+    mail: mpsc::Receiver<(PeerId, ToWorker)>,
+    swarm: mpsc::Receiver<SwarmEvent>,
+}
+
 impl Desk {
-    async fn run(
-        mut self,
-        actions: Vec<WorkerAction>,
-        mut events: mpsc::Receiver<WorkerEvent>,
-        mut mail: mpsc::Receiver<(PeerId, ToWorker)>,
-        mut swarm: mpsc::Receiver<SwarmEvent>,
-    ) {
+    async fn run(mut self, actions: Vec<WorkerAction>, mut inbox: Inbox) {
+        let mut facts = self.parts.facts.clone();
         self.carry_out(actions);
         loop {
             let wake = self.machine.next_wake().map(|at| self.started + at);
             let event = tokio::select! {
-                Some(event) = events.recv() => event,
-                Some((from, message)) = mail.recv() => WorkerEvent::Message { from, message },
-                Some(event) = swarm.recv() => match event {
+                Some(event) = inbox.events.recv() => event,
+                Some((from, message)) = inbox.mail.recv() => WorkerEvent::Message { from, message },
+                Some((job, claim)) = inbox.checked.recv() => self.judge_claim(job, claim),
+                Ok(()) = facts.changed() => {
+                    self.judge_again();
+                    continue;
+                }
+                Some(event) = inbox.swarm.recv() => match event {
                     SwarmEvent::Up(peer) => WorkerEvent::PeerUp { peer },
-                    SwarmEvent::Down(peer) => WorkerEvent::PeerDown { peer },
+                    SwarmEvent::Down(peer) => {
+                        // It may have been cut off.
+                        self.judge_again();
+                        WorkerEvent::PeerDown { peer }
+                    }
                     SwarmEvent::Facts(_) => continue,
                 },
                 () = sleep_until(wake.unwrap_or(self.started)), if wake.is_some() => WorkerEvent::Tick,
                 else => return,
             };
-            match &event {
-                WorkerEvent::Finished { job, task, attempt, .. } => {
-                    self.running.remove(&(*job, *task, *attempt));
-                }
-                WorkerEvent::ManifestChecked { job, checked: Ok(CheckedManifest { roster }) } => {
-                    self.controllers.extend(roster.first().map(|first| (*job, *first)));
-                }
-                _ => {}
-            }
-            let actions = self.machine.apply(self.started.elapsed(), event);
-            self.carry_out(actions);
-            self.load.send_if_modified(|load| {
-                let now = Load {
-                    running: self.running.len() as u32,
-                    jobs: held(&self.running, &self.controllers),
-                };
-                let changed = *load != now;
-                *load = now;
-                changed
-            });
+            self.apply(event);
         }
+    }
+
+    fn apply(&mut self, event: WorkerEvent) {
+        if let WorkerEvent::Finished { job, task, attempt, outcome, cost } = &event {
+            self.running.remove(&(*job, *task, *attempt));
+            self.note_run(*job, outcome.as_ref(), cost);
+        }
+        let checked = match &event {
+            WorkerEvent::ManifestChecked { job, .. } => Some(*job),
+            _ => None,
+        };
+        let actions = self.machine.apply(self.started.elapsed(), event);
+        self.carry_out(actions);
+        if let Some(job) = checked
+            && !self.machine.jobs().any(|known| known == job)
+        {
+            self.judged.remove(&job);
+        }
+        self.load.send_if_modified(|load| {
+            let now = Load {
+                running: self.running.len() as u32,
+                jobs: held(&self.running, &self.judged),
+            };
+            let changed = *load != now;
+            *load = now;
+            changed
+        });
+    }
+
+    fn note_run(&self, job: JobId, outcome: Option<&Outcome>, cost: &Cost) {
+        let Some(Judged { claim, owner, .. }) = self.judged.get(&job) else { return };
+        self.parts.audit.ran(audit::Run {
+            job,
+            owner: owner.clone(),
+            submitter: claim.submitter,
+            is_good: matches!(outcome, Some(Outcome::Done { .. })),
+            wall_ms: cost.wall_ms,
+        });
+    }
+
+    /// What the policy says to a job whose manifest was looked at.
+    fn judge_claim(&mut self, job: JobId, claim: Result<Claim, Refusal>) -> WorkerEvent {
+        let submitter = claim.as_ref().ok().map(|claim| claim.submitter);
+        let owner = submitter.and_then(|peer| self.parts.swarm.owner(peer)).unwrap_or_default();
+        let checked = claim.map_err(|refusal| refusal.to_string()).and_then(|claim| {
+            let verdict = self.judge(job, &claim);
+            let roster = claim.roster.clone();
+            let judged = Judged { claim, owner: owner.clone(), verdict: verdict.clone() };
+            self.judged.insert(job, judged);
+            verdict.map(|grant| CheckedManifest { roster, grant })
+        });
+        if let Err(reason) = &checked {
+            let entry = Entry::now(What::Refused, &owner, reason.as_str());
+            self.parts.audit.note(Entry { peer: submitter, job: Some(job), ..entry });
+        }
+        WorkerEvent::ManifestChecked { job, checked }
+    }
+
+    /// Tells the machine where the policy has another answer by now.
+    fn judge_again(&mut self) {
+        let jobs: Vec<JobId> = self.judged.keys().copied().collect();
+        // One after the other: what one is granted counts for the next.
+        for job in jobs {
+            let Some(Judged { claim, verdict, .. }) = self.judged.get(&job) else { continue };
+            if self.judge(job, claim) != *verdict {
+                let event = self.judge_claim(job, Ok(claim.clone()));
+                self.apply(event);
+            }
+        }
+    }
+
+    fn judge(&self, job: JobId, claim: &Claim) -> Result<Grant, String> {
+        let Parts { me, policy, facts, swarm, .. } = &*self.parts;
+        let stranger = || Refusal::Stranger(claim.submitter).to_string();
+        let owner = swarm.owner_now(claim.submitter).ok_or_else(stranger)?;
+        let (paused, others) = {
+            let facts = facts.borrow();
+            (facts.paused, facts.cpu_others)
+        };
+        let time = chrono::Local::now();
+        let now = Now { me: *me, paused, minute: time.hour() * 60 + time.minute(), others };
+        let used = self.used(&owner, job);
+        policy.judge(claim, &owner, used, &now).map_err(|refusal| refusal.to_string())
+    }
+
+    /// What `owner` has here, but for `job` as a job: its bytes count.
+    fn used(&self, owner: &str, job: JobId) -> Used {
+        let granted =
+            |judged: &Judged| judged.verdict.as_ref().is_ok_and(|grant| grant.owner == owner);
+        let others = self.judged.iter().filter(|(other, judged)| **other != job && granted(judged));
+        let is_its = |of: &JobId| *of == job || self.judged.get(of).is_some_and(granted);
+        let scratch = self.parts.blocks.store().scratch_jobs().into_iter();
+        let scratch: u64 = scratch.filter(|(of, _)| is_its(of)).map(|(_, bytes)| bytes).sum();
+        Used { jobs: others.count() as u32, stored: scratch.saturating_add(self.results.of(owner)) }
+    }
+
+    /// Whose result it is that is to be held, and how much of it may be.
+    fn room(&self, job: JobId) -> Result<policy::Room, Refusal> {
+        let Parts { me, policy, swarm, .. } = &*self.parts;
+        let submitter = self.judged.get(&job).map_or(*me, |judged| judged.claim.submitter);
+        let owner = swarm.owner(submitter).ok_or(Refusal::Stranger(submitter))?;
+        Ok(policy.room(submitter, &owner, self.used(&owner, job).stored))
     }
 
     fn carry_out(&mut self, actions: Vec<WorkerAction>) {
         for action in actions {
             match action {
                 WorkerAction::CheckManifest { job, manifest, from } => {
-                    let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    let (parts, checks) = (Arc::clone(&self.parts), self.checks.clone());
                     tokio::spawn(async move {
-                        let checked = admit::check(&parts, job, manifest, from).await;
-                        let checked = checked.map_err(|refusal| refusal.to_string());
-                        let _ = events.send(WorkerEvent::ManifestChecked { job, checked }).await;
+                        let claim = admit::claim(&parts, job, manifest, from).await;
+                        let _ = checks.send((job, claim)).await;
                     });
                 }
                 WorkerAction::Recall { job, assignments, manifest } => {
@@ -244,16 +373,18 @@ impl Desk {
                 WorkerAction::Persist { seq, record } => drop(self.records.send((seq, record))),
                 WorkerAction::Store { job, roots, holders } => {
                     let (parts, events) = (Arc::clone(&self.parts), self.events.clone());
+                    let (room, results) = (self.room(job), self.results.clone());
                     tokio::spawn(async move {
-                        let stored = attempt::store(&parts, job, &roots, &holders).await;
-                        let error = stored.err();
+                        let held = hold(&parts, &results, room, job, &roots, &holders).await;
+                        let error = held.err();
                         let _ = events.send(WorkerEvent::StoreDone { job, roots, error }).await;
                     });
                 }
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);
                     let early = self.early.remove(&job);
-                    self.controllers.remove(&job);
+                    self.judged.remove(&job);
+                    parts.audit.over(job);
                     tokio::spawn(async move {
                         if let Some(early) = early {
                             early.end().await;
@@ -266,13 +397,30 @@ impl Desk {
     }
 }
 
-/// The jobs that attempts run for, each with its controller and how many.
+/// Holds a job's result, if its owner has room for it.
+async fn hold(
+    parts: &Parts,
+    results: &Held,
+    room: Result<policy::Room, Refusal>,
+    job: JobId,
+    roots: &[Cid],
+    holders: &[PeerId],
+) -> Result<(), String> {
+    let room = room.map_err(|refusal| refusal.to_string())?;
+    let bytes = attempt::store(parts, job, roots, holders, &room).await?;
+    results.add(job, &room.owner, bytes).await.map_err(|error| error.to_string())
+}
+
+/// The jobs that attempts run for, each with its first controller and how many.
 fn held(
     running: &HashMap<Key, Running>,
-    controllers: &BTreeMap<JobId, PeerId>,
+    judged: &BTreeMap<JobId, Judged>,
 ) -> Vec<(JobId, PeerId, u32)> {
     let count = |job: JobId| running.keys().filter(|key| key.0 == job).count() as u32;
-    let held = controllers.iter().map(|(job, controller)| (*job, *controller, count(*job)));
+    let held = judged.iter().filter_map(|(job, judged)| {
+        let controller = judged.claim.roster.first()?;
+        Some((*job, *controller, count(*job)))
+    });
     held.filter(|(_, _, attempts)| *attempts > 0).collect()
 }
 

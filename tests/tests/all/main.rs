@@ -22,6 +22,7 @@ mod memory;
 mod mqtt;
 mod mr;
 mod nodes;
+mod policy;
 mod stranger;
 mod wasi;
 mod workers;

@@ -154,7 +154,8 @@ impl Lab {
             total: 100,
         });
         let held = held.collect();
-        self.note(from, self.engine.epoch, ControllerNote::Renew { held, free_slots: 0 });
+        let note = ControllerNote::Renew { held, free_slots: 0, granted: None };
+        self.note(from, self.engine.epoch, note);
     }
 
     /// The next action.

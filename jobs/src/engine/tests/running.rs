@@ -236,6 +236,48 @@ fn only_as_many_work_as_were_asked_for_and_others_replace_them() {
 }
 
 #[test]
+fn who_refuses_is_named_with_the_reason_and_asked_again_after_as_long_each_time() {
+    let mut lab = Lab::new(job(1, 0, &[1]));
+    let block = Limits::default().block;
+    for _ in 0..4 {
+        let (worker, _) = lab.one_assigned();
+        let reason = "only at night".to_owned();
+        lab.note(worker, Epoch(1), ControllerNote::Refused { reason: reason.clone() });
+        let progress = lab.engine.progress();
+        assert_eq!(progress.refusals, [Refusal { peer: worker, reason }]);
+        assert!(progress.why.is_some_and(|why| why.contains("only at night")));
+        lab.wait(block - S);
+        assert!(lab.said.is_empty());
+        lab.wait(S);
+    }
+    let (worker, key) = lab.one_assigned();
+    lab.good(worker, key);
+    assert_eq!(lab.committed(), key.0);
+    assert_eq!(lab.engine.progress().refusals.len(), 1, "it is remembered");
+}
+
+#[test]
+fn a_paused_worker_gets_nothing_until_it_goes_on_and_then_at_once() {
+    let mut lab = Lab::new(job(2, 0, &[1]));
+    let held: Vec<_> = lab.assigned().into_iter().map(|(_, a)| (a.task, a.attempt)).collect();
+    let paused = PeerFacts { refuses: Some("it is paused".to_owned()), ..facts(1) };
+    lab.tell(Event::PeerUp { peer: peer(1), facts: paused });
+    let reason = "it is paused".to_owned();
+    lab.report(peer(1), held[1], Outcome::Returned { reason });
+    assert_eq!(lab.settled(), (peer(1), vec![held[1]]));
+    lab.good(peer(1), held[0]);
+    assert_eq!(lab.committed(), held[0].0, "what ran may end");
+    lab.renew(peer(1), &[], false);
+    lab.wait(3600 * S);
+    assert!(lab.said.is_empty());
+    let why = "no peer can run this: 1 unwilling (it is paused), 1 without slots";
+    assert_eq!(lab.engine.progress().why.as_deref(), Some(why));
+    lab.tell(Event::PeerUp { peer: peer(1), facts: facts(1) });
+    assert_eq!(lab.one_assigned(), (peer(1), (held[1].0, Attempt { epoch: Epoch(1), n: 2 })));
+    lab.finish_looking();
+}
+
+#[test]
 fn a_late_joiner_gets_work() {
     let mut lab = Lab::new(job(1, 0, &[]));
     lab.wait(3600 * S);
@@ -258,6 +300,33 @@ fn an_idle_worker_takes_what_has_not_begun_elsewhere() {
     let (helper, (task, attempt)) = lab.one_assigned();
     assert_eq!((helper, task, attempt.n), (peer(2), held[2].0, 2));
     lab.finish_looking();
+}
+
+#[test]
+fn a_worker_whose_policy_grants_fewer_slots_takes_nothing_that_it_could_not_begin() {
+    let mut lab = Lab::new(job(3, 0, &[1]));
+    let held: Vec<_> = lab.assigned().into_iter().map(|(_, a)| (a.task, a.attempt)).collect();
+    lab.renew(peer(1), &held[..1], true);
+    lab.renew(peer(1), &held[1..], false);
+    lab.tell(Event::PeerUp { peer: peer(2), facts: facts(4) });
+    let free = ControllerNote::Renew { held: vec![], free_slots: 4, granted: Some(1) };
+    lab.note(peer(2), Epoch(1), free);
+    lab.wait(S);
+    assert_eq!(lab.revoked(), (peer(1), vec![held[2]]));
+    let (helper, stolen) = lab.one_assigned();
+    assert_eq!((helper, stolen.0), (peer(2), held[2].0));
+    let (task, attempt) = stolen;
+    let held = vec![Held { task, attempt, running: true, done: 0, total: 0 }];
+    let busy = ControllerNote::Renew { held, free_slots: 3, granted: Some(1) };
+    lab.note(peer(2), Epoch(1), busy);
+    lab.wait(5 * S);
+    let is_given_more = lab.said.iter().any(|action| match action {
+        Action::Send { to, message } => {
+            *to == peer(2) && matches!(message.body, WorkerOrder::Assign { .. })
+        }
+        _ => false,
+    });
+    assert!(!is_given_more, "its other slots are for other owners");
 }
 
 #[test]

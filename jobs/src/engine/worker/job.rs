@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::types::Grant;
 use crate::engine::limits::{WorkerLimits, back_off};
 use crate::ids::{Attempt, Cid, Epoch, FileRef, PeerId, TaskId};
 use crate::message::{Assignment, Held, Report, ToWorker};
@@ -19,6 +20,8 @@ pub(super) struct Job {
     pub(super) manifest: FileRef,
     /// Who is believed; none until the manifest is checked.
     pub(super) roster: Option<Vec<PeerId>>,
+    /// Whether its attempts may begin.
+    pub(super) standing: Standing,
     /// Orders that wait for that.
     pub(super) unchecked: Vec<(PeerId, ToWorker)>,
     /// The record that must be durable before anything is said; none when it is.
@@ -33,6 +36,16 @@ pub(super) struct Job {
     pub(super) renew_at: Duration,
     /// Since when the controller is away, or owes an answer.
     pub(super) quiet_since: Option<Duration>,
+}
+
+/// Whether the node's policy lets attempts of a job begin.
+#[derive(Debug)]
+pub(super) enum Standing {
+    /// Its manifest is being checked: for the first time, or again after a restart.
+    Unknown,
+    Granted(Grant),
+    /// Why not, for the user.
+    Refused(String),
 }
 
 /// An attempt of this worker.
@@ -83,6 +96,7 @@ impl Job {
             controller,
             manifest,
             roster: None,
+            standing: Standing::Unknown,
             unchecked: Vec::new(),
             awaits: None,
             lease: Duration::ZERO,
@@ -112,6 +126,14 @@ impl Job {
     pub(super) fn running(&self) -> usize {
         let has_slot = |mine: &&Mine| matches!(mine.stage, Stage::Running | Stage::Stopping);
         self.attempts.values().filter(has_slot).count()
+    }
+
+    /// What it is granted, if attempts of it may begin.
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        match &self.standing {
+            Standing::Granted(grant) => Some(grant),
+            Standing::Unknown | Standing::Refused(_) => None,
+        }
     }
 
     /// The waiting attempt that came first.

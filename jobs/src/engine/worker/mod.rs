@@ -10,6 +10,7 @@
 //! under.
 
 mod job;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -24,12 +25,15 @@ use crate::log::Log;
 use crate::message::{
     Assignment, ControllerNote, Cost, Outcome, Report, ToController, ToWorker, WorkerOrder,
 };
-use job::{Job, Key, Mine, Stage, Store, Unsettled};
+use job::{Job, Key, Mine, Stage, Standing, Store, Unsettled};
 
-pub use types::{CheckedManifest, Remembered, WorkerAction, WorkerEvent, WorkerRecord};
+pub use types::{CheckedManifest, Grant, Remembered, WorkerAction, WorkerEvent, WorkerRecord};
 
 /// Orders kept while a manifest is checked. The rest comes again.
 const UNCHECKED_LIMIT: usize = 64;
+
+/// Why a stopping node takes nothing.
+const STOPPING: &str = "the node is stopping";
 
 /// The worker machine of one node.
 pub struct Worker {
@@ -85,6 +89,7 @@ impl Worker {
         for record in recovered {
             worker.recover(record);
         }
+        worker.check_again();
         let actions = worker.settle_down();
         (worker, actions)
     }
@@ -245,12 +250,13 @@ impl Worker {
             WorkerOrder::Query => {
                 let free_slots = self.free_slots();
                 let held = Vec::new();
-                self.say(from, job, epoch, ControllerNote::Renew { held, free_slots });
+                let note = ControllerNote::Renew { held, free_slots, granted: None };
+                self.say(from, job, epoch, note);
             }
             // Late copies: an ended job does not come back.
             _ if has_ended => {}
             WorkerOrder::Assign { .. } if self.draining => {
-                let reason = "the node is stopping".to_owned();
+                let reason = STOPPING.to_owned();
                 self.say(from, job, epoch, ControllerNote::Refused { reason });
             }
             WorkerOrder::Assign { .. } if self.jobs.len() >= self.limits.jobs => {
@@ -273,10 +279,14 @@ impl Worker {
     }
 
     fn on_checked(&mut self, id: JobId, checked: Result<CheckedManifest, String>) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.roster.is_none()) else { return };
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if job.roster.is_some() {
+            self.reconsider(id, checked.map(|checked| checked.grant));
+            return;
+        }
         let orders = std::mem::take(&mut job.unchecked);
         match checked {
-            Ok(CheckedManifest { roster }) => {
+            Ok(CheckedManifest { roster, grant }) => {
                 // The first order from a member of the roster says which epoch to begin with.
                 let first = orders.iter().find(|(from, _)| roster.contains(from));
                 let Some((controller, epoch)) = first.map(|(from, m)| (*from, m.epoch)) else {
@@ -284,6 +294,7 @@ impl Worker {
                     return;
                 };
                 job.roster = Some(roster);
+                job.standing = Standing::Granted(grant);
                 job.quiet_since = None;
                 self.follow(id, controller, epoch);
                 for (from, message) in orders {
@@ -307,15 +318,14 @@ impl Worker {
 
     /// Carries out an order of the controller that is believed.
     fn obey(&mut self, from: PeerId, message: ToWorker) {
-        let ToWorker { job: id, epoch, body } = message;
+        let ToWorker { job: id, body, .. } = message;
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.quiet_since = None;
         match body {
             WorkerOrder::Assign { lease_ms, assignments, .. } => {
                 job.lease = Duration::from_millis(lease_ms);
-                if self.draining {
-                    let reason = "the node is stopping".to_owned();
-                    self.say(from, id, epoch, ControllerNote::Refused { reason });
+                if let Some(reason) = self.unwillingness(id) {
+                    self.turn_away(id, assignments, &reason);
                     return;
                 }
                 self.take_on(id, assignments);
@@ -415,27 +425,6 @@ impl Worker {
         }
     }
 
-    /// Fills free slots: the job with the fewest running first, within it the oldest attempt.
-    fn start_waiting(&mut self) {
-        while self.started.len() < self.slots && !self.draining {
-            let next = self
-                .jobs
-                .iter()
-                .filter_map(|(id, job)| {
-                    job.first_waiting().map(|first| (job.running(), first, *id))
-                })
-                .min();
-            let Some((_, (_, key), id)) = next else { return };
-            let Some(job) = self.jobs.get_mut(&id) else { return };
-            let manifest = job.manifest;
-            let Some(mine) = job.attempts.get_mut(&key) else { return };
-            mine.stage = Stage::Running;
-            let assignment = mine.assignment.clone();
-            self.started.insert((id, key.0, key.1));
-            self.actions.push(WorkerAction::Start { job: id, assignment, manifest });
-        }
-    }
-
     fn on_finished(&mut self, id: JobId, key: Key, outcome: Option<Outcome>, cost: Cost) {
         if !self.started.remove(&(id, key.0, key.1)) {
             return;
@@ -525,28 +514,6 @@ impl Worker {
         }
     }
 
-    /// The node is stopping: what has not begun goes back at once.
-    fn on_drain(&mut self) {
-        self.draining = true;
-        let waiting: Vec<(JobId, Key)> = self
-            .jobs
-            .iter()
-            .flat_map(|(id, job)| {
-                let is_unbegun =
-                    |mine: &Mine| matches!(mine.stage, Stage::Recalling | Stage::Waiting);
-                let waiting = job.attempts.iter().filter(move |(_, mine)| is_unbegun(mine));
-                waiting.map(|(key, _)| (*id, *key))
-            })
-            .collect();
-        for (id, (task, attempt)) in waiting {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.attempts.remove(&(task, attempt));
-            }
-            let outcome = Outcome::Returned { reason: "the node is stopping".to_owned() };
-            self.report(id, Report { task, attempt, outcome, cost: Cost::default() });
-        }
-    }
-
     fn on_persisted(&mut self, seq: u64) {
         for job in self.jobs.values_mut() {
             if job.awaits.is_some_and(|awaited| awaited <= seq) {
@@ -625,6 +592,7 @@ impl Worker {
         }
         let (to, epoch) = (job.controller, job.epoch);
         let reports = job.due_reports(now, &self.limits);
+        let granted = job.grant().and_then(|grant| grant.slots);
         let mut renewal = None;
         if job.renew_at <= now {
             renewal = Some(job.held());
@@ -637,12 +605,12 @@ impl Worker {
         }
         let Some(held) = renewal else { return };
         if held.is_empty() {
-            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots, granted });
             return;
         }
         for held in held.chunks(NAMES_LIMIT) {
             let held = held.to_vec();
-            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots });
+            self.say(to, id, epoch, ControllerNote::Renew { held, free_slots, granted });
         }
     }
 

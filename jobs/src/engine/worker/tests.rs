@@ -46,6 +46,10 @@ fn done() -> Outcome {
     Outcome::Done { output, memoized: false, counters, log }
 }
 
+fn grant(owner: &str, slots: Option<u32>) -> Grant {
+    Grant { owner: owner.to_owned(), slots }
+}
+
 /// A worker of controllers 1 and 2, who are the roster of every job.
 struct Lab {
     worker: Worker,
@@ -117,8 +121,14 @@ impl Lab {
         let (asked, from) = (job(of), peer(of));
         let check = WorkerAction::CheckManifest { job: asked, manifest: manifest(), from };
         assert_eq!(self.said.pop_front(), Some(check));
-        let checked = Ok(CheckedManifest { roster: vec![peer(1), peer(2)] });
-        self.tell(WorkerEvent::ManifestChecked { job: asked, checked });
+        self.judge(of, Ok(grant("ann", None)));
+    }
+
+    /// The policy's answer about a job.
+    fn judge(&mut self, of: u8, grant: Result<Grant, &str>) {
+        let checked = grant.map(|grant| CheckedManifest { roster: vec![peer(1), peer(2)], grant });
+        let checked = checked.map_err(str::to_owned);
+        self.tell(WorkerEvent::ManifestChecked { job: job(of), checked });
     }
 
     fn finish(&mut self, of: u8, (task, attempt): Key, outcome: Option<Outcome>) {
@@ -237,7 +247,7 @@ fn held_attempts_are_renewed_four_times_a_lease() {
     lab.tell(WorkerEvent::Progress { job: job(1), task, attempt, done: 5, total: 9 });
     for _ in 0..4 {
         lab.wait(3 * S);
-        let ControllerNote::Renew { held, free_slots } = lab.note(1).body else {
+        let ControllerNote::Renew { held, free_slots, .. } = lab.note(1).body else {
             panic!("expected a renewal")
         };
         let flags: Vec<_> = held.iter().map(|held| (held.running, held.done)).collect();
@@ -398,6 +408,7 @@ fn what_was_reported_is_reported_again_after_a_crash() {
     lab.persisted();
     let mut lab = Lab::recovered(2, lab.written);
     assert_eq!(lab.worker.epoch_of(job(1)), Some(Epoch(1)));
+    lab.check_passes(1);
     assert_eq!(lab.reported(1), [(key(1, 1), failed)]);
     lab.order(1, 1, 1, assign(&[key(1, 1)]));
     assert_eq!(lab.renewed(1), [], "what ended before the crash does not start again");
@@ -412,11 +423,81 @@ fn a_stopping_node_hands_back_what_waits_and_takes_nothing_new() {
     let reason = "the node is stopping".to_owned();
     let returned = Outcome::Returned { reason: reason.clone() };
     assert_eq!(lab.reported(1), [(key(1, 1), returned)]);
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(1, 1)] });
     lab.order(1, 1, 1, assign(&[key(2, 1)]));
-    assert_eq!(lab.note(1).body, ControllerNote::Refused { reason });
+    lab.order(2, 2, 1, assign(&[key(0, 1)]));
+    lab.persisted();
+    let returned = Outcome::Returned { reason: reason.clone() };
+    assert_eq!(lab.reported(1), [(key(2, 1), returned)], "only that: the other one runs on");
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(2, 1)] });
+    assert_eq!(lab.note(2).body, ControllerNote::Refused { reason });
     lab.finish(1, key(0, 1), Some(done()));
     lab.persisted();
     assert_eq!(lab.reported(1).len(), 1, "what ran may end");
+    lab.finish_looking();
+}
+
+#[test]
+fn what_runs_may_end_when_the_policy_turns_against_its_job_and_the_rest_goes_back() {
+    let mut lab = Lab::with(1, &[key(0, 1), key(1, 1)]);
+    lab.judge(1, Err("it is paused"));
+    lab.persisted();
+    let returned = Outcome::Returned { reason: "it is paused".to_owned() };
+    assert_eq!(lab.reported(1), [(key(1, 1), returned.clone())]);
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(1, 1)] });
+    lab.order(1, 1, 1, assign(&[key(2, 1)]));
+    lab.persisted();
+    let check = WorkerAction::CheckManifest { job: job(1), manifest: manifest(), from: peer(1) };
+    assert_eq!(lab.next(), check, "it may be willing by now");
+    assert_eq!(lab.reported(1), [(key(2, 1), returned)]);
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(2, 1)] });
+    lab.finish(1, key(0, 1), Some(done()));
+    lab.persisted();
+    assert_eq!(lab.reported(1).len(), 1, "what ran ended");
+    lab.order(1, 1, 1, WorkerOrder::Settled { attempts: vec![key(0, 1)] });
+    lab.judge(1, Ok(grant("ann", None)));
+    lab.persisted();
+    lab.order(1, 1, 1, assign(&[key(2, 2)]));
+    assert_eq!(lab.started(), [key(2, 2)]);
+    assert_eq!(lab.renewed(1), [key(2, 2)]);
+    lab.finish_looking();
+}
+
+#[test]
+fn the_jobs_of_one_owner_share_the_slots_that_it_is_granted() {
+    let mut lab = Lab::new(3);
+    for of in [1, 2] {
+        lab.order(of, of, 1, assign(&[key(0, 1), key(1, 1)]));
+        lab.judge(of, Ok(grant("ann", Some(1))));
+        lab.persisted();
+    }
+    let granted = lab.said.iter().filter_map(|action| match action {
+        WorkerAction::Send {
+            message: ToController { body: ControllerNote::Renew { granted, .. }, .. },
+            ..
+        } => Some(*granted),
+        _ => None,
+    });
+    assert_eq!(granted.collect::<Vec<_>>(), [Some(1); 2], "the controllers hear of it");
+    let (running, _) = lab.worker.load();
+    assert_eq!((lab.started(), running), (vec![key(0, 1)], 1), "two slots stay free");
+    lab.judge(2, Ok(grant("bob", None)));
+    assert_eq!(lab.started(), [key(0, 1), key(1, 1)], "another owner is not bound by it");
+    lab.finish(1, key(0, 1), None);
+    assert_eq!(lab.started(), [key(1, 1)]);
+}
+
+#[test]
+fn after_a_restart_nothing_begins_before_the_policy_was_asked_again() {
+    let written = Lab::with(1, &[key(0, 1)]).written;
+    let mut lab = Lab::recovered(1, written);
+    let check = lab.next();
+    assert!(matches!(check, WorkerAction::CheckManifest { .. }), "{check:?}");
+    lab.order(1, 1, 1, assign(&[key(1, 1)]));
+    assert_eq!(lab.renewed(1), [key(1, 1)]);
+    assert_eq!(lab.started(), []);
+    lab.judge(1, Ok(grant("ann", None)));
+    assert_eq!(lab.started(), [key(1, 1)]);
     lab.finish_looking();
 }
 
@@ -427,7 +508,7 @@ fn a_question_about_an_unknown_job_is_answered_with_nothing() {
     let held = Vec::new();
     let note = lab.note(1);
     assert_eq!(note.epoch, Epoch(7));
-    assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3 });
+    assert_eq!(note.body, ControllerNote::Renew { held, free_slots: 3, granted: None });
     lab.finish_looking();
 }
 
@@ -468,7 +549,7 @@ fn an_attempt_whose_memo_is_asked_counts_as_begun() {
 fn an_attempt_that_is_revoked_while_the_memo_is_asked_is_not_started() {
     let mut lab = Lab::new(1);
     lab.order(1, 1, 1, assign(&[key(0, 1)]));
-    let checked = Ok(CheckedManifest { roster: vec![peer(1)] });
+    let checked = Ok(CheckedManifest { roster: vec![peer(1)], grant: grant("ann", None) });
     lab.next();
     let message = WorkerEvent::ManifestChecked { job: job(1), checked };
     let asked = lab.worker.apply(lab.now, message);

@@ -17,7 +17,8 @@ pub enum WorkerEvent {
         /// What.
         message: ToWorker,
     },
-    /// The answer to [`WorkerAction::CheckManifest`].
+    /// The answer to [`WorkerAction::CheckManifest`]; said again when the node's policy comes to
+    /// another answer. What runs may end then, and nothing else begins.
     ManifestChecked {
         /// The job.
         job: JobId,
@@ -93,6 +94,17 @@ pub enum WorkerEvent {
 pub struct CheckedManifest {
     /// The peers whose orders and epochs are believed.
     pub roster: Vec<PeerId>,
+    /// What the node's policy grants the job.
+    pub grant: Grant,
+}
+
+/// What a node's policy grants a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Whose it is: all jobs of one owner share its slots.
+    pub owner: String,
+    /// Attempts of this owner that run at a time; none, as many as the node has slots.
+    pub slots: Option<u32>,
 }
 
 /// An output that this node made before and still has.

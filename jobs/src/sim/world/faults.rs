@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{Happening, World};
-use crate::engine::{Event, WorkerEvent};
+use crate::engine::{Event, Worker, WorkerEvent};
+use crate::ids::JobId;
 use crate::sim::laws::Broken;
 
 impl World {
@@ -20,7 +21,7 @@ impl World {
         } else {
             self.rng.index(self.nodes.len())
         };
-        match self.rng.between(0, 99) {
+        match self.rng.between(0, 109) {
             0..=34 => self.mishap_crash(node),
             35..=49 => {
                 self.tally.partitions += 1;
@@ -52,6 +53,12 @@ impl World {
             84..=93 => {
                 self.tally.wiped_disks += 1;
                 self.nodes[node].scratch.clear();
+            }
+            94..=103 => {
+                self.tally.pauses += 1;
+                self.set_paused(node, true)?;
+                let pause = self.rng.millis(50, 20_000);
+                self.at(pause, Happening::Resume { node });
             }
             _ => {
                 self.tally.drains += 1;
@@ -88,8 +95,21 @@ impl World {
             self.nodes[node].frozen_until = Duration::ZERO;
             self.nodes[node].slowness = 1;
             self.boot(node)?;
+            self.set_paused(node, false)?;
         }
         self.hint_all();
+        Ok(())
+    }
+
+    /// The node's policy changes its mind; its worker and the controllers hear of it.
+    pub(super) fn set_paused(&mut self, node: usize, is_paused: bool) -> Result<(), Broken> {
+        self.nodes[node].is_paused = is_paused;
+        let held = self.nodes[node].worker.iter().flat_map(Worker::jobs);
+        for job in held.collect::<Vec<JobId>>() {
+            let checked = self.judge(node, job);
+            self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })?;
+        }
+        self.hint_about(node);
         Ok(())
     }
 }

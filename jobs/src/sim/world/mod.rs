@@ -20,9 +20,7 @@ use super::laws::{Broken, Laws};
 use super::rng::Rng;
 use super::scenario::{JobDraw, Large, Scenario};
 use super::work;
-use crate::engine::{
-    CheckedManifest, EndState, Engine, Event, Output, Record, Worker, WorkerEvent, WorkerRecord,
-};
+use crate::engine::{EndState, Engine, Event, Output, Record, Worker, WorkerEvent, WorkerRecord};
 use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, JobId, PeerId, TaskId, cid_of};
 use crate::kind::TaskSpec;
 use crate::manifest::{Limits, Manifest, VERSION};
@@ -55,6 +53,7 @@ enum Happening {
     Mishap,
     Mend,
     Restart { node: usize },
+    Resume { node: usize },
     Crash { node: usize },
     StopFaults,
 }
@@ -85,6 +84,10 @@ struct Node {
     /// Never comes back.
     is_scrap: bool,
     refuses: BTreeSet<JobId>,
+    /// Its policy lets nothing begin. Outlasts a crash.
+    is_paused: bool,
+    /// The slots that its policy grants each owner.
+    owner_slots: Option<u32>,
     /// Its disk: durable records, those on the way, pinned results.
     records: Vec<WorkerRecord>,
     unwritten: VecDeque<(u64, WorkerRecord)>,
@@ -120,10 +123,13 @@ struct Job {
     written_by: Duration,
     laws: Laws,
     guest_failures: BTreeMap<TaskId, u32>,
-    /// What was last said of the link to each node, and in which lives.
-    beliefs: BTreeMap<usize, (bool, u32, u32)>,
+    /// What was last said of the link to each node.
+    beliefs: BTreeMap<usize, Belief>,
     wake_at: Option<Duration>,
 }
+
+/// Of a link: whether it is up, in which lives of its ends, and whether the far end is paused.
+type Belief = (bool, u32, u32, bool);
 
 /// A swarm under one scenario.
 pub(super) struct World {
@@ -177,6 +183,8 @@ impl World {
             let slots = self.rng.between(1, 4) as u32;
             let is_controller = self.scenario.jobs.iter().any(|job| job.controller == n);
             let is_small = self.rng.chance(300) && !is_controller;
+            let is_stinting = self.rng.chance(self.scenario.stinting);
+            let owner_slots = is_stinting.then(|| self.rng.between(1, 2) as u32);
             self.nodes.push(Node {
                 id,
                 slots,
@@ -188,6 +196,8 @@ impl World {
                 slowness: 1,
                 is_scrap: false,
                 refuses: BTreeSet::new(),
+                is_paused: false,
+                owner_slots,
                 records: Vec::new(),
                 unwritten: VecDeque::new(),
                 written_by: Duration::ZERO,
@@ -328,14 +338,7 @@ impl World {
                 self.tell_worker(node, WorkerEvent::Persisted { seq })
             }
             Happening::Checked { node, life, job } if self.nodes[node].life == life => {
-                let checked = if self.nodes[node].refuses.contains(&job) {
-                    self.tally.refusals += 1;
-                    Err("its submitter is not welcome here".to_owned())
-                } else {
-                    let known = self.jobs.iter().find(|known| known.id == job);
-                    let roster = known.map(|job| job.manifest.roster.clone()).unwrap_or_default();
-                    Ok(CheckedManifest { roster })
-                };
+                let checked = self.judge(node, job);
                 self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })
             }
             Happening::Recalled { node, life, job, assignments }
@@ -369,6 +372,7 @@ impl World {
                 Ok(())
             }
             Happening::Restart { node } => self.boot(node),
+            Happening::Resume { node } => self.set_paused(node, false),
             Happening::Crash { node } => {
                 self.mishap_crash(node);
                 Ok(())

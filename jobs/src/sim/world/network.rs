@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::workers::PAUSED;
 use super::{Happening, Wire, World};
 use crate::engine::{Action, Engine, Event, PeerFacts, WorkerEvent};
 use crate::ids::PeerId;
@@ -144,7 +145,8 @@ impl World {
     pub(super) fn hint(&mut self, job: usize, node: usize) -> Result<(), Broken> {
         let controller = self.jobs[job].draw.controller;
         let is_linked = self.is_linked(controller, node);
-        let belief = (is_linked, self.nodes[controller].life, self.nodes[node].life);
+        let lives = (self.nodes[controller].life, self.nodes[node].life);
+        let belief = (is_linked, lives.0, lives.1, self.nodes[node].is_paused);
         if self.jobs[job].beliefs.insert(node, belief) == Some(belief) {
             return Ok(());
         }
@@ -165,7 +167,7 @@ impl World {
             runtimes: BTreeSet::new(),
             labels: BTreeSet::new(),
             memory: self.nodes[node].memory,
-            refuses: None,
+            refuses: self.nodes[node].is_paused.then(|| PAUSED.to_owned()),
         }
     }
 }

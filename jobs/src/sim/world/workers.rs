@@ -1,7 +1,9 @@
 //! The workers' side: machines that boot and crash, their disks, the attempts they run.
 
 use super::{Happening, Run, RunKey, Wire, World, needs};
-use crate::engine::{Record, Remembered, Worker, WorkerAction, WorkerEvent};
+use crate::engine::{
+    CheckedManifest, Grant, Record, Remembered, Worker, WorkerAction, WorkerEvent,
+};
 use crate::ids::{Cid, Epoch, JobId, PeerId, TaskId};
 use crate::log::Log;
 use crate::message::{
@@ -9,6 +11,9 @@ use crate::message::{
 };
 use crate::sim::laws::Broken;
 use crate::sim::work;
+
+/// What a paused node says.
+pub(super) const PAUSED: &str = "it is paused";
 
 impl World {
     pub(super) fn boot(&mut self, node: usize) -> Result<(), Broken> {
@@ -138,6 +143,22 @@ impl World {
         Ok(())
     }
 
+    /// What a node's policy says of a job now.
+    pub(super) fn judge(&mut self, node: usize, job: JobId) -> Result<CheckedManifest, String> {
+        let state = &self.nodes[node];
+        if state.is_paused {
+            return Err(PAUSED.to_owned());
+        }
+        if state.refuses.contains(&job) {
+            self.tally.refusals += 1;
+            return Err("its submitter is not welcome here".to_owned());
+        }
+        let known = self.job_index(job).map(|job| &self.jobs[job].manifest);
+        let Some(manifest) = known else { return Err("no such job".to_owned()) };
+        let grant = Grant { owner: manifest.submitter.to_string(), slots: state.owner_slots };
+        Ok(CheckedManifest { roster: manifest.roster.clone(), grant })
+    }
+
     /// The memo answers. Once in a while what it has goes right after.
     pub(super) fn recalled(
         &mut self,
@@ -188,6 +209,16 @@ impl World {
         let (running, slots) = (state.running.len(), state.slots as usize);
         if running > slots {
             return Err(Broken::TooManyRunning(running, slots));
+        }
+        let (is_paused, granted) = (state.is_paused, state.owner_slots);
+        let owner = self.jobs[job].draw.controller;
+        let running = self.nodes[node].running.iter();
+        let of_owner = running.filter(|((id, ..), run)| {
+            let job = self.job_index(*id).map(|job| self.jobs[job].draw.controller);
+            !run.is_stopped && job == Some(owner)
+        });
+        if is_paused || granted.is_some_and(|granted| of_owner.count() > granted as usize) {
+            return Err(Broken::BegunAgainstPolicy(id));
         }
         let time = self.rng.millis(20, 1_000) * slowness;
         self.at(time / 2, Happening::Halfway { node, life, run });

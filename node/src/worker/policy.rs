@@ -1,0 +1,335 @@
+//! For whom this node works, and on which terms: what `[policy]` and `[limits]` of `ipdc.toml` say.
+//!
+//! It only judges: the claims of a checked manifest against the terms of its owner and what is now.
+//! Nothing here reads a clock, a file or the swarm.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipdc_jobs::engine::{Grant, Runtime};
+use ipdc_jobs::ids::PeerId;
+use ipdc_jobs::manifest::Limits;
+
+use super::admit::{Claim, Refusal};
+use crate::config::{self, Config, Hours};
+
+/// The share of the processors above which other programs keep the machine busy: one core of four
+/// is somebody at work, and no desktop at rest takes as much.
+const BUSY: f32 = 0.25;
+
+/// What this node runs, and for whom.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    members: Terms,
+    owners: BTreeMap<String, Terms>,
+}
+
+/// On which terms the node works for somebody.
+#[derive(Debug, Clone, PartialEq)]
+struct Terms {
+    runtimes: BTreeSet<Runtime>,
+    limits: Limits,
+    hours: Hours,
+    idle: bool,
+    slots: Option<u32>,
+    jobs: Option<u32>,
+    stored: Option<u64>,
+}
+
+/// What an owner has of this node already, but for the job that is judged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    /// Jobs that the node works for.
+    pub(super) jobs: u32,
+    /// Bytes that its jobs take.
+    pub(super) stored: u64,
+}
+
+/// What a judgement depends on beside the claim.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Now {
+    /// This node: the jobs of its own user are bound to no hours.
+    pub me: PeerId,
+    /// Whether the node is paused.
+    pub paused: bool,
+    /// The minute of the day, here.
+    pub minute: u32,
+    /// The share of the processors that other programs use, 0 to 1.
+    pub others: f32,
+}
+
+impl Policy {
+    /// What the settings say.
+    #[must_use]
+    pub fn new(config: &Config) -> Policy {
+        let config::Policy { members, hours, idle, slots, jobs, stored, owners } = &config.policy;
+        let config::Limits { memory, time, output } = &config.limits;
+        let members = Terms {
+            runtimes: members.iter().copied().collect(),
+            limits: Limits {
+                memory: memory.bytes(),
+                time_ms: millis(*time),
+                output: output.bytes(),
+            },
+            hours: *hours,
+            idle: *idle,
+            slots: *slots,
+            jobs: *jobs,
+            stored: above_zero(stored.bytes()),
+        };
+        let terms = owners.iter().map(|(name, rule)| (name.clone(), members.with(rule)));
+        Policy { owners: terms.collect(), members }
+    }
+
+    /// The names of the runtimes that this node has and lets somebody use.
+    #[must_use]
+    pub fn offered(&self) -> Vec<String> {
+        let all = std::iter::once(&self.members).chain(self.owners.values());
+        let offered: BTreeSet<Runtime> = all.flat_map(|terms| &terms.runtimes).copied().collect();
+        let has = |runtime: &&Runtime| **runtime == Runtime::Wasm;
+        offered.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
+    }
+
+    /// Whether this node works now for a job with this claim, whose submitter's certificate names
+    /// `owner`.
+    pub(super) fn judge(
+        &self,
+        claim: &Claim,
+        owner: &str,
+        used: Used,
+        now: &Now,
+    ) -> Result<Grant, Refusal> {
+        let submitter = claim.submitter;
+        let terms = self.terms(submitter, owner);
+        let owner = owner.to_owned();
+        if now.paused {
+            return Err(Refusal::Paused);
+        }
+        if let Some(runtime) = claim.runtimes.difference(&terms.runtimes).next() {
+            return Err(Refusal::Policy { owner, submitter, runtime: *runtime });
+        }
+        within(&claim.limits, &terms.limits)?;
+        if submitter != now.me && !terms.hours.has(now.minute) {
+            return Err(Refusal::Hours { owner, hours: terms.hours });
+        }
+        if submitter != now.me && terms.idle && now.others > BUSY {
+            return Err(Refusal::Busy { owner });
+        }
+        if submitter != now.me {
+            below("jobs under way", used.jobs.into(), terms.jobs.map(u64::from), &owner)?;
+            below("bytes stored", used.stored, terms.stored, &owner)?;
+        }
+        Ok(Grant { owner, slots: terms.slots })
+    }
+
+    /// How many jobs may be under way that this node's own user submits.
+    #[must_use]
+    pub fn jobs_taken_in(&self, me: PeerId, owner: &str) -> Option<u32> {
+        self.terms(me, owner).jobs
+    }
+
+    /// How many bytes this node may fetch to hold a result, beside what its owner has already.
+    pub(super) fn room(&self, submitter: PeerId, owner: &str, stored: u64) -> Room {
+        let most = self.terms(submitter, owner).stored;
+        Room { owner: owner.to_owned(), stored, most }
+    }
+
+    fn terms(&self, submitter: PeerId, owner: &str) -> &Terms {
+        let named = self.owners.get(&submitter.to_string()).or_else(|| self.owners.get(owner));
+        named.unwrap_or(&self.members)
+    }
+}
+
+/// An owner's room for results.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) owner: String,
+    stored: u64,
+    most: Option<u64>,
+}
+
+impl Room {
+    /// Whether there is room for `more` bytes.
+    pub(super) fn check(&self, more: u64) -> Result<(), Refusal> {
+        let used = self.stored.saturating_add(more);
+        // As much as there may be is not too much.
+        below("bytes stored", used.saturating_sub(1), self.most, &self.owner)
+    }
+}
+
+fn below(quota: &'static str, used: u64, most: Option<u64>, owner: &str) -> Result<(), Refusal> {
+    match most {
+        Some(most) if used >= most => {
+            Err(Refusal::Quota { owner: owner.to_owned(), quota, used, most })
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Terms {
+    /// These, but for what the rule says.
+    fn with(&self, rule: &config::Rule) -> Terms {
+        let config::Rule { runtimes, memory, time, output, hours, idle, slots, jobs, stored } =
+            rule;
+        let given = &self.limits;
+        Terms {
+            runtimes: runtimes
+                .as_ref()
+                .map_or_else(|| self.runtimes.clone(), |named| named.iter().copied().collect()),
+            limits: Limits {
+                memory: memory.map_or(given.memory, config::Size::bytes),
+                time_ms: time.map_or(given.time_ms, millis),
+                output: output.map_or(given.output, config::Size::bytes),
+            },
+            hours: hours.unwrap_or(self.hours),
+            idle: idle.unwrap_or(self.idle),
+            slots: slots.map_or(self.slots, above_zero),
+            jobs: jobs.map_or(self.jobs, above_zero),
+            stored: stored.map_or(self.stored, |stored| above_zero(stored.bytes())),
+        }
+    }
+}
+
+/// A bound of which 0 means that there is none.
+fn above_zero<N: Default + PartialEq>(bound: N) -> Option<N> {
+    Some(bound).filter(|bound| *bound != N::default())
+}
+
+fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn within(wanted: &Limits, given: &Limits) -> Result<(), Refusal> {
+    let pairs = [
+        ("bytes of memory", wanted.memory, given.memory),
+        ("ms", wanted.time_ms, given.time_ms),
+        ("bytes of output", wanted.output, given.output),
+    ];
+    match pairs.into_iter().find(|(_, wanted, given)| wanted > given) {
+        None => Ok(()),
+        Some((unit, wanted, given)) => Err(Refusal::Limit {
+            wanted: format!("{wanted} {unit}"),
+            given: format!("{given} {unit}"),
+        }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn peer() -> PeerId {
+        libp2p_identity::Keypair::generate_ed25519().public().to_peer_id()
+    }
+
+    fn policy(toml: &str) -> Policy {
+        Policy::new(&Config::of_toml(toml).unwrap())
+    }
+
+    fn claim(submitter: PeerId) -> Claim {
+        Claim {
+            submitter,
+            roster: vec![submitter],
+            runtimes: [Runtime::Wasm].into(),
+            limits: Limits::default(),
+        }
+    }
+
+    const NOON: u32 = 12 * 60;
+
+    fn now() -> Now {
+        Now { me: peer(), paused: false, minute: NOON, others: 0.0 }
+    }
+
+    fn code(judged: Result<Grant, Refusal>) -> Option<&'static str> {
+        judged.err().map(|refusal| refusal.code())
+    }
+
+    #[test]
+    fn by_default_members_run_wasm_within_the_limits_and_nothing_native() {
+        let policy = policy("");
+        let member = claim(peer());
+        let granted = policy.judge(&member, "ann", Used::default(), &now()).unwrap();
+        assert_eq!(granted, Grant { owner: "ann".into(), slots: None });
+        for runtime in [Runtime::Process, Runtime::Container] {
+            let native = Claim { runtimes: [runtime].into(), ..member.clone() };
+            let refused = policy.judge(&native, "ann", Used::default(), &now()).unwrap_err();
+            assert_eq!(refused.code(), "IPDC-5415");
+            assert!(refused.to_string().contains("ann"), "{refused}");
+        }
+        let limits = Limits { memory: 5 << 30, ..Limits::default() };
+        let greedy = Claim { limits, ..member };
+        let refused = policy.judge(&greedy, "ann", Used::default(), &now()).unwrap_err();
+        assert!(refused.to_string().contains("bytes of memory"), "{refused}");
+    }
+
+    #[test]
+    fn an_owner_has_terms_of_its_own_and_those_of_all_where_they_say_nothing() {
+        let peer = peer();
+        let policy = policy(&format!(
+            "[policy]\nslots = 4\n[policy.owners.ann]\nruntimes = [\"wasm\", \"process\"]\n\
+             memory = \"512 MiB\"\n[policy.owners.bob]\nslots = 0\nruntimes = []\n\
+             [policy.owners.{peer}]\nslots = 1"
+        ));
+        let native = Claim { runtimes: [Runtime::Process].into(), ..claim(self::peer()) };
+        let ann = policy.judge(&native, "ann", Used::default(), &now()).unwrap();
+        assert_eq!(ann.slots, Some(4));
+        let limits = Limits { memory: 1 << 30, ..Limits::default() };
+        let large = Claim { limits, ..claim(self::peer()) };
+        assert_eq!(code(policy.judge(&large, "ann", Used::default(), &now())), Some("IPDC-5416"));
+        assert_eq!(code(policy.judge(&large, "cid", Used::default(), &now())), None);
+        assert_eq!(
+            code(policy.judge(&claim(self::peer()), "bob", Used::default(), &now())),
+            Some("IPDC-5415")
+        );
+        let by_peer = policy.judge(&claim(peer), "bob", Used::default(), &now()).unwrap();
+        assert_eq!(by_peer.slots, Some(1), "a peer's name outranks its owner's");
+    }
+
+    #[test]
+    fn an_owner_that_has_its_quota_gets_no_more_and_is_told_which_and_how_much() {
+        let policy = policy(
+            "[policy]\njobs = 2\nstored = \"1 MiB\"\n[policy.owners.bob]\njobs = 0\nstored = \"0 B\"",
+        );
+        let (now, claim) = (now(), claim(peer()));
+        let judge = |owner, jobs, stored| {
+            let judged = policy.judge(&claim, owner, Used { jobs, stored }, &now);
+            judged.map(drop).map_err(|refusal| refusal.to_string())
+        };
+        assert_eq!(judge("ann", 1, (1 << 20) - 1), Ok(()));
+        assert_eq!(judge("bob", 900, 1 << 40), Ok(()));
+        let jobs = judge("ann", 2, 0).unwrap_err();
+        assert!(jobs.starts_with("ann has 2 jobs under way here"), "{jobs}");
+        let stored = judge("ann", 0, 1 << 20).unwrap_err();
+        assert!(stored.starts_with("ann has 1048576 bytes stored here"), "{stored}");
+        let room = policy.room(claim.submitter, "ann", 1 << 19);
+        assert!(room.check(1 << 19).is_ok());
+        assert_eq!(room.check((1 << 19) + 1).unwrap_err().code(), "IPDC-5420");
+        assert!(policy.room(claim.submitter, "bob", 1 << 40).check(1 << 40).is_ok());
+        assert_eq!(policy.jobs_taken_in(now.me, "me"), Some(2));
+        assert_eq!(policy.jobs_taken_in(now.me, "bob"), None);
+    }
+
+    #[test]
+    fn hours_and_idleness_bind_others_and_a_pause_everybody() {
+        let policy = policy("[policy]\nhours = \"22:00-07:00\"\nidle = true");
+        let (mine, theirs) = (now(), claim(peer()));
+        let own = claim(mine.me);
+        let night = Now { minute: 23 * 60, ..mine };
+        let busy = Now { others: 0.5, ..night };
+        let paused = Now { paused: true, ..night };
+        assert_eq!(code(policy.judge(&theirs, "ann", Used::default(), &mine)), Some("IPDC-5418"));
+        assert_eq!(code(policy.judge(&theirs, "ann", Used::default(), &night)), None);
+        assert_eq!(code(policy.judge(&theirs, "ann", Used::default(), &busy)), Some("IPDC-5419"));
+        assert_eq!(
+            code(policy.judge(&own, "me", Used::default(), &Now { minute: NOON, ..busy })),
+            None
+        );
+        for claim in [&own, &theirs] {
+            assert_eq!(
+                code(policy.judge(claim, "ann", Used::default(), &paused)),
+                Some("IPDC-5417")
+            );
+        }
+    }
+}
