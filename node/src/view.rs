@@ -23,6 +23,7 @@ use crate::problem::Problem;
 use crate::swarm::PeerView;
 use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
+use crate::swarm::revocation::Whom;
 
 /// The first part of every path.
 pub const PREFIX: &str = "/v1";
@@ -187,12 +188,36 @@ pub struct Invite {
     pub uses: u32,
 }
 
-/// Body of `POST /revocations`.
+/// Body of `POST /revocations`: whom to cut off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Revocation {
-    /// The peer whose certificate ends.
-    pub peer_id: PeerId,
+#[serde(untagged, deny_unknown_fields)]
+pub enum Revocation {
+    /// One peer.
+    Peer {
+        /// Which.
+        peer_id: PeerId,
+    },
+    /// All that belong to somebody.
+    Owner {
+        /// As certificates name it.
+        owner: String,
+    },
+}
+
+impl From<Revocation> for Whom {
+    fn from(revocation: Revocation) -> Whom {
+        match revocation {
+            Revocation::Peer { peer_id } => Whom::Peer(peer_id),
+            Revocation::Owner { owner } => Whom::Owner { owner },
+        }
+    }
+}
+
+/// Answer to `POST /revocations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The members that are none any more: those that were named, and whom they let in.
+    pub revoked: Vec<PeerId>,
 }
 
 /// Body of `POST /stop`.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
+use ipdc_jobs::ids::{Cid, JobId, TaskId};
 use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
@@ -24,8 +24,8 @@ use tokio::time::timeout;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Revocation, RunInfo,
-    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Revocation, Revoked,
+    RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -208,13 +208,12 @@ impl Client {
         self.post(&["invites"], invite).await
     }
 
-    /// Ends a peer's certificate.
+    /// Cuts a peer or an owner's peers off; gives the members that are none any more.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn revoke(&self, peer_id: PeerId) -> Result<(), ClientError> {
-        let Empty {} = self.post(&["revocations"], &Revocation { peer_id }).await?;
-        Ok(())
+    pub async fn revoke(&self, whom: &Revocation) -> Result<Revoked, ClientError> {
+        self.post(&["revocations"], whom).await
     }
 
     /// Asks the node to drain and exit.

@@ -24,7 +24,7 @@ use crate::state::pins::{self as table, Reason};
 use crate::view::{
     Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
     JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin,
-    Revocation, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -72,9 +72,9 @@ async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answ
     Ok(Json(node.invite(request).await?))
 }
 
-async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Empty> {
-    node.swarm.revoke(request.peer_id).await?;
-    Ok(Json(Empty {}))
+async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {
+    let revoked = node.swarm.revoke(request.into()).await?;
+    Ok(Json(Revoked { revoked }))
 }
 
 async fn stop(State(node): Shared, Json(request): Json<Stop>) -> Answer<Empty> {

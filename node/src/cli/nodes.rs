@@ -134,29 +134,35 @@ impl Answer for view::Invite {
     }
 }
 
-/// Cut a node off from the swarm, for good
+/// Cut a node, or all nodes of an owner, off from the swarm, for good
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
-    /// The node
-    #[arg(value_name = "PEER")]
-    peer: PeerId,
+    /// The node, or whom the nodes belong to
+    #[arg(value_name = "PEER|OWNER")]
+    whom: String,
 }
 
 impl Revoke {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        session.client()?.revoke(self.peer).await?;
-        session.output.put(&Revoked { revoked: self.peer })
+        let whom = match self.whom.parse() {
+            Ok(peer_id) => view::Revocation::Peer { peer_id },
+            Err(_) => view::Revocation::Owner { owner: self.whom },
+        };
+        let revoked = session.client()?.revoke(&whom).await?;
+        if revoked.revoked.is_empty() {
+            session.output.note("no node that is known here had to go");
+        }
+        session.output.put(&revoked)
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Revoked {
-    revoked: PeerId,
-}
-
-impl Answer for Revoked {
+impl Answer for view::Revoked {
     fn text(&self, to: &mut dyn Write) -> io::Result<()> {
-        writeln!(to, "revoked {}", self.revoked)
+        self.revoked.iter().try_for_each(|peer| writeln!(to, "revoked {peer}"))
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.revoked.iter().try_for_each(|peer| writeln!(to, "{peer}"))
     }
 }
 

@@ -23,8 +23,14 @@ use tokio::sync::oneshot;
 
 /// The tables of every room, in order. Additions go to the end: a file of an older version gets
 /// the ones it lacks.
-const MIGRATIONS: &[&str] =
-    &[jobs::SCHEMA, attempts::SCHEMA, pins::SCHEMA, members::SCHEMA, chunks::SCHEMA];
+const MIGRATIONS: &[&str] = &[
+    jobs::SCHEMA,
+    attempts::SCHEMA,
+    pins::SCHEMA,
+    members::SCHEMA,
+    chunks::SCHEMA,
+    members::NOTICES,
+];
 
 /// The tables of the memo's file.
 const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];

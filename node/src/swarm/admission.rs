@@ -21,10 +21,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::certificate::{
-    BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, Revocation, new_serial, now_ms,
+    BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, new_serial, now_ms,
 };
 use super::frame;
 use super::invitation::Token;
+use super::revocation::Notice;
 use super::signed::Signed;
 use super::{Core, SwarmError};
 use crate::state::StateError;
@@ -32,7 +33,7 @@ use crate::state::members::{self, Grant, Redemption};
 use ipdc_gate::{ADMIT, Link, OpenError};
 
 /// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
-const FRAME_LIMIT: usize = 64 * 1024;
+const FRAME_LIMIT: usize = 128 * 1024;
 
 /// The revocations told in the handshake at most, newest first; the first telling brings the rest.
 const REVOCATIONS_TOLD: usize = 100;
@@ -42,7 +43,7 @@ const REVOCATIONS_TOLD: usize = 100;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// I am a member.
-    Member { credential: Credential, revocations: Vec<Signed<Revocation>> },
+    Member { credential: Credential, revocations: Vec<Notice> },
     /// I was invited; give me a certificate.
     Redeem { token: String },
     /// Here it is.
@@ -115,16 +116,13 @@ pub(super) enum NotAdmitted {
     Open(OpenError),
 }
 
-/// Runs the handshake on `link` and gives the member behind it; the link is then admitted.
-/// Unbounded: the caller bounds it with the quarantine.
-pub(super) async fn run(
-    core: &Core,
-    link: &Link,
-) -> Result<(Credential, Certificate), NotAdmitted> {
+/// Runs the handshake on `link` and gives what makes the peer behind it a member; the link is then
+/// admitted. Unbounded: the caller bounds it with the quarantine.
+pub(super) async fn run(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
     if link.dialled.is_some() { dial(core, link).await } else { listen(core, link).await }
 }
 
-async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+async fn dial(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
     let mut stream = link.open(ADMIT).await.map_err(NotAdmitted::Open)?.compat();
     frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
     let answer = frame::read(&mut stream, FRAME_LIMIT).await?;
@@ -145,7 +143,7 @@ async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), Not
     }
 }
 
-async fn listen(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+async fn listen(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
     let mut stream = link.accept_admission().await.map_err(NotAdmitted::Open)?.compat();
     let hello = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match hello {
@@ -208,13 +206,13 @@ async fn check(
     core: &Core,
     peer: PeerId,
     credential: Credential,
-    revocations: &[Signed<Revocation>],
-) -> Result<(Credential, Certificate), Refusal> {
+    revocations: &[Notice],
+) -> Result<Credential, Refusal> {
     // A stranger's revocations are not even read.
     core.book().check(&credential, peer)?;
     core.learn_revocations(revocations).await?;
-    let certificate = core.book().check(&credential, peer)?;
-    Ok((credential, certificate))
+    core.book().check(&credential, peer)?;
+    Ok(credential)
 }
 
 async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Refusal> {
@@ -251,10 +249,7 @@ impl Core {
 
     /// Signs a certificate: with the root's key where it is, else in the root's name with ours.
     pub(super) fn issue(&self, peer: PeerId, grant: Grant) -> Result<Credential, SwarmError> {
-        let (keypair, issuer) = match &self.root_key {
-            Some(root_key) => (root_key, None),
-            None => (&self.keypair, Some(self.credential.certificate.clone())),
-        };
+        let (keypair, issuer) = self.signer();
         let certificate = Certificate {
             swarm: self.root,
             peer,
@@ -268,29 +263,29 @@ impl Core {
         Ok(Credential { certificate: signed, issuer })
     }
 
-    /// Takes in revocations: keeps them, and closes the connections of those they cut off.
+    /// Takes in revocations: closes the connections of those they cut off, and keeps them. Gives
+    /// who is a member no more.
     pub(super) async fn learn_revocations(
         &self,
-        revocations: &[Signed<Revocation>],
-    ) -> Result<(), StateError> {
-        let news = self.book().learn_revocations(revocations);
-        for link in &news.cut_off {
+        notices: &[Notice],
+    ) -> Result<Vec<PeerId>, StateError> {
+        let cut = self.book().learn_revocations(notices);
+        for link in &cut.cut_off {
             tracing::info!(peer = %link.peer, "cut off: its certificate was revoked");
             link.close();
         }
-        if news.revocations.is_empty() {
-            return Ok(());
+        if cut.notices.is_empty() {
+            return Ok(Vec::new());
         }
+        let (notices, removed) = (cut.notices, cut.removed.clone());
         self.db
             .call(move |c| {
-                for (said, signed) in &news.revocations {
-                    members::save_revocation(c, said, signed)?;
+                for (said, notice) in &notices {
+                    members::save_revocation(c, said, notice)?;
                 }
-                for peer in &news.removed {
-                    members::remove_member(c, peer)?;
-                }
-                Ok(())
+                removed.iter().try_for_each(|peer| members::remove_member(c, peer))
             })
-            .await
+            .await?;
+        Ok(cut.removed)
     }
 }

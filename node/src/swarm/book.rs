@@ -18,10 +18,9 @@ use tokio::time::Instant;
 
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
-use super::certificate::{
-    BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms,
-};
+use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
+use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::Signed;
 use crate::state::members;
 use ipdc_gate::{DialFailure, Link};
@@ -54,7 +53,7 @@ pub(super) struct Telling {
     pub(super) members: Vec<ToldMember>,
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) revocations: Vec<Signed<Revocation>>,
+    pub(super) revocations: Vec<Notice>,
 }
 
 /// A member as peers tell of it.
@@ -112,8 +111,11 @@ pub(super) struct DueDial {
 /// What revocations changed.
 #[derive(Default)]
 pub(super) struct Cut {
-    pub(super) revocations: Vec<(Revocation, Signed<Revocation>)>,
+    /// Those that are news.
+    pub(super) notices: Vec<(Revocation, Notice)>,
+    /// Who is a member no more.
     pub(super) removed: Vec<PeerId>,
+    /// Their connections.
     pub(super) cut_off: Vec<Arc<Link>>,
 }
 
@@ -220,12 +222,12 @@ impl Book {
         local: PeerId,
         root: PeerId,
         events: broadcast::Sender<SwarmEvent>,
-        revoked: Vec<Signed<Revocation>>,
+        revoked: Vec<Notice>,
     ) -> Book {
         let mut revocations = Revocations::default();
-        for revocation in &revoked {
+        for notice in &revoked {
             // They were checked before they were kept; a damaged one is heard again from peers.
-            if let Err(error) = revocations.learn(revocation, root) {
+            if let Err(error) = revocations.learn(notice, root) {
                 tracing::warn!(%error, "a revocation in the database is damaged");
             }
         }
@@ -350,20 +352,17 @@ impl Book {
         own.map_or(0, |(said, _)| said.number)
     }
 
-    /// Takes in revocations by the root or by members that may invite.
-    pub(super) fn learn_revocations(&mut self, revocations: &[Signed<Revocation>]) -> Cut {
+    /// Takes in those of `notices` that can be believed.
+    pub(super) fn learn_revocations(&mut self, notices: &[Notice]) -> Cut {
         let mut cut = Cut::default();
-        for signed in revocations {
-            let Ok(said) = signed.open() else { continue };
-            let inviter = self.members.get(&said.issuer).is_some_and(|m| m.certificate.may_invite);
-            if said.issuer != self.root && !inviter {
-                continue;
-            }
-            if let Ok(Some(said)) = self.revocations.learn(signed, self.root) {
-                cut.revocations.push((said, signed.clone()));
+        for notice in notices {
+            match self.revocations.learn(notice, self.root) {
+                Ok(Some(said)) => cut.notices.push((said, notice.clone())),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "a revocation cannot be believed"),
             }
         }
-        if cut.revocations.is_empty() {
+        if cut.notices.is_empty() {
             return cut;
         }
         let gone: Vec<PeerId> = self
@@ -376,6 +375,11 @@ impl Book {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in gone {
+            if peer == self.local {
+                // Nobody lets it in any more, and it does not start again; what runs here may end.
+                tracing::error!("this node was revoked: it is no member of the swarm any more");
+                continue;
+            }
             let Some(member) = self.members.remove(&peer) else { continue };
             if !member.links.is_empty() {
                 self.tell_us(SwarmEvent::Down(peer));
@@ -396,9 +400,11 @@ impl Book {
         }
     }
 
-    /// A connection left quarantine. False if it is gone already, or the peer is no member any
-    /// more: close it then.
-    pub(super) fn admitted(&mut self, link: &Arc<Link>) -> bool {
+    /// A connection left quarantine with `credential`. False if it is gone already, or the peer was
+    /// cut off while it shook hands: close it then.
+    pub(super) fn admitted(&mut self, link: &Arc<Link>, credential: Credential) -> bool {
+        let Ok(certificate) = self.check(&credential, link.peer) else { return false };
+        self.learn_member(link.peer, credential, certificate);
         let Some(member) = self.members.get_mut(&link.peer) else { return false };
         if link.is_gone() {
             return false;
@@ -619,6 +625,12 @@ impl Book {
     /// The certificate of a member.
     pub(super) fn certificate(&self, peer: PeerId) -> Option<Certificate> {
         self.members.get(&peer).map(|member| member.certificate.clone())
+    }
+
+    /// The certificates of the members that belong to `owner`.
+    pub(super) fn certificates_of(&self, owner: &str) -> Vec<Certificate> {
+        let certificates = self.members.values().map(|member| &member.certificate);
+        certificates.filter(|certificate| certificate.owner == owner).cloned().collect()
     }
 
     /// All members but ourselves, in the order of their IDs.

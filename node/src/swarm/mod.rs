@@ -3,7 +3,7 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`identity`] | keys and their files |
-//! | [`signed`], [`certificate`] | who is a member and who no longer is |
+//! | [`signed`], [`certificate`], [`revocation`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
@@ -27,6 +27,7 @@ pub mod identity;
 pub mod invitation;
 pub mod join;
 pub mod membership;
+pub mod revocation;
 pub mod signed;
 pub mod streams;
 
@@ -47,11 +48,12 @@ use tokio_util::task::TaskTracker;
 
 use self::address::Whereabouts;
 use self::book::Book;
-use self::certificate::{BadCertificate, Credential, Revocation, now_ms};
+use self::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
+use self::revocation::{Notice, Revocation, Whom};
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::state::{Db, StateError, members};
@@ -171,8 +173,17 @@ pub enum SwarmError {
     NotAllowed(&'static str),
     /// Not a member.
     #[error("{0} is no member that this node knows")]
-    #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members"))]
-    NoMember(PeerId),
+    #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members and their owners"))]
+    NoMember(Whom),
+    /// Cut off for good.
+    #[error("{0} was revoked")]
+    #[diagnostic(
+        code("IPDC-2209"),
+        help(
+            "a revocation is for good: whoever may come back comes as another peer, of another owner"
+        )
+    )]
+    Revoked(Whom),
     /// An invitation cannot be written down.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -331,7 +342,7 @@ impl Swarm {
     pub async fn invite(&self, options: InviteOptions) -> Result<Token, SwarmError> {
         let core = &self.core;
         let own = core.book().certificate(core.local());
-        let own = own.ok_or(SwarmError::NoMember(core.local()))?;
+        let own = own.ok_or(SwarmError::NoMember(Whom::Peer(core.local())))?;
         if core.root_key.is_none() && !own.may_invite {
             return Err(SwarmError::NotAllowed("invite"));
         }
@@ -340,6 +351,10 @@ impl Swarm {
         }
         let owner = options.owner.unwrap_or(own.owner);
         join::check_owner(&owner)?;
+        let whom = Whom::Owner { owner: owner.clone() };
+        if core.book().revocations().is_revoked(&whom, core.root) {
+            return Err(SwarmError::Revoked(whom));
+        }
         let id = InvitationId(rand::random());
         let expires_ms = now_ms().saturating_add(options.ttl.as_millis() as u64);
         let kept = members::Invitation {
@@ -363,26 +378,28 @@ impl Swarm {
         Ok(Token::sign(invitation, &core.keypair)?)
     }
 
-    /// Cuts `peer` off: everywhere if this node has the root's key, else if this node invited it.
-    /// Those that it invited go with it. What is connected hears at once, others when they come.
+    /// Cuts off a peer, or all that belong to an owner. The node with the root's key may cut off
+    /// anyone, another only whom it let in. Whom they let in goes with them. What is connected
+    /// hears at once, others when they meet anyone who knows. On the disk when this returns; gives
+    /// the members that are none any more.
     ///
     /// # Errors
-    /// When this node may not, or the database fails.
-    pub async fn revoke(&self, peer: PeerId) -> Result<(), SwarmError> {
+    /// When this node may not, knows none of them, or the database fails.
+    pub async fn revoke(&self, whom: Whom) -> Result<Vec<PeerId>, SwarmError> {
         let core = &self.core;
-        let certificate = core.book().certificate(peer).ok_or(SwarmError::NoMember(peer))?;
-        let keypair = core.root_key.as_ref().unwrap_or(&core.keypair);
+        let (keypair, credential) = core.signer();
         let issuer = keypair.public().to_peer_id();
-        if peer == core.local() {
-            return Err(SwarmError::NotAllowed("revoke itself"));
-        }
-        if core.root_key.is_none() && certificate.issuer != issuer {
-            return Err(SwarmError::NotAllowed("revoke a peer that it did not invite"));
-        }
-        let said = Revocation { swarm: core.root, peer, issuer, at_ms: now_ms() };
-        let signed = Signed::sign(&said, keypair).map_err(BadCertificate::from)?;
-        core.learn_revocations(&[signed]).await?;
-        Ok(())
+        let at_ms = now_ms();
+        let notices: Vec<Notice> = core
+            .revocable(&whom, issuer)?
+            .into_iter()
+            .map(|whom| {
+                let said = Revocation { swarm: core.root, whom, issuer, at_ms };
+                Notice::sign(&said, keypair, credential.clone())
+            })
+            .collect::<Result<_, _>>()
+            .map_err(BadCertificate::from)?;
+        Ok(core.learn_revocations(&notices).await?)
     }
 
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
@@ -427,6 +444,42 @@ async fn open_book(
 impl Core {
     fn local(&self) -> PeerId {
         self.keypair.public().to_peer_id()
+    }
+
+    /// With what this node signs for the swarm: the root's key where it is, else its own with the
+    /// certificate that lets it.
+    fn signer(&self) -> (&Keypair, Option<Signed<Certificate>>) {
+        match &self.root_key {
+            Some(root_key) => (root_key, None),
+            None => (&self.keypair, Some(self.credential.certificate.clone())),
+        }
+    }
+
+    /// What `issuer`, who signs here, has to revoke to cut `whom` off: itself and, of an owner, each
+    /// peer that is known, so that a certificate that one of them renewed is covered as well.
+    fn revocable(&self, whom: &Whom, issuer: PeerId) -> Result<Vec<Whom>, SwarmError> {
+        let book = self.book();
+        let concerned: Vec<Certificate> = match whom {
+            Whom::Peer(peer) => book.certificate(*peer).into_iter().collect(),
+            Whom::Owner { owner } => book.certificates_of(owner),
+        };
+        if concerned.iter().any(|certificate| certificate.peer == self.local()) {
+            return Err(SwarmError::NotAllowed("revoke itself"));
+        }
+        // The root may know a peer's name from elsewhere; an owner's that nobody has is mistyped.
+        let known = self.root_key.is_some() && matches!(whom, Whom::Peer(_));
+        if concerned.is_empty() && !known {
+            return Err(SwarmError::NoMember(whom.clone()));
+        }
+        let own = |certificate: &Certificate| certificate.issuer == issuer;
+        if self.root_key.is_none() && !concerned.iter().all(own) {
+            return Err(SwarmError::NotAllowed("revoke a peer that it did not invite"));
+        }
+        let mut all: Vec<Whom> = concerned.iter().map(|c| Whom::Peer(c.peer)).collect();
+        if !all.contains(whom) {
+            all.push(whom.clone());
+        }
+        Ok(all)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

@@ -144,13 +144,8 @@ fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, 
 async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
     let peer = link.peer;
     match timeout(QUARANTINE, admission::run(&core, &link)).await {
-        Ok(Ok((credential, certificate))) => {
-            let admitted = {
-                let mut book = core.book();
-                book.learn_member(peer, credential, certificate);
-                book.admitted(&link)
-            };
-            if admitted {
+        Ok(Ok(credential)) => {
+            if core.book().admitted(&link, credential) {
                 tracing::debug!(%peer, "admitted");
                 let ended = tell(&core, &link).await;
                 tracing::debug!(%peer, ?ended, "telling ended");

@@ -13,13 +13,15 @@ use tokio::time::{Instant, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::admission::{Message, Refusal};
-use super::certificate::Credential;
+use super::certificate::{BadCertificate, Credential};
 use super::facts::PeerFacts;
 use super::identity::SwarmKey;
 use super::join::{Founded, JoinError, Joined, certify, found, join};
+use super::revocation::Whom;
 use super::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use super::{InviteOptions, Options, Swarm, SwarmError, frame, network};
 use crate::state::Db;
+use crate::state::members::Grant;
 use ipdc_gate::{self as gate, ADMIT, DialOpts, Link, OpenError};
 
 const MESSAGE_LIMIT: usize = 64 * 1024;
@@ -139,7 +141,13 @@ impl World {
 
     /// A node that joins by a token of the founder.
     async fn joiner(&self) -> Node {
-        let token = self.founder.token(1, PATIENCE).await;
+        guest_of(&self.founder).await
+    }
+
+    /// A node that joins by a token of the founder and may invite.
+    async fn deputy(&self) -> Node {
+        let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: true };
+        let token = self.founder.swarm.invite(options).await.unwrap().to_string();
         let keypair = Keypair::generate_ed25519();
         let joined = join(&token, &keypair).await.unwrap();
         Home::joined(keypair, &joined).start(joined.bootstrap, None).await
@@ -153,6 +161,14 @@ impl World {
         ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
         Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
     }
+}
+
+/// A node that joins by a token of `inviter`.
+async fn guest_of(inviter: &Node) -> Node {
+    let token = inviter.token(1, PATIENCE).await;
+    let keypair = Keypair::generate_ed25519();
+    let joined = join(&token, &keypair).await.unwrap();
+    Home::joined(keypair, &joined).start(joined.bootstrap, None).await
 }
 
 struct Intruder {
@@ -278,18 +294,11 @@ async fn a_joiner_that_asks_again_gets_the_same_certificate() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_may_invite_lets_others_in() {
     let world = World::new().await;
+    let deputy = world.deputy().await;
     let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: true };
-    let token = world.founder.swarm.invite(options.clone()).await.unwrap().to_string();
-    let keypair = Keypair::generate_ed25519();
-    let joined = join(&token, &keypair).await.unwrap();
-    let deputy = Home::joined(keypair, &joined).start(joined.bootstrap, None).await;
-
     let refused = deputy.swarm.invite(options).await;
     assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
-    let token = deputy.token(1, PATIENCE).await;
-    let keypair = Keypair::generate_ed25519();
-    let joined = join(&token, &keypair).await.unwrap();
-    let guest = Home::joined(keypair, &joined).start(joined.bootstrap, None).await;
+    let guest = guest_of(&deputy).await;
     guest.until_connected(&[deputy.id(), world.founder.id()]).await;
 
     let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: false };
@@ -323,10 +332,11 @@ async fn a_revoked_peer_is_cut_off_everywhere_and_stays_out() {
     let (one, two) = (world.joiner().await, world.joiner().await);
     one.until_connected(&[world.founder.id(), two.id()]).await;
     two.until_connected(&[world.founder.id(), one.id()]).await;
-    let refused = one.swarm.revoke(two.id()).await;
+    let refused = one.swarm.revoke(Whom::Peer(two.id())).await;
     assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
 
-    world.founder.swarm.revoke(two.id()).await.unwrap();
+    let revoked = world.founder.swarm.revoke(Whom::Peer(two.id())).await.unwrap();
+    assert_eq!(revoked, [two.id()]);
     world.founder.until_connected(&[one.id()]).await;
     one.until_connected(&[world.founder.id()]).await;
     two.until("to be alone", |swarm| swarm.connected().is_empty()).await;
@@ -335,6 +345,92 @@ async fn a_revoked_peer_is_cut_off_everywhere_and_stays_out() {
     let one = one.stop().await.start(bootstrap, None).await;
     one.until_connected(&[world.founder.id()]).await;
     assert!(!one.swarm.peers().iter().any(|peer| peer.peer == two.id()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_hears_of_a_revocation_from_anyone_who_knows() {
+    let world = World::new().await;
+    let (away, knows, two) = (world.joiner().await, world.joiner().await, world.joiner().await);
+    away.until_connected(&[world.founder.id(), knows.id(), two.id()]).await;
+    let away = away.stop().await;
+    world.founder.swarm.revoke(Whom::Peer(two.id())).await.unwrap();
+    knows.until_connected(&[world.founder.id()]).await;
+    world.founder.stop().await;
+
+    // It knows where both are; whoever it meets first, the revoked one does not stay.
+    let away = away.start(Vec::new(), None).await;
+    away.until_connected(&[knows.id()]).await;
+    away.until("the news", |swarm| !swarm.peers().iter().any(|p| p.peer == two.id())).await;
+    // It is on the disk: now nobody is there to tell it.
+    knows.stop().await;
+    let away = away.stop().await.start(vec![two.bootstrap()], None).await;
+    let credential = two.home.credential.clone();
+    let refused = away.swarm.core.book().check(&credential, two.id());
+    assert_eq!(refused, Err(BadCertificate::Revoked(two.id())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_deputy_takes_its_guests_along_also_later_ones() {
+    let world = World::new().await;
+    let deputy = world.deputy().await;
+    let guest = guest_of(&deputy).await;
+    world.founder.until_connected(&[deputy.id(), guest.id()]).await;
+    let mut revoked = world.founder.swarm.revoke(Whom::Peer(deputy.id())).await.unwrap();
+    revoked.sort_unstable();
+    let mut gone = [deputy.id(), guest.id()];
+    gone.sort_unstable();
+    assert_eq!(revoked, gone);
+    assert_eq!(world.founder.swarm.connected(), []);
+
+    // What it signs from now on is worth no more.
+    let later = Keypair::generate_ed25519().public().to_peer_id();
+    let grant = Grant { owner: "eve".into(), may_invite: false, serial: 1, expires_ms: u64::MAX };
+    let credential = deputy.swarm.core.issue(later, grant).unwrap();
+    let refused = world.founder.swarm.core.book().check(&credential, later);
+    assert_eq!(refused, Err(BadCertificate::Revoked(later)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deputy_revokes_its_guests_and_newcomers_know_on_whose_word() {
+    let world = World::new().await;
+    let deputy = world.deputy().await;
+    let guest = guest_of(&deputy).await;
+    guest.until_connected(&[deputy.id(), world.founder.id()]).await;
+    deputy.until_connected(&[guest.id(), world.founder.id()]).await;
+    let refused = deputy.swarm.revoke(Whom::Peer(world.founder.id())).await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
+    deputy.swarm.revoke(Whom::Peer(guest.id())).await.unwrap();
+    world.founder.until_connected(&[deputy.id()]).await;
+
+    // It is told of the revocation before it knows of the deputy, and never met the guest.
+    deputy.stop().await;
+    let newcomer = world.joiner().await;
+    newcomer.until_connected(&[world.founder.id()]).await;
+    let credential = guest.home.credential.clone();
+    let refused = newcomer.swarm.core.book().check(&credential, guest.id());
+    assert_eq!(refused, Err(BadCertificate::Revoked(guest.id())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_owner_is_out_with_all_machines_and_invitations() {
+    let world = World::new().await;
+    let (one, two) = (world.joiner().await, world.joiner().await);
+    world.founder.until_connected(&[one.id(), two.id()]).await;
+    let token = world.founder.token(1, PATIENCE).await;
+    let owner = |name: &str| Whom::Owner { owner: name.into() };
+    let refused = world.founder.swarm.revoke(owner("ann")).await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed("revoke itself"))));
+    let refused = world.founder.swarm.revoke(owner("bop")).await;
+    assert!(matches!(refused, Err(SwarmError::NoMember(_))));
+
+    let revoked = world.founder.swarm.revoke(owner("bob")).await.unwrap();
+    assert_eq!(revoked.len(), 2);
+    assert_eq!(world.founder.swarm.connected(), []);
+    let refused = join(&token, &Keypair::generate_ed25519()).await;
+    assert!(matches!(refused, Err(JoinError::Refused { why: Refusal::Revoked, .. })));
+    let options =
+        InviteOptions { ttl: PATIENCE, uses: 1, owner: Some("bob".into()), may_invite: false };
+    assert!(matches!(world.founder.swarm.invite(options).await, Err(SwarmError::Revoked(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
