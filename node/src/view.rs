@@ -220,6 +220,14 @@ pub struct Revoked {
     pub revoked: Vec<PeerId>,
 }
 
+/// Body of `POST /delegates`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delegate {
+    /// The member that may invite from now on.
+    pub peer_id: PeerId,
+}
+
 /// Body of `POST /stop`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use ipdc_jobs::ids::{Cid, JobId, TaskId};
+use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
 use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Empty, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Revocation, Revoked,
-    RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Delegate, Empty, Invite,
+    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin,
+    Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -206,6 +206,15 @@ impl Client {
     /// As [`Client::status`].
     pub async fn invite(&self, invite: &InviteRequest) -> Result<Invite, ClientError> {
         self.post(&["invites"], invite).await
+    }
+
+    /// Lets a member invite.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn delegate(&self, peer_id: PeerId) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["delegates"], &Delegate { peer_id }).await?;
+        Ok(())
     }
 
     /// Cuts a peer or an owner's peers off; gives the members that are none any more.

@@ -22,9 +22,9 @@ use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    Accepted, AddQuery, Added, Collected, ContentPath, Empty, Entry, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin,
-    Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, Collected, ContentPath, Delegate, Empty, Entry, Invite,
+    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind,
+    Peer, Pin, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -38,6 +38,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/status", get(status))
         .route("/peers", get(peers))
         .route("/invites", post(invite))
+        .route("/delegates", post(delegate))
         .route("/revocations", post(revoke))
         .route("/stop", post(stop))
         .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
@@ -70,6 +71,11 @@ async fn peers(State(node): Shared) -> Answer<Vec<Peer>> {
 
 async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answer<Invite> {
     Ok(Json(node.invite(request).await?))
+}
+
+async fn delegate(State(node): Shared, Json(request): Json<Delegate>) -> Answer<Empty> {
+    node.swarm.delegate(request.peer_id).await?;
+    Ok(Json(Empty {}))
 }
 
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {

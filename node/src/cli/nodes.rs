@@ -1,4 +1,4 @@
-//! Nodes and who they are: `init`, `join`, `invite`, `revoke`, `id`, `status`, `peers`.
+//! Nodes and who they are: `init`, `join`, `invite`, `delegate`, `revoke`, `id`, `status`, `peers`.
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::num::NonZeroU32;
@@ -131,6 +131,32 @@ impl Answer for view::Invite {
 
     fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
         self.text(to)
+    }
+}
+
+/// Let a node invite others
+#[derive(Debug, Args)]
+pub(super) struct Delegate {
+    /// The node
+    #[arg(value_name = "PEER")]
+    peer: PeerId,
+}
+
+impl Delegate {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        session.client()?.delegate(self.peer).await?;
+        session.output.put(&Delegated { delegate: self.peer })
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Delegated {
+    delegate: PeerId,
+}
+
+impl Answer for Delegated {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{} may invite", self.delegate)
     }
 }
 

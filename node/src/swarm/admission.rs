@@ -20,16 +20,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
-use super::certificate::{
-    BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, new_serial, now_ms,
-};
+use super::Core;
+use super::certificate::{BadCertificate, Credential, new_serial, now_ms};
 use super::frame;
 use super::invitation::Token;
 use super::revocation::Notice;
-use super::signed::Signed;
-use super::{Core, SwarmError};
 use crate::state::StateError;
-use crate::state::members::{self, Grant, Redemption};
+use crate::state::members::{self, Redemption};
 use ipdc_gate::{ADMIT, Link, OpenError};
 
 /// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
@@ -222,7 +219,7 @@ async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Re
     }
     let id = token.invitation.id;
     let now = now_ms();
-    let expires = now.saturating_add(CERTIFICATE_LIFE.as_millis() as u64);
+    let expires = core.life_from_now();
     let redeemed =
         core.db.call(move |c| members::redeem(c, id, &peer, now, new_serial(), expires)).await?;
     let grant = match redeemed {
@@ -231,7 +228,8 @@ async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Re
         Redemption::UsedUp => return Err(Refusal::UsedUp),
         Redemption::Unknown => return Err(Refusal::UnknownInvitation),
     };
-    let credential = core.issue(peer, grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
+    let credential =
+        core.issue(peer, Vec::new(), grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
     core.book().check(&credential, peer)?;
     tracing::info!(%peer, "joined by an invitation of this node");
     Ok(credential)
@@ -242,25 +240,9 @@ impl Core {
         let book = self.book();
         let skip = book.revocations().count().saturating_sub(REVOCATIONS_TOLD);
         Message::Member {
-            credential: self.credential.clone(),
+            credential: book.own().clone(),
             revocations: book.revocations().after(skip).to_vec(),
         }
-    }
-
-    /// Signs a certificate: with the root's key where it is, else in the root's name with ours.
-    pub(super) fn issue(&self, peer: PeerId, grant: Grant) -> Result<Credential, SwarmError> {
-        let (keypair, issuer) = self.signer();
-        let certificate = Certificate {
-            swarm: self.root,
-            peer,
-            owner: grant.owner,
-            serial: grant.serial,
-            issuer: keypair.public().to_peer_id(),
-            may_invite: grant.may_invite,
-            expires_ms: grant.expires_ms,
-        };
-        let signed = Signed::sign(&certificate, keypair).map_err(BadCertificate::from)?;
-        Ok(Credential { certificate: signed, issuer })
     }
 
     /// Takes in revocations: closes the connections of those they cut off, and keeps them. Gives

@@ -54,6 +54,9 @@ pub(super) struct Telling {
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) revocations: Vec<Notice>,
+    /// Whether it asks for its certificate to be renewed. The answer is news like any other.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) renew: bool,
 }
 
 /// A member as peers tell of it.
@@ -206,6 +209,8 @@ impl Member {
 pub(super) struct Book {
     local: PeerId,
     root: PeerId,
+    /// Our own credential.
+    own: Credential,
     members: BTreeMap<PeerId, Member>,
     contacts: Vec<Contact>,
     revocations: Revocations,
@@ -221,6 +226,7 @@ impl Book {
     pub(super) fn new(
         local: PeerId,
         root: PeerId,
+        own: Credential,
         events: broadcast::Sender<SwarmEvent>,
         revoked: Vec<Notice>,
     ) -> Book {
@@ -234,6 +240,7 @@ impl Book {
         Book {
             local,
             root,
+            own,
             members: BTreeMap::new(),
             contacts: Vec::new(),
             revocations,
@@ -274,15 +281,37 @@ impl Book {
         }
     }
 
-    /// Takes in what was kept of a run before. A member that is one no more is left out.
+    /// Takes in what was kept of a run before. Who was cut off is left out; who expired may have
+    /// been renewed meanwhile.
     pub(super) fn restore(&mut self, kept: members::Member) {
-        let Ok(certificate) = self.check(&kept.credential, kept.peer) else { return };
+        let certificate = match self.check(&kept.credential, kept.peer) {
+            Err(BadCertificate::Expired { .. }) => kept.credential.certificate.open().ok(),
+            checked => checked.ok(),
+        };
+        let Some(certificate) = certificate else { return };
         let mut member = Member::new(kept.credential, certificate);
         member.whereabouts =
             kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
         member.worked = kept.worked;
         member.seen_ms = kept.seen_ms;
         self.members.insert(kept.peer, member);
+    }
+
+    /// Takes in our own credential: the one that the home was made with, or the one that was kept
+    /// since if that holds for longer.
+    ///
+    /// # Errors
+    /// When neither makes us a member.
+    pub(super) fn restore_own(&mut self) -> Result<(), BadCertificate> {
+        if let Some(kept) = self.members.get(&self.local) {
+            let (kept, longer) = (kept.credential.clone(), kept.certificate.expires_ms);
+            if self.own.certificate.open()?.expires_ms < longer {
+                self.own = kept;
+            }
+        }
+        let certificate = self.check(&self.own, self.local)?;
+        self.learn_member(self.local, self.own.clone(), certificate);
+        Ok(())
     }
 
     /// The members to keep: those that changed since they were last taken.
@@ -308,7 +337,7 @@ impl Book {
         credential: Credential,
         certificate: Certificate,
     ) {
-        let full = self.members.len() >= MEMBERS_LIMIT;
+        let full = self.members.len() >= MEMBERS_LIMIT && peer != self.local;
         match self.members.get_mut(&peer) {
             // The longer one holds; so all nodes end with the same.
             Some(member) => {
@@ -323,6 +352,11 @@ impl Book {
             None => {
                 self.members.insert(peer, Member::new(credential, certificate));
             }
+        }
+        if let Some(member) = self.members.get(&peer)
+            && peer == self.local
+        {
+            self.own = member.credential.clone();
         }
         self.changed(peer);
     }
@@ -554,11 +588,11 @@ impl Book {
 
     /// What is news to a peer that was told so far: tellings, without facts, and how far it is
     /// told with them.
-    pub(super) fn news(&self, told: Told, to: PeerId) -> (Vec<Telling>, Told) {
+    pub(super) fn news(&self, told: Told) -> (Vec<Telling>, Told) {
         let changed: Vec<ToldMember> = self
             .members
             .iter()
-            .filter(|(peer, member)| member.version > told.version && **peer != to)
+            .filter(|(_, member)| member.version > told.version)
             .map(|(peer, member)| ToldMember {
                 peer: *peer,
                 credential: member.credential.clone(),
@@ -586,7 +620,10 @@ impl Book {
             if let Ok(certificate) = self.check(&told.credential, told.peer) {
                 self.learn_member(told.peer, told.credential, certificate);
             }
-            if let Some(whereabouts) = told.whereabouts {
+            // Where we are, we know best.
+            if let Some(whereabouts) = told.whereabouts
+                && told.peer != self.local
+            {
                 self.learn_whereabouts(told.peer, &whereabouts);
             }
         }
@@ -605,10 +642,16 @@ impl Book {
         }
     }
 
-    /// Whether `peer`'s certificate still holds.
-    pub(super) fn still_member(&self, peer: PeerId) -> bool {
-        let member = self.members.get(&peer);
-        member.is_some_and(|member| self.check(&member.credential, peer).is_ok())
+    /// For how long `peer`'s certificate still holds; zero if it does not.
+    pub(super) fn still_member(&self, peer: PeerId) -> Duration {
+        let holds = |member: &&Member| self.check(&member.credential, peer).is_ok();
+        let expires_ms = self.members.get(&peer).filter(holds).map(|m| m.certificate.expires_ms);
+        Duration::from_millis(expires_ms.unwrap_or_default().saturating_sub(now_ms()))
+    }
+
+    /// Our own credential.
+    pub(super) fn own(&self) -> &Credential {
+        &self.own
     }
 
     /// The newest admitted connection to `peer`: most probably the living one.
@@ -686,7 +729,8 @@ mod tests {
             let root = Keypair::generate_ed25519();
             let local = Keypair::generate_ed25519().public().to_peer_id();
             let (events, _) = broadcast::channel(1);
-            let book = Book::new(local, root.public().to_peer_id(), events, Vec::new());
+            let own = certify(&root, local, "ann", false).unwrap();
+            let book = Book::new(local, root.public().to_peer_id(), own, events, Vec::new());
             World { root, book }
         }
 
@@ -725,7 +769,7 @@ mod tests {
         world.told(teller, &moved, 2, NEW);
         world.told(teller, &moved, 1, OLD);
         assert_eq!(world.address_of(&moved), NEW);
-        let (_, told) = world.book.news(Told::default(), teller);
+        let (_, told) = world.book.news(Told::default());
         world.told(teller, &moved, 2, NEW);
         assert!(!world.book.has_news(told), "what is known already was news");
         world.told(teller, &moved, 3, OLD);

@@ -19,9 +19,13 @@ use serde::{Deserialize, Serialize};
 use super::revocation::Revocations;
 use super::signed::{BadStatement, Signed, Statement};
 
-/// How long a certificate is valid when nobody says otherwise: longer than most machines live,
-/// for there is no renewal.
-pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a certificate is valid: a machine that was off for a summer is still a member, one
+/// that was given away and forgotten is none after half a year.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
+/// The most peers on whose word a certificate rests besides its issuer: more than a swarm has
+/// delegates, unless it has too many. Such a certificate is not renewed.
+pub const THROUGH_LIMIT: usize = 8;
 
 /// The longest name of an owner, in bytes: it fits a table's column.
 pub const OWNER_LIMIT: usize = 64;
@@ -40,10 +44,40 @@ pub struct Certificate {
     pub serial: u64,
     /// Who signed it: the root, or a member that may invite.
     pub issuer: PeerId,
+    /// On whose word it rests besides: who let the member in, then those that renewed its
+    /// certificate before, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<PeerId>,
     /// Whether the member may invite others. Only the root can give this.
     pub may_invite: bool,
     /// When it ends, milliseconds since 1970.
     pub expires_ms: u64,
+}
+
+impl Certificate {
+    /// Who let the member in: the root, or a member that may invite.
+    #[must_use]
+    pub fn let_in_by(&self) -> PeerId {
+        self.through.first().copied().unwrap_or(self.issuer)
+    }
+
+    /// On whose word a renewal of this one rests besides its issuer's. The issuer of this one is
+    /// always among them, whatever it wrote: a thief of its key could else have another whitewash
+    /// what it signed. None when they are more than [`THROUGH_LIMIT`].
+    #[must_use]
+    pub fn renewed_through(&self) -> Option<Vec<PeerId>> {
+        let mut through = self.through.clone();
+        if !through.contains(&self.issuer) {
+            through.push(self.issuer);
+        }
+        (through.len() <= THROUGH_LIMIT).then_some(through)
+    }
+
+    /// Whether it has ended at `now_ms`.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms <= now_ms
+    }
 }
 
 impl Statement for Certificate {
@@ -173,7 +207,7 @@ fn check_one(
     if revoked.find(certificate).is_some() {
         return Err(BadCertificate::Revoked(certificate.peer));
     }
-    if certificate.expires_ms <= now_ms {
+    if certificate.has_expired(now_ms) {
         let seconds = (now_ms - certificate.expires_ms) / 1000;
         return Err(BadCertificate::Expired { peer: certificate.peer, seconds });
     }
@@ -197,6 +231,7 @@ pub fn certify(
         owner: owner.to_owned(),
         serial: new_serial(),
         issuer: swarm,
+        through: Vec::new(),
         may_invite,
         expires_ms: now_ms().saturating_add(CERTIFICATE_LIFE.as_millis() as u64),
     };
@@ -243,6 +278,7 @@ mod tests {
                 owner: "bob".into(),
                 serial: 1,
                 issuer: id(&self.inviter),
+                through: Vec::new(),
                 may_invite: false,
                 expires_ms: now_ms() + 60_000,
             };

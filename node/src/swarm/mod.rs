@@ -7,6 +7,7 @@
 //! | [`invitation`], [`join`] | how to become one |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
+//! | `authority` | what this node signs for the swarm |
 //! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
@@ -15,6 +16,7 @@
 //! blocks: the repository that rust-ipfs insists on is an empty one in memory.
 
 mod admission;
+mod authority;
 mod book;
 mod frame;
 mod open;
@@ -48,12 +50,12 @@ use tokio_util::task::TaskTracker;
 
 use self::address::Whereabouts;
 use self::book::Book;
-use self::certificate::{BadCertificate, Certificate, Credential, now_ms};
+use self::certificate::{BadCertificate, Credential, now_ms};
 use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
-use self::revocation::{Notice, Revocation, Whom};
+use self::revocation::Whom;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::state::{Db, StateError, members};
@@ -83,8 +85,10 @@ pub struct Options {
     pub root: PeerId,
     /// The root's keypair, on the node that has it.
     pub root_key: Option<Keypair>,
-    /// The node's certificate.
+    /// The node's certificate, as the home was made with it.
     pub credential: Credential,
+    /// How long certificates hold that this node signs.
+    pub certificate_life: Duration,
     /// The swarm's name, for people.
     pub domain: String,
     /// Where to listen: `/ip4/…/tcp/…` or `/ip6/…/tcp/…`. Port 0 takes a free one.
@@ -108,8 +112,6 @@ pub struct InviteOptions {
     pub uses: u32,
     /// Whom they belong to; none, whom this node belongs to.
     pub owner: Option<String>,
-    /// Whether they may invite others. Only the node with the root's key can give this.
-    pub may_invite: bool,
 }
 
 /// Something happened to a peer. Look at [`Swarm::peers`] for what is now.
@@ -168,7 +170,9 @@ pub enum SwarmError {
     #[error("this node may not {0}")]
     #[diagnostic(
         code("IPDC-2207"),
-        help("do it on the node that ran `ipdc init`, or on one invited with `--may-invite`")
+        help(
+            "do it on the node that ran `ipdc init`, or have that node allow it: `ipdc delegate PEER`"
+        )
     )]
     NotAllowed(&'static str),
     /// Not a member.
@@ -207,7 +211,7 @@ struct Core {
     swarm_key: SwarmKey,
     root: PeerId,
     root_key: Option<Keypair>,
-    credential: Credential,
+    certificate_life: Duration,
     domain: String,
     announce: Vec<Multiaddr>,
     db: Db,
@@ -243,7 +247,7 @@ impl Swarm {
             swarm_key: options.swarm_key,
             root: options.root,
             root_key: options.root_key,
-            credential: options.credential,
+            certificate_life: options.certificate_life,
             domain: options.domain,
             announce: options.announce,
             db: options.db,
@@ -289,6 +293,7 @@ impl Swarm {
         let told = core.takers.take(Protocol::Peers);
         core.spawn(peers::keep(core.clone(), events));
         core.spawn(peers::hear(core.clone(), told));
+        core.spawn(authority::renew_own(core.clone()));
         // Not cut short by stopping: it saves once more.
         core.tasks.spawn(peers::save(core.clone()));
     }
@@ -323,10 +328,12 @@ impl Swarm {
         self.core.book().views()
     }
 
-    /// Whom a member belongs to, as its certificate says; this node included.
+    /// Whom a member belongs to, as its certificate says; this node included. None of who is no
+    /// member, or whose certificate has expired.
     #[must_use]
     pub fn owner(&self, peer: PeerId) -> Option<String> {
-        self.core.book().certificate(peer).map(|certificate| certificate.owner)
+        let certificate = self.core.book().certificate(peer)?;
+        (!certificate.has_expired(now_ms())).then_some(certificate.owner)
     }
 
     /// What happens to peers from now on.
@@ -341,13 +348,12 @@ impl Swarm {
     /// When this node may not invite, or the database fails.
     pub async fn invite(&self, options: InviteOptions) -> Result<Token, SwarmError> {
         let core = &self.core;
-        let own = core.book().certificate(core.local());
-        let own = own.ok_or(SwarmError::NoMember(Whom::Peer(core.local())))?;
+        let own = {
+            let book = core.book();
+            book.check(book.own(), core.local())?
+        };
         if core.root_key.is_none() && !own.may_invite {
             return Err(SwarmError::NotAllowed("invite"));
-        }
-        if core.root_key.is_none() && options.may_invite {
-            return Err(SwarmError::NotAllowed("pass on the right to invite"));
         }
         let owner = options.owner.unwrap_or(own.owner);
         join::check_owner(&owner)?;
@@ -360,7 +366,8 @@ impl Swarm {
         let kept = members::Invitation {
             id,
             owner,
-            may_invite: options.may_invite,
+            // The right to invite is given to a member that is known: by `delegate`.
+            may_invite: false,
             expires_ms,
             uses: options.uses,
         };
@@ -376,30 +383,6 @@ impl Swarm {
             uses: options.uses,
         };
         Ok(Token::sign(invitation, &core.keypair)?)
-    }
-
-    /// Cuts off a peer, or all that belong to an owner. The node with the root's key may cut off
-    /// anyone, another only whom it let in. Whom they let in goes with them. What is connected
-    /// hears at once, others when they meet anyone who knows. On the disk when this returns; gives
-    /// the members that are none any more.
-    ///
-    /// # Errors
-    /// When this node may not, knows none of them, or the database fails.
-    pub async fn revoke(&self, whom: Whom) -> Result<Vec<PeerId>, SwarmError> {
-        let core = &self.core;
-        let (keypair, credential) = core.signer();
-        let issuer = keypair.public().to_peer_id();
-        let at_ms = now_ms();
-        let notices: Vec<Notice> = core
-            .revocable(&whom, issuer)?
-            .into_iter()
-            .map(|whom| {
-                let said = Revocation { swarm: core.root, whom, issuer, at_ms };
-                Notice::sign(&said, keypair, credential.clone())
-            })
-            .collect::<Result<_, _>>()
-            .map_err(BadCertificate::from)?;
-        Ok(core.learn_revocations(&notices).await?)
     }
 
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
@@ -431,12 +414,12 @@ async fn open_book(
 ) -> Result<Book, SwarmError> {
     let read = |c: &rusqlite::Connection| Ok((members::members(c)?, members::revocations(c)?));
     let (known, revocations) = options.db.call(read).await?;
-    let mut book = Book::new(local, options.root, events, revocations);
+    let own = options.credential.clone();
+    let mut book = Book::new(local, options.root, own, events, revocations);
     for member in known {
         book.restore(member);
     }
-    let certificate = book.check(&options.credential, local)?;
-    book.learn_member(local, options.credential.clone(), certificate);
+    book.restore_own()?;
     book.add_contacts(options.bootstrap.iter().map(address::split_peer));
     Ok(book)
 }
@@ -444,42 +427,6 @@ async fn open_book(
 impl Core {
     fn local(&self) -> PeerId {
         self.keypair.public().to_peer_id()
-    }
-
-    /// With what this node signs for the swarm: the root's key where it is, else its own with the
-    /// certificate that lets it.
-    fn signer(&self) -> (&Keypair, Option<Signed<Certificate>>) {
-        match &self.root_key {
-            Some(root_key) => (root_key, None),
-            None => (&self.keypair, Some(self.credential.certificate.clone())),
-        }
-    }
-
-    /// What `issuer`, who signs here, has to revoke to cut `whom` off: itself and, of an owner, each
-    /// peer that is known, so that a certificate that one of them renewed is covered as well.
-    fn revocable(&self, whom: &Whom, issuer: PeerId) -> Result<Vec<Whom>, SwarmError> {
-        let book = self.book();
-        let concerned: Vec<Certificate> = match whom {
-            Whom::Peer(peer) => book.certificate(*peer).into_iter().collect(),
-            Whom::Owner { owner } => book.certificates_of(owner),
-        };
-        if concerned.iter().any(|certificate| certificate.peer == self.local()) {
-            return Err(SwarmError::NotAllowed("revoke itself"));
-        }
-        // The root may know a peer's name from elsewhere; an owner's that nobody has is mistyped.
-        let known = self.root_key.is_some() && matches!(whom, Whom::Peer(_));
-        if concerned.is_empty() && !known {
-            return Err(SwarmError::NoMember(whom.clone()));
-        }
-        let own = |certificate: &Certificate| certificate.issuer == issuer;
-        if self.root_key.is_none() && !concerned.iter().all(own) {
-            return Err(SwarmError::NotAllowed("revoke a peer that it did not invite"));
-        }
-        let mut all: Vec<Whom> = concerned.iter().map(|c| Whom::Peer(c.peer)).collect();
-        if !all.contains(whom) {
-            all.push(whom.clone());
-        }
-        Ok(all)
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

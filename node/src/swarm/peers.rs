@@ -173,17 +173,19 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
     let mut tell_facts = true;
     let mut stream = timeout(OPEN_TIMEOUT, open::on_link(link, Protocol::Peers)).await??;
     loop {
-        let (mut tellings, now_told) = core.book().news(told, link.peer);
+        let (mut tellings, now_told) = core.book().news(told);
         told = now_told;
-        if tell_facts || tellings.is_empty() {
+        let renew = core.asks_renewal_of(link.peer);
+        if tell_facts || renew || tellings.is_empty() {
             let facts = tell_facts.then(|| facts.borrow_and_update().clone());
-            tellings.push(Telling { facts, ..Telling::default() });
+            tellings.push(Telling { facts, renew, ..Telling::default() });
         }
         for telling in &tellings {
             let latency = timeout(ANSWER_TIMEOUT, say(&mut stream, telling)).await??;
             core.book().measured(link.peer, latency);
         }
-        let heartbeat = Instant::now() + HEARTBEAT;
+        let holds = core.book().still_member(link.peer);
+        let heartbeat = Instant::now() + HEARTBEAT.min(holds);
         sleep(TELLING_PAUSE).await;
         tell_facts = false;
         // Until there is news, or for a heartbeat.
@@ -200,7 +202,7 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
                 () = core.stopping.cancelled() => return Ok(()),
             }
         }
-        if !core.book().still_member(link.peer) {
+        if core.book().still_member(link.peer).is_zero() {
             return Err(io::Error::other("its certificate ended"));
         }
     }
@@ -234,7 +236,11 @@ async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Resul
         stream.flush().await?;
         let learned = core.learn_revocations(&telling.revocations).await;
         learned.map_err(io::Error::other)?;
+        let renew = telling.renew;
         core.book().heard(peer, telling);
+        if renew {
+            core.renew(peer).map_err(io::Error::other)?;
+        }
     }
 }
 

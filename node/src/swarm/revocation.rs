@@ -149,17 +149,18 @@ impl Revocations {
         Ok(Some(said))
     }
 
-    /// The one that ends `certificate`, if any does: of its peer or its owner, or of the peer that
-    /// issued it.
+    /// The one that ends `certificate`, if any does: of its peer or its owner, or of one on whose
+    /// word it rests.
     #[must_use]
     pub fn find(&self, certificate: &Certificate) -> Option<&Revocation> {
-        let Certificate { swarm, peer, owner, issuer, .. } = certificate;
+        let Certificate { swarm, peer, owner, issuer, through, .. } = certificate;
+        let vouchers = || through.iter().chain([issuer]);
         let itself = [Whom::Peer(*peer), Whom::Owner { owner: owner.clone() }];
         let said = |whom: &Whom, by: PeerId| self.known.get(&(whom.clone(), by));
         itself
             .iter()
-            .flat_map(|whom| [*swarm, *issuer].map(|by| said(whom, by)))
-            .chain([said(&Whom::Peer(*issuer), *swarm)])
+            .flat_map(|whom| vouchers().chain([swarm]).map(move |by| said(whom, *by)))
+            .chain(vouchers().map(|voucher| said(&Whom::Peer(*voucher), *swarm)))
             .flatten()
             .next()
     }
@@ -270,6 +271,29 @@ mod tests {
         assert!(world.is_member(&world.inviter, &world.inviter()));
         let by_root = certify(&world.root, id(&world.member), "bob", false).unwrap();
         assert!(world.is_member(&world.member, &by_root));
+    }
+
+    #[test]
+    fn a_renewal_does_not_hide_who_let_a_member_in() {
+        for by_root in [true, false] {
+            let mut world = World::new();
+            let inviter = Some(world.inviter());
+            // A thief of the inviter's key says that the root let the member in.
+            let root = id(&world.root);
+            let mut renewed = world.member().certificate.open().unwrap();
+            renewed.through = vec![root];
+            renewed.through = renewed.renewed_through().unwrap();
+            renewed.issuer = root;
+            let renewed = Credential::by_root(&renewed, &world.root).unwrap();
+            assert!(world.is_member(&world.member, &renewed));
+            let notice = if by_root {
+                world.notice(Whom::Peer(id(&world.inviter)), &world.root, None)
+            } else {
+                world.notice(Whom::Peer(id(&world.member)), &world.inviter, inviter)
+            };
+            world.learn(&notice).unwrap();
+            assert!(!world.is_member(&world.member, &renewed));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::admission::{Message, Refusal};
-use super::certificate::{BadCertificate, Credential};
+use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
 use super::identity::SwarmKey;
 use super::join::{Founded, JoinError, Joined, certify, found, join};
@@ -28,6 +28,9 @@ const MESSAGE_LIMIT: usize = 64 * 1024;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long certificates hold that are signed here.
+const LIFE: Duration = Duration::from_secs(3600);
 
 /// A swarm's founder and what is needed to add nodes.
 struct World {
@@ -51,7 +54,11 @@ struct Node {
 }
 
 impl Home {
-    async fn start(self, bootstrap: Vec<Multiaddr>, root_key: Option<Keypair>) -> Node {
+    fn options(
+        &self,
+        bootstrap: Vec<Multiaddr>,
+        root_key: Option<Keypair>,
+    ) -> (Options, watch::Sender<PeerFacts>) {
         let (facts, facts_receiver) = watch::channel(PeerFacts::default());
         let options = Options {
             keypair: self.keypair.clone(),
@@ -59,6 +66,7 @@ impl Home {
             root: self.root,
             root_key,
             credential: self.credential.clone(),
+            certificate_life: LIFE,
             domain: "test".into(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
             announce: Vec::new(),
@@ -66,6 +74,11 @@ impl Home {
             db: self.db.clone(),
             facts: facts_receiver,
         };
+        (options, facts)
+    }
+
+    async fn start(self, bootstrap: Vec<Multiaddr>, root_key: Option<Keypair>) -> Node {
+        let (options, facts) = self.options(bootstrap, root_key);
         let swarm = Swarm::start(options).await.unwrap();
         Node { home: self, swarm, facts }
     }
@@ -114,7 +127,7 @@ impl Node {
     }
 
     async fn token(&self, uses: u32, ttl: Duration) -> String {
-        let options = InviteOptions { ttl, uses, owner: Some("bob".into()), may_invite: false };
+        let options = InviteOptions { ttl, uses, owner: Some("bob".into()) };
         self.swarm.invite(options).await.unwrap().to_string()
     }
 
@@ -144,13 +157,13 @@ impl World {
         guest_of(&self.founder).await
     }
 
-    /// A node that joins by a token of the founder and may invite.
+    /// A node that joins by a token of the founder, and then may invite.
     async fn deputy(&self) -> Node {
-        let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: true };
-        let token = self.founder.swarm.invite(options).await.unwrap().to_string();
-        let keypair = Keypair::generate_ed25519();
-        let joined = join(&token, &keypair).await.unwrap();
-        Home::joined(keypair, &joined).start(joined.bootstrap, None).await
+        let deputy = self.joiner().await;
+        self.founder.until_connected(&[deputy.id()]).await;
+        self.founder.swarm.delegate(deputy.id()).await.unwrap();
+        deputy.until("its right", |swarm| own(swarm).may_invite).await;
+        deputy
     }
 
     /// A stranger who somehow has the swarm's key, connected to the founder.
@@ -161,6 +174,32 @@ impl World {
         ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
         Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
     }
+}
+
+/// A home that the root certified, for `life`.
+fn certified(founded: &Founded, life: Duration) -> Home {
+    let keypair = Keypair::generate_ed25519();
+    let (root, peer) = (&founded.root_key, keypair.public().to_peer_id());
+    let whole = super::certificate::certify(root, peer, "bob", false).unwrap();
+    let mut certificate = whole.certificate.open().unwrap();
+    certificate.expires_ms = now_ms() + life.as_millis() as u64;
+    Home {
+        keypair,
+        swarm_key: founded.swarm_key.clone(),
+        credential: Credential::by_root(&certificate, root).unwrap(),
+        root: root.public().to_peer_id(),
+        db: Db::in_memory().unwrap(),
+    }
+}
+
+/// What a node's own certificate says.
+fn own(swarm: &Swarm) -> Certificate {
+    swarm.core.book().own().certificate.open().unwrap()
+}
+
+/// Whether a node knows of one revocation.
+fn knows_one(swarm: &Swarm) -> bool {
+    swarm.core.book().revocations().count() == 1
 }
 
 /// A node that joins by a token of `inviter`.
@@ -295,14 +334,69 @@ async fn a_joiner_that_asks_again_gets_the_same_certificate() {
 async fn a_node_that_may_invite_lets_others_in() {
     let world = World::new().await;
     let deputy = world.deputy().await;
-    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: true };
-    let refused = deputy.swarm.invite(options).await;
-    assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
     let guest = guest_of(&deputy).await;
     guest.until_connected(&[deputy.id(), world.founder.id()]).await;
 
-    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None, may_invite: false };
-    assert!(matches!(guest.swarm.invite(options).await, Err(SwarmError::NotAllowed(_))));
+    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: None };
+    assert!(matches!(guest.swarm.invite(options).await, Err(SwarmError::NotAllowed("invite"))));
+    // The right is the root's to give.
+    let refused = deputy.swarm.delegate(guest.id()).await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed("let others invite"))));
+    // It outlives a restart.
+    let deputy = deputy.stop().await.start(Vec::new(), None).await;
+    guest_of(&deputy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_before_it_ends_by_whoever_may() {
+    let world = World::new().await;
+    let deputy = world.deputy().await;
+    let short = Duration::from_secs(600);
+    let renewed = |swarm: &Swarm| own(swarm).expires_ms > now_ms() + 3_000_000;
+
+    let bootstrap = vec![world.founder.bootstrap()];
+    let one = certified(&world.founded, short).start(bootstrap.clone(), None).await;
+    one.until("its renewal", renewed).await;
+    assert_eq!(own(&one.swarm).let_in_by(), one.swarm.root());
+    // It outlives a restart.
+    let expires_ms = own(&one.swarm).expires_ms;
+    let one = one.stop().await.start(bootstrap, None).await;
+    assert_eq!(own(&one.swarm).expires_ms, expires_ms);
+
+    // Also without the root; and everybody knows who let the member in.
+    world.founder.stop().await;
+    let two = certified(&world.founded, short).start(vec![deputy.bootstrap()], None).await;
+    two.until("its renewal", renewed).await;
+    let certificate = own(&two.swarm);
+    assert_eq!(certificate.issuer, deputy.id());
+    assert_eq!(certificate.let_in_by(), two.swarm.root());
+    assert!(certificate.expires_ms <= own(&deputy.swarm).expires_ms);
+    let heard =
+        |swarm: &Swarm| swarm.core.book().certificate(two.id()).is_some_and(|c| c == certificate);
+    one.until("the renewal", heard).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_is_none_any_more_when_its_certificate_ends() {
+    let world = World::new().await;
+    let one = world.joiner().await;
+    one.until_connected(&[world.founder.id()]).await;
+    world.founder.stop().await;
+    // Nobody is there to renew it.
+    let short = certified(&world.founded, Duration::from_secs(4));
+    let short = short.start(vec![one.bootstrap()], None).await;
+    one.until_connected(&[short.id()]).await;
+    assert!(one.swarm.owner(short.id()).is_some());
+    one.until_connected(&[]).await;
+    assert_eq!(one.swarm.owner(short.id()), None);
+
+    let home = short.stop().await;
+    let checked = one.swarm.core.book().check(&home.credential, home.keypair.public().to_peer_id());
+    let refused = Refusal::from(checked.unwrap_err()).to_string();
+    assert!(refused.contains("expired"), "{refused}");
+    let started = Swarm::start(home.options(Vec::new(), None).0).await;
+    let refused = started.err().unwrap();
+    assert!(matches!(refused, SwarmError::Certificate(BadCertificate::Expired { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -354,7 +448,7 @@ async fn a_node_that_was_away_hears_of_a_revocation_from_anyone_who_knows() {
     away.until_connected(&[world.founder.id(), knows.id(), two.id()]).await;
     let away = away.stop().await;
     world.founder.swarm.revoke(Whom::Peer(two.id())).await.unwrap();
-    knows.until_connected(&[world.founder.id()]).await;
+    knows.until("the revocation", knows_one).await;
     world.founder.stop().await;
 
     // It knows where both are; whoever it meets first, the revoked one does not stay.
@@ -385,7 +479,7 @@ async fn a_revoked_deputy_takes_its_guests_along_also_later_ones() {
     // What it signs from now on is worth no more.
     let later = Keypair::generate_ed25519().public().to_peer_id();
     let grant = Grant { owner: "eve".into(), may_invite: false, serial: 1, expires_ms: u64::MAX };
-    let credential = deputy.swarm.core.issue(later, grant).unwrap();
+    let credential = deputy.swarm.core.issue(later, Vec::new(), grant).unwrap();
     let refused = world.founder.swarm.core.book().check(&credential, later);
     assert_eq!(refused, Err(BadCertificate::Revoked(later)));
 }
@@ -400,6 +494,7 @@ async fn a_deputy_revokes_its_guests_and_newcomers_know_on_whose_word() {
     let refused = deputy.swarm.revoke(Whom::Peer(world.founder.id())).await;
     assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
     deputy.swarm.revoke(Whom::Peer(guest.id())).await.unwrap();
+    world.founder.until("the revocation", knows_one).await;
     world.founder.until_connected(&[deputy.id()]).await;
 
     // It is told of the revocation before it knows of the deputy, and never met the guest.
@@ -428,8 +523,7 @@ async fn a_revoked_owner_is_out_with_all_machines_and_invitations() {
     assert_eq!(world.founder.swarm.connected(), []);
     let refused = join(&token, &Keypair::generate_ed25519()).await;
     assert!(matches!(refused, Err(JoinError::Refused { why: Refusal::Revoked, .. })));
-    let options =
-        InviteOptions { ttl: PATIENCE, uses: 1, owner: Some("bob".into()), may_invite: false };
+    let options = InviteOptions { ttl: PATIENCE, uses: 1, owner: Some("bob".into()) };
     assert!(matches!(world.founder.swarm.invite(options).await, Err(SwarmError::Revoked(_))));
 }
 
@@ -484,6 +578,7 @@ async fn a_port_in_use_is_said_so() {
         root: world.founded.root_key.public().to_peer_id(),
         root_key: None,
         credential,
+        certificate_life: LIFE,
         domain: "test".into(),
         listen: vec![world.founder.address()],
         announce: Vec::new(),
