@@ -23,9 +23,9 @@ use tokio::time::timeout;
 
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, ByteRange, Collected, ContentPath, Delegate, Empty, Invite,
-    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin,
-    Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, Admission, ByteRange, Collected, ContentPath, Delegate, Empty,
+    Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer,
+    Pin, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -198,6 +198,14 @@ impl Client {
     /// As [`Client::status`].
     pub async fn peers(&self) -> Result<Vec<Peer>, ClientError> {
         self.get(&["peers"]).await
+    }
+
+    /// On whose word everybody is a member, and who was one.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn admissions(&self) -> Result<Vec<Admission>, ClientError> {
+        self.get(&["admissions"]).await
     }
 
     /// A new invitation.

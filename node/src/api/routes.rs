@@ -22,7 +22,7 @@ use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    Accepted, AddQuery, Added, Collected, ContentPath, Delegate, Empty, Entry, Invite,
+    Accepted, AddQuery, Added, Admission, Collected, ContentPath, Delegate, Empty, Entry, Invite,
     InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind,
     Peer, Pin, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
@@ -37,6 +37,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
         .route("/status", get(status))
         .route("/peers", get(peers))
+        .route("/admissions", get(admissions))
         .route("/invites", post(invite))
         .route("/delegates", post(delegate))
         .route("/revocations", post(revoke))
@@ -67,6 +68,11 @@ async fn status(State(node): Shared) -> Answer<Status> {
 
 async fn peers(State(node): Shared) -> Answer<Vec<Peer>> {
     Ok(Json(node.peers()))
+}
+
+async fn admissions(State(node): Shared) -> Answer<Vec<Admission>> {
+    let admissions = node.swarm.admissions().into_iter();
+    Ok(Json(admissions.map(|admission| Admission::of(admission, node.me)).collect()))
 }
 
 async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answer<Invite> {

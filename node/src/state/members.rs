@@ -101,12 +101,6 @@ pub fn save_members(connection: &Connection, members: &[Member]) -> rusqlite::Re
     Ok(())
 }
 
-/// Forgets the member `peer`.
-pub fn remove_member(connection: &Connection, peer: &PeerId) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM members WHERE peer = ?", [peer.to_base58()])?;
-    Ok(())
-}
-
 /// All revocations, in no order.
 pub fn revocations(connection: &Connection) -> rusqlite::Result<Vec<Notice>> {
     let mut query = connection.prepare_cached("SELECT notice FROM revocations")?;

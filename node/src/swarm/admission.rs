@@ -259,15 +259,14 @@ impl Core {
         if cut.notices.is_empty() {
             return Ok(Vec::new());
         }
-        let (notices, removed) = (cut.notices, cut.removed.clone());
+        let removed = cut.removed.iter().map(|member| member.peer).collect();
         self.db
             .call(move |c| {
-                for (said, notice) in &notices {
-                    members::save_revocation(c, said, notice)?;
-                }
-                removed.iter().try_for_each(|peer| members::remove_member(c, peer))
+                members::save_members(c, &cut.removed)?;
+                let mut notices = cut.notices.iter();
+                notices.try_for_each(|(said, notice)| members::save_revocation(c, said, notice))
             })
             .await?;
-        Ok(cut.removed)
+        Ok(removed)
     }
 }

@@ -93,6 +93,29 @@ pub struct PeerView {
     pub seen_ms: Option<u64>,
 }
 
+/// Where a peer stands, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Its certificate holds.
+    Member,
+    /// It ended and was not renewed.
+    Expired,
+    /// It was cut off, or one on whose word it was let in.
+    Revoked,
+}
+
+/// On whose word a peer is a member, or was one.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The last certificate that is known of it.
+    pub certificate: Certificate,
+    /// Whether it holds.
+    pub standing: Standing,
+    /// What ended it, if it names the peer, its owner, or one that vouched for it.
+    pub revocation: Option<Revocation>,
+}
+
 /// Whom to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
@@ -116,8 +139,8 @@ pub(super) struct DueDial {
 pub(super) struct Cut {
     /// Those that are news.
     pub(super) notices: Vec<(Revocation, Notice)>,
-    /// Who is a member no more.
-    pub(super) removed: Vec<PeerId>,
+    /// Who is a member no more, to be kept.
+    pub(super) removed: Vec<members::Member>,
     /// Their connections.
     pub(super) cut_off: Vec<Arc<Link>>,
 }
@@ -193,6 +216,17 @@ impl Member {
         }
     }
 
+    /// What is kept of it on the disk.
+    fn to_keep(&self, peer: PeerId) -> members::Member {
+        members::Member {
+            peer,
+            credential: self.credential.clone(),
+            whereabouts: self.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
+            worked: self.worked.clone(),
+            seen_ms: self.seen_ms,
+        }
+    }
+
     fn addresses(&self) -> Vec<Multiaddr> {
         let told = self.whereabouts.iter().flat_map(|(said, _)| &said.addresses);
         let mut addresses: Vec<Multiaddr> = Vec::new();
@@ -212,6 +246,8 @@ pub(super) struct Book {
     /// Our own credential.
     own: Credential,
     members: BTreeMap<PeerId, Member>,
+    /// Who was cut off, for people to see: [`MEMBERS_LIMIT`] at most.
+    former: BTreeMap<PeerId, Certificate>,
     contacts: Vec<Contact>,
     revocations: Revocations,
     version: u64,
@@ -242,6 +278,7 @@ impl Book {
             root,
             own,
             members: BTreeMap::new(),
+            former: BTreeMap::new(),
             contacts: Vec::new(),
             revocations,
             version: 0,
@@ -281,20 +318,27 @@ impl Book {
         }
     }
 
-    /// Takes in what was kept of a run before. Who was cut off is left out; who expired may have
-    /// been renewed meanwhile.
+    /// Takes in what was kept of a run before. Who expired may have been renewed meanwhile.
     pub(super) fn restore(&mut self, kept: members::Member) {
-        let certificate = match self.check(&kept.credential, kept.peer) {
-            Err(BadCertificate::Expired { .. }) => kept.credential.certificate.open().ok(),
-            checked => checked.ok(),
-        };
-        let Some(certificate) = certificate else { return };
+        let checked = self.check(&kept.credential, kept.peer);
+        let Ok(certificate) = kept.credential.certificate.open() else { return };
+        match checked {
+            Ok(_) | Err(BadCertificate::Expired { .. }) => {}
+            Err(BadCertificate::Revoked(_)) => return self.remember_former(kept.peer, certificate),
+            Err(_) => return,
+        }
         let mut member = Member::new(kept.credential, certificate);
         member.whereabouts =
             kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
         member.worked = kept.worked;
         member.seen_ms = kept.seen_ms;
         self.members.insert(kept.peer, member);
+    }
+
+    fn remember_former(&mut self, peer: PeerId, certificate: Certificate) {
+        if self.former.len() < MEMBERS_LIMIT {
+            self.former.insert(peer, certificate);
+        }
     }
 
     /// Takes in our own credential: the one that the home was made with, or the one that was kept
@@ -320,13 +364,7 @@ impl Book {
         let unsaved = unsaved.into_iter();
         unsaved
             .filter_map(|peer| Some((peer, self.members.get(&peer)?)))
-            .map(|(peer, member)| members::Member {
-                peer,
-                credential: member.credential.clone(),
-                whereabouts: member.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
-                worked: member.worked.clone(),
-                seen_ms: member.seen_ms,
-            })
+            .map(|(peer, member)| member.to_keep(peer))
             .collect()
     }
 
@@ -350,6 +388,7 @@ impl Book {
             }
             None if full => return,
             None => {
+                self.former.remove(&peer);
                 self.members.insert(peer, Member::new(credential, certificate));
             }
         }
@@ -418,8 +457,9 @@ impl Book {
             if !member.links.is_empty() {
                 self.tell_us(SwarmEvent::Down(peer));
             }
+            cut.removed.push(member.to_keep(peer));
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
-            cut.removed.push(peer);
+            self.remember_former(peer, member.certificate);
         }
         self.stir();
         cut
@@ -690,6 +730,30 @@ impl Book {
                 seen_ms: (member.seen_ms > 0).then_some(member.seen_ms),
             })
             .collect()
+    }
+
+    /// Who is a member, ourselves included, and who was one, on whose word, in the order of their IDs.
+    pub(super) fn admissions(&self) -> Vec<Admission> {
+        let now_ms = now_ms();
+        let members = self.members.iter().map(|(peer, member)| {
+            let standing = match self.check(&member.credential, *peer) {
+                Err(BadCertificate::Revoked(_)) => Standing::Revoked,
+                _ if member.certificate.has_expired(now_ms) => Standing::Expired,
+                _ => Standing::Member,
+            };
+            (&member.certificate, standing)
+        });
+        let former = self.former.values().map(|certificate| (certificate, Standing::Revoked));
+        let mut all: Vec<Admission> = members
+            .chain(former)
+            .map(|(certificate, standing)| Admission {
+                revocation: self.revocations.find(certificate).cloned(),
+                certificate: certificate.clone(),
+                standing,
+            })
+            .collect();
+        all.sort_by_key(|admission| admission.certificate.peer);
+        all
     }
 
     fn changed(&mut self, peer: PeerId) {

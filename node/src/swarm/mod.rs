@@ -62,7 +62,7 @@ use crate::state::{Db, StateError, members};
 use ipdc_gate as gate;
 
 pub use self::admission::Refusal;
-pub use self::book::PeerView;
+pub use self::book::{Admission, PeerView, Standing};
 pub use self::join::{Founded, JoinError, Joined, certify, found, join};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
@@ -334,6 +334,12 @@ impl Swarm {
     pub fn owner(&self, peer: PeerId) -> Option<String> {
         let certificate = self.core.book().certificate(peer)?;
         (!certificate.has_expired(now_ms())).then_some(certificate.owner)
+    }
+
+    /// On whose word everybody is a member, this node included, and who was one.
+    #[must_use]
+    pub fn admissions(&self) -> Vec<Admission> {
+        self.core.book().admissions()
     }
 
     /// What happens to peers from now on.
