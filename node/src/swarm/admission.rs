@@ -40,7 +40,13 @@ const REVOCATIONS_TOLD: usize = 100;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// I am a member.
-    Member { credential: Credential, revocations: Vec<Notice> },
+    Member {
+        credential: Credential,
+        revocations: Vec<Notice>,
+        /// Which process I am: tells a copy of an identity from its other connections.
+        #[serde(default)]
+        run: u64,
+    },
     /// I was invited; give me a certificate.
     Redeem { token: String },
     /// Here it is.
@@ -61,6 +67,9 @@ pub enum Refusal {
     /// It, or the one that invited it, was cut off.
     #[error("it was revoked")]
     Revoked,
+    /// Another machine is connected that has the same identity.
+    #[error("another machine is connected with the same identity: a home must not be copied")]
+    Copied,
     /// The invitation has expired.
     #[error("the invitation has expired")]
     Expired,
@@ -93,6 +102,15 @@ impl From<StateError> for Refusal {
     }
 }
 
+/// What a handshake ends with.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// What makes the peer a member.
+    pub(super) credential: Credential,
+    /// Which process it is.
+    pub(super) run: u64,
+}
+
 /// How a handshake ended without a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotAdmitted {
@@ -115,18 +133,18 @@ pub(super) enum NotAdmitted {
 
 /// Runs the handshake on `link` and gives what makes the peer behind it a member; the link is then
 /// admitted. Unbounded: the caller bounds it with the quarantine.
-pub(super) async fn run(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
+pub(super) async fn run(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     if link.dialled.is_some() { dial(core, link).await } else { listen(core, link).await }
 }
 
-async fn dial(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
+async fn dial(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     let mut stream = link.open(ADMIT).await.map_err(NotAdmitted::Open)?.compat();
     frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
     let answer = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match answer {
         Message::Refused(refusal) => return Err(NotAdmitted::RefusedUs(refusal)),
-        Message::Member { credential, revocations } => {
-            check(core, link.peer, credential, &revocations).await
+        Message::Member { credential, revocations, run } => {
+            check(core, link.peer, Admitted { credential, run }, &revocations).await
         }
         _ => Err(Refusal::Unexpected),
     };
@@ -140,12 +158,12 @@ async fn dial(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
     }
 }
 
-async fn listen(core: &Core, link: &Link) -> Result<Credential, NotAdmitted> {
+async fn listen(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     let mut stream = link.accept_admission().await.map_err(NotAdmitted::Open)?.compat();
     let hello = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match hello {
-        Message::Member { credential, revocations } => {
-            check(core, link.peer, credential, &revocations).await
+        Message::Member { credential, revocations, run } => {
+            check(core, link.peer, Admitted { credential, run }, &revocations).await
         }
         Message::Redeem { token } => match redeem(core, link.peer, &token).await {
             Ok(credential) => {
@@ -202,14 +220,18 @@ async fn read_to_end(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
 async fn check(
     core: &Core,
     peer: PeerId,
-    credential: Credential,
+    admitted: Admitted,
     revocations: &[Notice],
-) -> Result<Credential, Refusal> {
+) -> Result<Admitted, Refusal> {
     // A stranger's revocations are not even read.
-    core.book().check(&credential, peer)?;
+    core.book().check(&admitted.credential, peer)?;
     core.learn_revocations(revocations).await?;
-    core.book().check(&credential, peer)?;
-    Ok(credential)
+    let book = core.book();
+    book.check(&admitted.credential, peer)?;
+    if book.is_copy(peer, admitted.run) {
+        return Err(Refusal::Copied);
+    }
+    Ok(admitted)
 }
 
 async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Refusal> {
@@ -242,6 +264,7 @@ impl Core {
         Message::Member {
             credential: book.own().clone(),
             revocations: book.revocations().after(skip).to_vec(),
+            run: self.run,
         }
     }
 

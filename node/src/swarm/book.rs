@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
+use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
 use super::revocation::{Notice, Revocation, Revocations};
@@ -191,6 +192,8 @@ struct Member {
     wrong: Vec<Multiaddr>,
     /// Its admitted connections and since when, the newest last.
     links: Vec<(Arc<Link>, Instant)>,
+    /// The process that they lead to.
+    run: u64,
     latency: Option<Duration>,
     facts: Option<PeerFacts>,
     seen_ms: u64,
@@ -208,6 +211,7 @@ impl Member {
             worked: Vec::new(),
             wrong: Vec::new(),
             links: Vec::new(),
+            run: 0,
             latency: None,
             facts: None,
             seen_ms: 0,
@@ -474,15 +478,27 @@ impl Book {
         }
     }
 
-    /// A connection left quarantine with `credential`. False if it is gone already, or the peer was
-    /// cut off while it shook hands: close it then.
-    pub(super) fn admitted(&mut self, link: &Arc<Link>, credential: Credential) -> bool {
+    /// Whether `peer` is connected now as another process than `run`. One process has several
+    /// connections when both sides dialled at once; two have the same identity when a home was copied.
+    pub(super) fn is_copy(&self, peer: PeerId, run: u64) -> bool {
+        let member = self.members.get(&peer);
+        member.is_some_and(|m| m.run != run && m.links.iter().any(|(link, _)| !link.is_gone()))
+    }
+
+    /// A connection left quarantine. False if it is gone already, or what let it in no longer
+    /// holds: close it then.
+    pub(super) fn admitted(&mut self, link: &Arc<Link>, admitted: Admitted) -> bool {
+        let Admitted { credential, run } = admitted;
         let Ok(certificate) = self.check(&credential, link.peer) else { return false };
+        if self.is_copy(link.peer, run) {
+            return false;
+        }
         self.learn_member(link.peer, credential, certificate);
         let Some(member) = self.members.get_mut(&link.peer) else { return false };
         if link.is_gone() {
             return false;
         }
+        member.run = run;
         member.links.push((link.clone(), Instant::now()));
         member.seen_ms = now_ms();
         if let Some(address) = &link.dialled {

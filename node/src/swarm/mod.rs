@@ -212,6 +212,8 @@ struct Core {
     root: PeerId,
     root_key: Option<Keypair>,
     certificate_life: Duration,
+    /// Names this process to peers.
+    run: u64,
     domain: String,
     announce: Vec<Multiaddr>,
     db: Db,
@@ -248,6 +250,7 @@ impl Swarm {
             root: options.root,
             root_key: options.root_key,
             certificate_life: options.certificate_life,
+            run: rand::random(),
             domain: options.domain,
             announce: options.announce,
             db: options.db,

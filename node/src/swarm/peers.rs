@@ -144,8 +144,8 @@ fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, 
 async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
     let peer = link.peer;
     match timeout(QUARANTINE, admission::run(&core, &link)).await {
-        Ok(Ok(credential)) => {
-            if core.book().admitted(&link, credential) {
+        Ok(Ok(admitted)) => {
+            if core.book().admitted(&link, admitted) {
                 tracing::debug!(%peer, "admitted");
                 let ended = tell(&core, &link).await;
                 tracing::debug!(%peer, ?ended, "telling ended");

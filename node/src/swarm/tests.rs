@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
-use super::admission::{Message, Refusal};
+use super::admission::{self, Message, NotAdmitted, Refusal};
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
 use super::identity::SwarmKey;
@@ -168,7 +168,11 @@ impl World {
 
     /// A stranger who somehow has the swarm's key, connected to the founder.
     async fn intruder(&self, key: &SwarmKey) -> Intruder {
-        let keypair = Keypair::generate_ed25519();
+        self.intruder_as(Keypair::generate_ed25519(), key).await
+    }
+
+    /// The same, with an identity.
+    async fn intruder_as(&self, keypair: Keypair, key: &SwarmKey) -> Intruder {
         let (ipfs, ends) = network(&keypair, key).await.unwrap();
         let dial = DialOpts::peer_id(self.founder.id()).addresses(vec![self.founder.address()]);
         ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
@@ -219,6 +223,26 @@ struct Intruder {
 impl Intruder {
     async fn event(&mut self) -> gate::Event {
         timeout(PATIENCE, self.ends.events.recv()).await.unwrap().unwrap()
+    }
+
+    /// What the founder says to `token`, asked without looking at it first.
+    async fn redeem(&mut self, token: &str) -> Result<Credential, Refusal> {
+        let link = self.opened().await;
+        let token = token.parse().unwrap();
+        let asked = timeout(PATIENCE, admission::ask_to_join(&link, &token)).await.unwrap();
+        asked.map_err(|error| match error {
+            NotAdmitted::RefusedUs(refusal) => refusal,
+            other => panic!("{other}"),
+        })
+    }
+
+    /// What the founder says to `credential`.
+    async fn show(&mut self, credential: Credential) -> Message {
+        let link = self.opened().await;
+        let mut stream = link.open(ADMIT).await.unwrap().compat();
+        let hello = Message::Member { credential, revocations: Vec::new(), run: 1 };
+        frame::write(&mut stream, &hello, MESSAGE_LIMIT).await.unwrap();
+        frame::read(&mut stream, MESSAGE_LIMIT).await.unwrap()
     }
 
     async fn opened(&mut self) -> std::sync::Arc<Link> {
@@ -275,7 +299,7 @@ async fn a_certificate_of_another_root_is_refused() {
     let link = intruder.opened().await;
     let credential = certify(&Keypair::generate_ed25519(), intruder.id, "eve").unwrap();
     let mut stream = link.open(ADMIT).await.unwrap().compat();
-    let hello = Message::Member { credential, revocations: Vec::new() };
+    let hello = Message::Member { credential, revocations: Vec::new(), run: 1 };
     frame::write(&mut stream, &hello, MESSAGE_LIMIT).await.unwrap();
     let answer = frame::read(&mut stream, MESSAGE_LIMIT).await.unwrap();
     assert!(matches!(answer, Message::Refused(Refusal::Certificate(_))), "{answer:?}");
@@ -284,6 +308,54 @@ async fn a_certificate_of_another_root_is_refused() {
     drop(stream);
     assert!(matches!(intruder.event().await, gate::Event::Closed(_)));
     assert_eq!(world.founder.swarm.connected(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaked_token_that_expired_or_was_used_gives_nothing() {
+    let world = World::new().await;
+    let key = &world.founded.swarm_key;
+    // The thief asks whatever the token says about its end.
+    let expired = world.founder.token(1, Duration::ZERO).await;
+    let refused = world.intruder(key).await.redeem(&expired).await;
+    assert_eq!(refused.unwrap_err(), Refusal::Expired);
+
+    let used = world.founder.token(1, PATIENCE).await;
+    let keypair = Keypair::generate_ed25519();
+    let peer = keypair.public().to_peer_id();
+    let joined = join(&used, &keypair).await.unwrap();
+    let replayed = world.intruder(key).await.redeem(&used).await;
+    assert_eq!(replayed.unwrap_err(), Refusal::UsedUp);
+
+    // Who it was given to has the same again, but not to come back after it was cut off.
+    let again = world.intruder_as(keypair.clone(), key).await.redeem(&used).await;
+    assert_eq!(again.unwrap(), joined.credential);
+    world.founder.swarm.revoke(Whom::Peer(peer)).await.unwrap();
+    let after = world.intruder_as(keypair, key).await.redeem(&used).await;
+    assert_eq!(after.unwrap_err(), Refusal::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_identity_is_kept_out_while_the_other_is_connected() {
+    let world = World::new().await;
+    let one = world.joiner().await;
+    world.founder.until_connected(&[one.id()]).await;
+    let Home { keypair, swarm_key, credential, .. } = &one.home;
+    let (keypair, swarm_key, credential) = (keypair.clone(), swarm_key.clone(), credential.clone());
+    let mut copy = world.intruder_as(keypair.clone(), &swarm_key).await;
+    let answer = copy.show(credential.clone()).await;
+    assert!(matches!(answer, Message::Refused(Refusal::Copied)), "{answer:?}");
+    drop(copy);
+
+    // The other one did not notice.
+    assert_eq!(world.founder.swarm.connected(), [one.id()]);
+    let _taken = world.founder.swarm.incoming(Protocol::Blocks);
+    one.swarm.open(world.founder.id(), Protocol::Blocks).await.unwrap();
+
+    // A machine that moved to another disk is no copy.
+    one.stop().await;
+    world.founder.until_connected(&[]).await;
+    let answer = world.intruder_as(keypair, &swarm_key).await.show(credential).await;
+    assert!(matches!(answer, Message::Member { .. }), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
