@@ -154,3 +154,29 @@ fn a_delegate_lets_others_in_and_takes_them_along_when_it_is_revoked() {
     assert!(text.text().contains("revoked by root"), "{text}");
     let _ = first.cli(["revoke", "nobody"]).run().failed(4, &["IPDC-2208", "nobody"]);
 }
+
+#[test]
+fn a_copied_home_is_kept_out_and_says_why_while_the_other_runs() {
+    let mut first = Node::first();
+    let token = first.start().invite(1);
+    let mut member = Node::joined(&token);
+    member.start().wait_peers(1);
+    member.stop();
+    let mut copy = Node::new();
+    std::fs::create_dir(copy.home()).unwrap();
+    for entry in std::fs::read_dir(member.home()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.home().join(entry.file_name())).unwrap();
+        }
+    }
+    member.start().wait_peers(1);
+    copy.start();
+    eventually(SOON, "the copy is told", || {
+        copy.process().stderr().contains("same identity").then_some(())
+    });
+    copy.wait_peers(0);
+    // The other one goes; then it is the member.
+    member.stop();
+    copy.wait_peers(1);
+}
