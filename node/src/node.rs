@@ -27,7 +27,7 @@ use crate::machine::{self, Sampler};
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::{Db, StateError, pause};
-use crate::swarm::certificate::now_ms;
+use crate::swarm::certificate::{CERTIFICATE_LIFE, now_ms};
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::identity::{self, IdentityError, SwarmKey};
 use crate::swarm::membership::{Membership, MembershipError};
@@ -280,6 +280,7 @@ fn swarm_options(
         root_key: if root_key.exists() { Some(identity::load(&root_key)?) } else { None },
         bootstrap: bootstrap.cloned().collect(),
         credential: membership.credential,
+        certificate_life: CERTIFICATE_LIFE,
         domain: membership.domain,
         listen: config.swarm.listen.clone(),
         announce: config.swarm.announce.clone(),
@@ -412,7 +413,7 @@ impl Node {
     pub async fn invite(&self, request: InviteRequest) -> Result<Invite, NodeError> {
         let ttl = request.ttl_s.map_or(INVITE_TTL, Duration::from_secs);
         let uses = request.uses.unwrap_or(INVITE_USES);
-        let options = InviteOptions { ttl, uses, owner: request.owner, may_invite: false };
+        let options = InviteOptions { ttl, uses, owner: request.owner };
         let token = self.swarm.invite(options).await?;
         Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
     }

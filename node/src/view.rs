@@ -20,9 +20,10 @@ use serde_json::Value;
 
 use crate::blocks::pins;
 use crate::problem::Problem;
-use crate::swarm::PeerView;
 use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
+use crate::swarm::revocation::Whom;
+use crate::swarm::{self, PeerView, Standing};
 
 /// The first part of every path.
 pub const PREFIX: &str = "/v1";
@@ -164,6 +165,67 @@ impl From<PeerView> for Peer {
     }
 }
 
+/// One of the answer to `GET /admissions`: on whose word a node is a member, or was one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Who.
+    pub peer_id: PeerId,
+    /// Whom it belongs to.
+    pub owner: String,
+    /// Whether this is the node that answers.
+    pub me: bool,
+    /// Where it stands.
+    pub standing: Standing,
+    /// Who let it in; none for the root.
+    pub let_in_by: Option<PeerId>,
+    /// Who signed its certificate: the same, or who renewed it; none for the root.
+    pub issuer: Option<PeerId>,
+    /// The certificate's number.
+    pub serial: u64,
+    /// When it ends, milliseconds since 1970.
+    pub expires_ms: u64,
+    /// Whether it may let others in.
+    pub may_invite: bool,
+    /// What put it out.
+    pub revoked: Option<RevokedBy>,
+}
+
+/// On whose word a node was put out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedBy {
+    /// What was revoked: the node, its owner, or one that vouched for it.
+    pub whom: String,
+    /// By whom; none for the root.
+    pub by: Option<PeerId>,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl Admission {
+    /// What `admission` says, for the node `me`.
+    #[must_use]
+    pub fn of(admission: swarm::Admission, me: PeerId) -> Admission {
+        let swarm::Admission { certificate, standing, revocation } = admission;
+        let not_root = |peer: PeerId| (peer != certificate.swarm).then_some(peer);
+        Admission {
+            peer_id: certificate.peer,
+            me: certificate.peer == me,
+            standing,
+            let_in_by: not_root(certificate.let_in_by()),
+            issuer: not_root(certificate.issuer),
+            serial: certificate.serial,
+            expires_ms: certificate.expires_ms,
+            may_invite: certificate.may_invite,
+            revoked: revocation.map(|said| RevokedBy {
+                whom: said.whom.to_string(),
+                by: not_root(said.issuer),
+                at_ms: said.at_ms,
+            }),
+            owner: certificate.owner,
+        }
+    }
+}
+
 /// Body of `POST /invites`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,11 +252,43 @@ pub struct Invite {
     pub uses: u32,
 }
 
-/// Body of `POST /revocations`.
+/// Body of `POST /revocations`: whom to cut off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Revocation {
+    /// One peer.
+    Peer {
+        /// Which.
+        peer_id: PeerId,
+    },
+    /// All that belong to somebody.
+    Owner {
+        /// As certificates name it.
+        owner: String,
+    },
+}
+
+impl From<Revocation> for Whom {
+    fn from(revocation: Revocation) -> Whom {
+        match revocation {
+            Revocation::Peer { peer_id } => Whom::Peer(peer_id),
+            Revocation::Owner { owner } => Whom::Owner { owner },
+        }
+    }
+}
+
+/// Answer to `POST /revocations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The members that are none any more: those that were named, and whom they let in.
+    pub revoked: Vec<PeerId>,
+}
+
+/// Body of `POST /delegates`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Revocation {
-    /// The peer whose certificate ends.
+pub struct Delegate {
+    /// The member that may invite from now on.
     pub peer_id: PeerId,
 }
 

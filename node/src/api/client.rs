@@ -24,9 +24,10 @@ use tokio::time::timeout;
 use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, AuditQuery, ByteRange, Collected, ContentPath, Empty, Invite,
-    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX, Peer, Pin,
-    Revocation, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
+    Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX,
+    Peer, Pin, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
+    WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -201,6 +202,14 @@ impl Client {
         self.get(&["peers"]).await
     }
 
+    /// On whose word everybody is a member, and who was one.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn admissions(&self) -> Result<Vec<Admission>, ClientError> {
+        self.get(&["admissions"]).await
+    }
+
     /// A new invitation.
     ///
     /// # Errors
@@ -209,13 +218,21 @@ impl Client {
         self.post(&["invites"], invite).await
     }
 
-    /// Ends a peer's certificate.
+    /// Lets a member invite.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn revoke(&self, peer_id: PeerId) -> Result<(), ClientError> {
-        let Empty {} = self.post(&["revocations"], &Revocation { peer_id }).await?;
+    pub async fn delegate(&self, peer_id: PeerId) -> Result<(), ClientError> {
+        let Empty {} = self.post(&["delegates"], &Delegate { peer_id }).await?;
         Ok(())
+    }
+
+    /// Cuts a peer or an owner's peers off; gives the members that are none any more.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn revoke(&self, whom: &Revocation) -> Result<Revoked, ClientError> {
+        self.post(&["revocations"], whom).await
     }
 
     /// What happened on the node, and for whom; the oldest first.

@@ -16,16 +16,17 @@ use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
 
 use super::{ApiError, Failure};
-use crate::audit::Entry;
+use crate::audit;
 use crate::blocks::fetch::Session;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    self, Accepted, AddQuery, Added, AuditQuery, Collected, ContentPath, Empty, Invite,
-    InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NodeKind,
-    Peer, Pin, Revocation, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
+    Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
+    NewDirEntry, NodeKind, Peer, Pin, Revocation, Revoked, Status, Stop, Submission, TaskWork,
+    Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -39,7 +40,9 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/status", get(status))
         .route("/peers", get(peers))
         .route("/audit", get(audit))
+        .route("/admissions", get(admissions))
         .route("/invites", post(invite))
+        .route("/delegates", post(delegate))
         .route("/revocations", post(revoke))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
@@ -72,18 +75,28 @@ async fn peers(State(node): Shared) -> Answer<Vec<Peer>> {
     Ok(Json(node.peers()))
 }
 
-async fn audit(State(node): Shared, Query(query): Query<AuditQuery>) -> Answer<Vec<Entry>> {
+async fn audit(State(node): Shared, Query(query): Query<AuditQuery>) -> Answer<Vec<audit::Entry>> {
     let since = query.since_s.map(Duration::from_secs);
     Ok(Json(node.audit.read(since, query.owner).await?))
+}
+
+async fn admissions(State(node): Shared) -> Answer<Vec<Admission>> {
+    let admissions = node.swarm.admissions().into_iter();
+    Ok(Json(admissions.map(|admission| Admission::of(admission, node.me)).collect()))
 }
 
 async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answer<Invite> {
     Ok(Json(node.invite(request).await?))
 }
 
-async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Empty> {
-    node.swarm.revoke(request.peer_id).await?;
+async fn delegate(State(node): Shared, Json(request): Json<Delegate>) -> Answer<Empty> {
+    node.swarm.delegate(request.peer_id).await?;
     Ok(Json(Empty {}))
+}
+
+async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {
+    let revoked = node.swarm.revoke(request.into()).await?;
+    Ok(Json(Revoked { revoked }))
 }
 
 async fn pause(State(node): Shared) -> Answer<Empty> {

@@ -1,4 +1,5 @@
-//! Nodes and who they are: `init`, `join`, `invite`, `revoke`, `id`, `status`, `peers`; `pause`, `resume`.
+//! Nodes and who they are: `init`, `join`, `invite`, `delegate`, `revoke`, `id`, `status`, `peers`; `pause`,
+//! `resume`.
 
 use std::io::{self, IsTerminal as _, Read as _, Write};
 use std::num::NonZeroU32;
@@ -13,6 +14,8 @@ use super::error::CliError;
 use super::output::{Answer, put_table, size, span, table};
 use super::progress::Progress;
 use super::setup;
+use crate::swarm::Standing;
+use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::invitation::TOKEN_LIMIT;
 use crate::view;
@@ -135,29 +138,61 @@ impl Answer for view::Invite {
     }
 }
 
-/// Cut a node off from the swarm, for good
+/// Let a node invite others
 #[derive(Debug, Args)]
-pub(super) struct Revoke {
+pub(super) struct Delegate {
     /// The node
     #[arg(value_name = "PEER")]
     peer: PeerId,
 }
 
-impl Revoke {
+impl Delegate {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        session.client()?.revoke(self.peer).await?;
-        session.output.put(&Revoked { revoked: self.peer })
+        session.client()?.delegate(self.peer).await?;
+        session.output.put(&Delegated { delegate: self.peer })
     }
 }
 
 #[derive(Debug, Serialize)]
-struct Revoked {
-    revoked: PeerId,
+struct Delegated {
+    delegate: PeerId,
 }
 
-impl Answer for Revoked {
+impl Answer for Delegated {
     fn text(&self, to: &mut dyn Write) -> io::Result<()> {
-        writeln!(to, "revoked {}", self.revoked)
+        writeln!(to, "{} may invite", self.delegate)
+    }
+}
+
+/// Cut a node, or all nodes of an owner, off from the swarm, for good
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    /// The node, or whom the nodes belong to
+    #[arg(value_name = "PEER|OWNER")]
+    whom: String,
+}
+
+impl Revoke {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let whom = match self.whom.parse() {
+            Ok(peer_id) => view::Revocation::Peer { peer_id },
+            Err(_) => view::Revocation::Owner { owner: self.whom },
+        };
+        let revoked = session.client()?.revoke(&whom).await?;
+        if revoked.revoked.is_empty() {
+            session.output.note("no node that is known here had to go");
+        }
+        session.output.put(&revoked)
+    }
+}
+
+impl Answer for view::Revoked {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.revoked.iter().try_for_each(|peer| writeln!(to, "revoked {peer}"))
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.revoked.iter().try_for_each(|peer| writeln!(to, "{peer}"))
     }
 }
 
@@ -272,12 +307,20 @@ impl Answer for view::Status {
 
 /// List the nodes of the swarm: latency, CPU, memory, disk, runtimes, labels, load
 #[derive(Debug, Args)]
-pub(super) struct Peers {}
+pub(super) struct Peers {
+    /// Show who let whom in, and who was put out
+    #[arg(long)]
+    admission: bool,
+}
 
 impl Peers {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        let peers = session.client()?.peers().await?;
-        session.output.put(&PeerList(peers))
+        let client = session.client()?;
+        if self.admission {
+            session.output.put(&Admissions(client.admissions().await?))
+        } else {
+            session.output.put(&PeerList(client.peers().await?))
+        }
     }
 }
 
@@ -335,5 +378,59 @@ fn seen(peer: &view::Peer) -> String {
         (_, true, _) => "connected".into(),
         (_, _, Some(ago)) => format!("{} ago", span(Duration::from_secs(ago))),
         (_, _, None) => "never".into(),
+    }
+}
+
+/// The answer of `peers --admission`.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Admissions(Vec<view::Admission>);
+
+impl Answer for Admissions {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        let headings =
+            ["PEER", "OWNER", "LET IN BY", "SERIAL", "EXPIRES", "MAY INVITE", "STANDING"];
+        let mut rows = table(&headings);
+        for peer in &self.0 {
+            rows.add_row([
+                peer.peer_id.to_string(),
+                peer.owner.escape_debug().to_string(),
+                on_whose_word(peer.let_in_by),
+                peer.serial.to_string(),
+                expires(peer.expires_ms),
+                if peer.may_invite { "yes".into() } else { String::new() },
+                standing(peer),
+            ]);
+        }
+        put_table(to, &rows)
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.0.iter().try_for_each(|peer| writeln!(to, "{}", peer.peer_id))
+    }
+}
+
+fn on_whose_word(peer: Option<PeerId>) -> String {
+    peer.map_or_else(|| "root".into(), |peer| peer.to_string())
+}
+
+fn expires(at_ms: u64) -> String {
+    let now_ms = now_ms();
+    let distance = span(Duration::from_millis(at_ms.abs_diff(now_ms)));
+    if at_ms > now_ms { format!("in {distance}") } else { format!("{distance} ago") }
+}
+
+fn standing(peer: &view::Admission) -> String {
+    match (peer.standing, &peer.revoked) {
+        (Standing::Member, _) if peer.me => "member, this node".into(),
+        (Standing::Member, _) => "member".into(),
+        (Standing::Expired, _) => "expired".into(),
+        (Standing::Revoked, None) => "revoked".into(),
+        (Standing::Revoked, Some(said)) if said.whom == peer.peer_id.to_string() => {
+            format!("revoked by {}", on_whose_word(said.by))
+        }
+        (Standing::Revoked, Some(said)) => {
+            format!("revoked with {} by {}", said.whom.escape_debug(), on_whose_word(said.by))
+        }
     }
 }

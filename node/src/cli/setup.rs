@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
     use crate::home::HomeError;
-    use crate::swarm::certificate::Revocations;
+    use crate::swarm::revocation::Revocations;
 
     #[test]
     fn a_new_swarm_has_its_name_and_a_first_member_and_is_made_once() {

@@ -11,8 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::swarm::address::Whereabouts;
-use crate::swarm::certificate::{Credential, Revocation};
+use crate::swarm::certificate::Credential;
 use crate::swarm::invitation::InvitationId;
+use crate::swarm::revocation::{Notice, Revocation};
 use crate::swarm::signed::Signed;
 
 /// The tables.
@@ -44,6 +45,13 @@ CREATE TABLE redemptions (
     expires_ms  INTEGER NOT NULL,   -- of the certificate
     PRIMARY KEY (invitation, peer)
 ) WITHOUT ROWID;
+";
+
+/// Revocations of owners, and with each the certificate of who said so.
+pub const NOTICES: &str = "
+ALTER TABLE revocations RENAME COLUMN peer TO whom;
+ALTER TABLE revocations RENAME COLUMN statement TO notice;
+UPDATE revocations SET notice = json_object('revocation', json(notice));
 ";
 
 /// A member as it is kept.
@@ -93,27 +101,21 @@ pub fn save_members(connection: &Connection, members: &[Member]) -> rusqlite::Re
     Ok(())
 }
 
-/// Forgets the member `peer`.
-pub fn remove_member(connection: &Connection, peer: &PeerId) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM members WHERE peer = ?", [peer.to_base58()])?;
-    Ok(())
-}
-
 /// All revocations, in no order.
-pub fn revocations(connection: &Connection) -> rusqlite::Result<Vec<Signed<Revocation>>> {
-    let mut query = connection.prepare_cached("SELECT statement FROM revocations")?;
+pub fn revocations(connection: &Connection) -> rusqlite::Result<Vec<Notice>> {
+    let mut query = connection.prepare_cached("SELECT notice FROM revocations")?;
     query.query_map([], |row| json(row, 0))?.collect()
 }
 
-/// Keeps a revocation: `said` is what `signed` says.
+/// Keeps a revocation: `said` is what `notice` says.
 pub fn save_revocation(
     connection: &Connection,
     said: &Revocation,
-    statement: &Signed<Revocation>,
+    notice: &Notice,
 ) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT OR IGNORE INTO revocations VALUES (?, ?, ?)",
-        params![said.peer.to_base58(), said.issuer.to_base58(), text(statement)?],
+        "INSERT OR IGNORE INTO revocations (whom, issuer, notice) VALUES (?, ?, ?)",
+        params![said.whom.to_string(), said.issuer.to_base58(), text(notice)?],
     )?;
     Ok(())
 }
@@ -324,5 +326,23 @@ mod tests {
         assert_eq!(world.redeem(peer(), DAY_MS, 1).await, Redemption::Expired);
         let other = World { id: InvitationId([4; 16]), ..world };
         assert_eq!(other.redeem(peer(), 0, 1).await, Redemption::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a_revocation_of_an_older_version_is_read() {
+        use crate::swarm::revocation::Whom;
+
+        let root = Keypair::generate_ed25519();
+        let (swarm, gone) = (root.public().to_peer_id(), peer());
+        let said = Revocation { swarm, whom: Whom::Peer(gone), issuer: swarm, at_ms: 1 };
+        let old = Signed::sign(&said, &root).unwrap();
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        let row = params![gone.to_base58(), swarm.to_base58(), text(&old).unwrap()];
+        connection.execute("INSERT INTO revocations VALUES (?, ?, ?)", row).unwrap();
+        connection.execute_batch(NOTICES).unwrap();
+        let read = revocations(&connection).unwrap();
+        assert_eq!(read, [Notice { revocation: old, issuer: None }]);
+        assert_eq!(read[0].open(swarm), Ok(said));
     }
 }

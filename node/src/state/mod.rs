@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     pause::SCHEMA,
     held::SCHEMA,
     audit::SCHEMA,
+    members::NOTICES,
 ];
 
 /// The tables of the memo's file.

@@ -20,21 +20,19 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
+use super::Core;
 use super::book::Cut;
-use super::certificate::{
-    BadCertificate, CERTIFICATE_LIFE, Certificate, Credential, Revocation, new_serial, now_ms,
-};
+use super::certificate::{BadCertificate, Credential, new_serial, now_ms};
 use super::frame;
 use super::invitation::Token;
-use super::signed::Signed;
-use super::{Core, SwarmError};
+use super::revocation::{Notice, Whom};
 use crate::audit::{Entry, What};
 use crate::state::StateError;
-use crate::state::members::{self, Grant, Redemption};
+use crate::state::members::{self, Redemption};
 use ipdc_gate::{ADMIT, Link, OpenError};
 
 /// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
-const FRAME_LIMIT: usize = 64 * 1024;
+const FRAME_LIMIT: usize = 128 * 1024;
 
 /// The revocations told in the handshake at most, newest first; the first telling brings the rest.
 const REVOCATIONS_TOLD: usize = 100;
@@ -44,7 +42,13 @@ const REVOCATIONS_TOLD: usize = 100;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Message {
     /// I am a member.
-    Member { credential: Credential, revocations: Vec<Signed<Revocation>> },
+    Member {
+        credential: Credential,
+        revocations: Vec<Notice>,
+        /// Which process I am: tells a copy of an identity from its other connections.
+        #[serde(default)]
+        run: u64,
+    },
     /// I was invited; give me a certificate.
     Redeem { token: String },
     /// Here it is.
@@ -65,6 +69,9 @@ pub enum Refusal {
     /// It, or the one that invited it, was cut off.
     #[error("it was revoked")]
     Revoked,
+    /// Another machine is connected that has the same identity.
+    #[error("another machine is connected with the same identity: a home must not be copied")]
+    Copied,
     /// The invitation has expired.
     #[error("the invitation has expired")]
     Expired,
@@ -97,6 +104,15 @@ impl From<StateError> for Refusal {
     }
 }
 
+/// What a handshake ends with.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    /// What makes the peer a member.
+    pub(super) credential: Credential,
+    /// Which process it is.
+    pub(super) run: u64,
+}
+
 /// How a handshake ended without a member.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotAdmitted {
@@ -117,23 +133,20 @@ pub(super) enum NotAdmitted {
     Open(OpenError),
 }
 
-/// Runs the handshake on `link` and gives the member behind it; the link is then admitted.
-/// Unbounded: the caller bounds it with the quarantine.
-pub(super) async fn run(
-    core: &Core,
-    link: &Link,
-) -> Result<(Credential, Certificate), NotAdmitted> {
+/// Runs the handshake on `link` and gives what makes the peer behind it a member; the link is then
+/// admitted. Unbounded: the caller bounds it with the quarantine.
+pub(super) async fn run(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     if link.dialled.is_some() { dial(core, link).await } else { listen(core, link).await }
 }
 
-async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+async fn dial(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     let mut stream = link.open(ADMIT).await.map_err(NotAdmitted::Open)?.compat();
     frame::write(&mut stream, &core.hello(), FRAME_LIMIT).await?;
     let answer = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match answer {
         Message::Refused(refusal) => return Err(NotAdmitted::RefusedUs(refusal)),
-        Message::Member { credential, revocations } => {
-            check(core, link.peer, credential, &revocations).await
+        Message::Member { credential, revocations, run } => {
+            check(core, link.peer, Admitted { credential, run }, &revocations).await
         }
         _ => Err(Refusal::Unexpected),
     };
@@ -147,12 +160,12 @@ async fn dial(core: &Core, link: &Link) -> Result<(Credential, Certificate), Not
     }
 }
 
-async fn listen(core: &Core, link: &Link) -> Result<(Credential, Certificate), NotAdmitted> {
+async fn listen(core: &Core, link: &Link) -> Result<Admitted, NotAdmitted> {
     let mut stream = link.accept_admission().await.map_err(NotAdmitted::Open)?.compat();
     let hello = frame::read(&mut stream, FRAME_LIMIT).await?;
     let checked = match hello {
-        Message::Member { credential, revocations } => {
-            check(core, link.peer, credential, &revocations).await
+        Message::Member { credential, revocations, run } => {
+            check(core, link.peer, Admitted { credential, run }, &revocations).await
         }
         Message::Redeem { token } => match redeem(core, link.peer, &token).await {
             Ok(credential) => {
@@ -209,14 +222,18 @@ async fn read_to_end(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
 async fn check(
     core: &Core,
     peer: PeerId,
-    credential: Credential,
-    revocations: &[Signed<Revocation>],
-) -> Result<(Credential, Certificate), Refusal> {
+    admitted: Admitted,
+    revocations: &[Notice],
+) -> Result<Admitted, Refusal> {
     // A stranger's revocations are not even read.
-    core.book().check(&credential, peer)?;
+    core.book().check(&admitted.credential, peer)?;
     core.learn_revocations(revocations).await?;
-    let certificate = core.book().check(&credential, peer)?;
-    Ok((credential, certificate))
+    let book = core.book();
+    book.check(&admitted.credential, peer)?;
+    if book.is_copy(peer, admitted.run) {
+        return Err(Refusal::Copied);
+    }
+    Ok(admitted)
 }
 
 async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Refusal> {
@@ -226,7 +243,7 @@ async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Re
     }
     let id = token.invitation.id;
     let now = now_ms();
-    let expires = now.saturating_add(CERTIFICATE_LIFE.as_millis() as u64);
+    let expires = core.life_from_now();
     let redeemed =
         core.db.call(move |c| members::redeem(c, id, &peer, now, new_serial(), expires)).await?;
     let grant = match redeemed {
@@ -236,7 +253,8 @@ async fn redeem(core: &Core, peer: PeerId, token: &str) -> Result<Credential, Re
         Redemption::Unknown => return Err(Refusal::UnknownInvitation),
     };
     let owner = grant.owner.clone();
-    let credential = core.issue(peer, grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
+    let credential =
+        core.issue(peer, Vec::new(), grant).map_err(|e| Refusal::Trouble(e.to_string()))?;
     core.book().check(&credential, peer)?;
     tracing::info!(%peer, "joined by an invitation of this node");
     let entry = Entry::now(What::Joined, &owner, "by an invitation of this node");
@@ -249,70 +267,62 @@ impl Core {
         let book = self.book();
         let skip = book.revocations().count().saturating_sub(REVOCATIONS_TOLD);
         Message::Member {
-            credential: self.credential.clone(),
+            credential: book.own().clone(),
             revocations: book.revocations().after(skip).to_vec(),
+            run: self.run,
         }
     }
 
-    /// Signs a certificate: with the root's key where it is, else in the root's name with ours.
-    pub(super) fn issue(&self, peer: PeerId, grant: Grant) -> Result<Credential, SwarmError> {
-        let (keypair, issuer) = match &self.root_key {
-            Some(root_key) => (root_key, None),
-            None => (&self.keypair, Some(self.credential.certificate.clone())),
-        };
-        let certificate = Certificate {
-            swarm: self.root,
-            peer,
-            owner: grant.owner,
-            serial: grant.serial,
-            issuer: keypair.public().to_peer_id(),
-            may_invite: grant.may_invite,
-            expires_ms: grant.expires_ms,
-        };
-        let signed = Signed::sign(&certificate, keypair).map_err(BadCertificate::from)?;
-        Ok(Credential { certificate: signed, issuer })
-    }
-
-    /// Takes in revocations: keeps them, and closes the connections of those they cut off.
+    /// Takes in revocations: closes the connections of those they cut off, and keeps them. Gives
+    /// who is a member no more.
     pub(super) async fn learn_revocations(
         &self,
-        revocations: &[Signed<Revocation>],
-    ) -> Result<(), StateError> {
-        let news = self.book().learn_revocations(revocations);
-        for link in &news.cut_off {
+        notices: &[Notice],
+    ) -> Result<Vec<PeerId>, StateError> {
+        let cut = self.book().learn_revocations(notices);
+        for link in &cut.cut_off {
             tracing::info!(peer = %link.peer, "cut off: its certificate was revoked");
             link.close();
         }
-        if news.revocations.is_empty() {
-            return Ok(());
+        if cut.notices.is_empty() {
+            return Ok(Vec::new());
         }
-        self.note_revoked(&news);
+        self.note_revoked(&cut);
+        let removed = cut.removed.iter().map(|(_, certificate)| certificate.peer).collect();
         self.db
             .call(move |c| {
-                for (said, signed) in &news.revocations {
-                    members::save_revocation(c, said, signed)?;
-                }
-                for (peer, _) in &news.removed {
-                    members::remove_member(c, peer)?;
-                }
-                Ok(())
+                let removed: Vec<_> = cut.removed.into_iter().map(|(member, _)| member).collect();
+                members::save_members(c, &removed)?;
+                let mut notices = cut.notices.iter();
+                notices.try_for_each(|(said, notice)| members::save_revocation(c, said, notice))
             })
-            .await
+            .await?;
+        Ok(removed)
     }
 
-    fn note_revoked(&self, news: &Cut) {
-        let noted = |peer: PeerId, owner: &str, detail: String| {
-            let entry = Entry::now(What::Revoked, owner, detail);
-            self.audit.note(Entry { peer: Some(peer), ..entry });
+    /// Notes whom the notices name, and who is cut off besides: with an owner, or with the one that
+    /// let it in.
+    fn note_revoked(&self, cut: &Cut) {
+        let named = |peer: PeerId| {
+            let mut notices = cut.notices.iter();
+            notices.any(|(said, _)| said.whom == Whom::Peer(peer))
         };
-        for (said, _) in &news.revocations {
-            let removed = news.removed.iter().find(|(peer, _)| *peer == said.peer);
-            let owner = removed.map_or("", |(_, owner)| owner);
-            noted(said.peer, owner, format!("by {}", said.issuer));
+        for (said, _) in &cut.notices {
+            let (owner, peer) = match &said.whom {
+                Whom::Owner { owner } => (owner.clone(), None),
+                Whom::Peer(peer) => {
+                    let mut removed = cut.removed.iter().map(|(_, certificate)| certificate);
+                    let removed = removed.find(|certificate| certificate.peer == *peer);
+                    (removed.map(|c| c.owner.clone()).unwrap_or_default(), Some(*peer))
+                }
+            };
+            let entry = Entry::now(What::Revoked, &owner, format!("by {}", said.issuer));
+            self.audit.note(Entry { peer, ..entry });
         }
-        let is_named = |peer: &PeerId| news.revocations.iter().any(|(said, _)| said.peer == *peer);
-        for (peer, owner) in news.removed.iter().filter(|(peer, _)| !is_named(peer)) {
-            noted(*peer, owner, "the one that invited it was revoked".to_owned());
+        for (_, certificate) in cut.removed.iter().filter(|(_, c)| !named(c.peer)) {
+            let detail = "its owner, or the one that let it in, was revoked";
+            let entry = Entry::now(What::Revoked, &certificate.owner, detail);
+            self.audit.note(Entry { peer: Some(certificate.peer), ..entry });
         }
     }
 }

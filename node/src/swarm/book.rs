@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
-use super::certificate::{
-    BadCertificate, Certificate, Credential, Revocation, Revocations, now_ms,
-};
+use super::admission::Admitted;
+use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
+use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::Signed;
 use crate::state::members;
 use ipdc_gate::{DialFailure, Link};
@@ -54,7 +54,10 @@ pub(super) struct Telling {
     pub(super) members: Vec<ToldMember>,
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) revocations: Vec<Signed<Revocation>>,
+    pub(super) revocations: Vec<Notice>,
+    /// Whether it asks for its certificate to be renewed. The answer is news like any other.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) renew: bool,
 }
 
 /// A member as peers tell of it.
@@ -91,6 +94,29 @@ pub struct PeerView {
     pub seen_ms: Option<u64>,
 }
 
+/// Where a peer stands, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Its certificate holds.
+    Member,
+    /// It ended and was not renewed.
+    Expired,
+    /// It was cut off, or one on whose word it was let in.
+    Revoked,
+}
+
+/// On whose word a peer is a member, or was one.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The last certificate that is known of it.
+    pub certificate: Certificate,
+    /// Whether it holds.
+    pub standing: Standing,
+    /// What ended it, if it names the peer, its owner, or one that vouched for it.
+    pub revocation: Option<Revocation>,
+}
+
 /// Whom to dial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
@@ -112,8 +138,11 @@ pub(super) struct DueDial {
 /// What revocations changed.
 #[derive(Default)]
 pub(super) struct Cut {
-    pub(super) revocations: Vec<(Revocation, Signed<Revocation>)>,
-    pub(super) removed: Vec<(PeerId, String)>,
+    /// Those that are news.
+    pub(super) notices: Vec<(Revocation, Notice)>,
+    /// Who is a member no more: what is kept of it, and what let it in.
+    pub(super) removed: Vec<(members::Member, Certificate)>,
+    /// Their connections.
     pub(super) cut_off: Vec<Arc<Link>>,
 }
 
@@ -163,6 +192,8 @@ struct Member {
     wrong: Vec<Multiaddr>,
     /// Its admitted connections and since when, the newest last.
     links: Vec<(Arc<Link>, Instant)>,
+    /// The process that they lead to.
+    run: u64,
     latency: Option<Duration>,
     facts: Option<PeerFacts>,
     seen_ms: u64,
@@ -180,11 +211,23 @@ impl Member {
             worked: Vec::new(),
             wrong: Vec::new(),
             links: Vec::new(),
+            run: 0,
             latency: None,
             facts: None,
             seen_ms: 0,
             dial: Dial::now(),
             version: 0,
+        }
+    }
+
+    /// What is kept of it on the disk.
+    fn to_keep(&self, peer: PeerId) -> members::Member {
+        members::Member {
+            peer,
+            credential: self.credential.clone(),
+            whereabouts: self.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
+            worked: self.worked.clone(),
+            seen_ms: self.seen_ms,
         }
     }
 
@@ -204,7 +247,11 @@ impl Member {
 pub(super) struct Book {
     local: PeerId,
     root: PeerId,
+    /// Our own credential.
+    own: Credential,
     members: BTreeMap<PeerId, Member>,
+    /// Who was cut off, for people to see: [`MEMBERS_LIMIT`] at most.
+    former: BTreeMap<PeerId, Certificate>,
     contacts: Vec<Contact>,
     revocations: Revocations,
     version: u64,
@@ -219,20 +266,23 @@ impl Book {
     pub(super) fn new(
         local: PeerId,
         root: PeerId,
+        own: Credential,
         events: broadcast::Sender<SwarmEvent>,
-        revoked: Vec<Signed<Revocation>>,
+        revoked: Vec<Notice>,
     ) -> Book {
         let mut revocations = Revocations::default();
-        for revocation in &revoked {
+        for notice in &revoked {
             // They were checked before they were kept; a damaged one is heard again from peers.
-            if let Err(error) = revocations.learn(revocation, root) {
+            if let Err(error) = revocations.learn(notice, root) {
                 tracing::warn!(%error, "a revocation in the database is damaged");
             }
         }
         Book {
             local,
             root,
+            own,
             members: BTreeMap::new(),
+            former: BTreeMap::new(),
             contacts: Vec::new(),
             revocations,
             version: 0,
@@ -272,9 +322,15 @@ impl Book {
         }
     }
 
-    /// Takes in what was kept of a run before. A member that is one no more is left out.
+    /// Takes in what was kept of a run before. Who expired may have been renewed meanwhile.
     pub(super) fn restore(&mut self, kept: members::Member) {
-        let Ok(certificate) = self.check(&kept.credential, kept.peer) else { return };
+        let checked = self.check(&kept.credential, kept.peer);
+        let Ok(certificate) = kept.credential.certificate.open() else { return };
+        match checked {
+            Ok(_) | Err(BadCertificate::Expired { .. }) => {}
+            Err(BadCertificate::Revoked(_)) => return self.remember_former(kept.peer, certificate),
+            Err(_) => return,
+        }
         let mut member = Member::new(kept.credential, certificate);
         member.whereabouts =
             kept.whereabouts.and_then(|signed| Some((signed.open().ok()?, signed)));
@@ -283,19 +339,36 @@ impl Book {
         self.members.insert(kept.peer, member);
     }
 
+    fn remember_former(&mut self, peer: PeerId, certificate: Certificate) {
+        if self.former.len() < MEMBERS_LIMIT {
+            self.former.insert(peer, certificate);
+        }
+    }
+
+    /// Takes in our own credential: the one that the home was made with, or the one that was kept
+    /// since if that holds for longer.
+    ///
+    /// # Errors
+    /// When neither makes us a member.
+    pub(super) fn restore_own(&mut self) -> Result<(), BadCertificate> {
+        if let Some(kept) = self.members.get(&self.local) {
+            let (kept, longer) = (kept.credential.clone(), kept.certificate.expires_ms);
+            if self.own.certificate.open()?.expires_ms < longer {
+                self.own = kept;
+            }
+        }
+        let certificate = self.check(&self.own, self.local)?;
+        self.learn_member(self.local, self.own.clone(), certificate);
+        Ok(())
+    }
+
     /// The members to keep: those that changed since they were last taken.
     pub(super) fn take_unsaved(&mut self) -> Vec<members::Member> {
         let unsaved = std::mem::take(&mut self.unsaved);
         let unsaved = unsaved.into_iter();
         unsaved
             .filter_map(|peer| Some((peer, self.members.get(&peer)?)))
-            .map(|(peer, member)| members::Member {
-                peer,
-                credential: member.credential.clone(),
-                whereabouts: member.whereabouts.as_ref().map(|(_, signed)| signed.clone()),
-                worked: member.worked.clone(),
-                seen_ms: member.seen_ms,
-            })
+            .map(|(peer, member)| member.to_keep(peer))
             .collect()
     }
 
@@ -306,7 +379,7 @@ impl Book {
         credential: Credential,
         certificate: Certificate,
     ) {
-        let full = self.members.len() >= MEMBERS_LIMIT;
+        let full = self.members.len() >= MEMBERS_LIMIT && peer != self.local;
         match self.members.get_mut(&peer) {
             // The longer one holds; so all nodes end with the same.
             Some(member) => {
@@ -319,8 +392,14 @@ impl Book {
             }
             None if full => return,
             None => {
+                self.former.remove(&peer);
                 self.members.insert(peer, Member::new(credential, certificate));
             }
+        }
+        if let Some(member) = self.members.get(&peer)
+            && peer == self.local
+        {
+            self.own = member.credential.clone();
         }
         self.changed(peer);
     }
@@ -350,20 +429,17 @@ impl Book {
         own.map_or(0, |(said, _)| said.number)
     }
 
-    /// Takes in revocations by the root or by members that may invite.
-    pub(super) fn learn_revocations(&mut self, revocations: &[Signed<Revocation>]) -> Cut {
+    /// Takes in those of `notices` that can be believed.
+    pub(super) fn learn_revocations(&mut self, notices: &[Notice]) -> Cut {
         let mut cut = Cut::default();
-        for signed in revocations {
-            let Ok(said) = signed.open() else { continue };
-            let inviter = self.members.get(&said.issuer).is_some_and(|m| m.certificate.may_invite);
-            if said.issuer != self.root && !inviter {
-                continue;
-            }
-            if let Ok(Some(said)) = self.revocations.learn(signed, self.root) {
-                cut.revocations.push((said, signed.clone()));
+        for notice in notices {
+            match self.revocations.learn(notice, self.root) {
+                Ok(Some(said)) => cut.notices.push((said, notice.clone())),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "a revocation cannot be believed"),
             }
         }
-        if cut.revocations.is_empty() {
+        if cut.notices.is_empty() {
             return cut;
         }
         let gone: Vec<PeerId> = self
@@ -376,12 +452,18 @@ impl Book {
             .map(|(peer, _)| *peer)
             .collect();
         for peer in gone {
+            if peer == self.local {
+                // Nobody lets it in any more, and it does not start again; what runs here may end.
+                tracing::error!("this node was revoked: it is no member of the swarm any more");
+                continue;
+            }
             let Some(member) = self.members.remove(&peer) else { continue };
             if !member.links.is_empty() {
                 self.tell_us(SwarmEvent::Down(peer));
             }
+            cut.removed.push((member.to_keep(peer), member.certificate.clone()));
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
-            cut.removed.push((peer, member.certificate.owner));
+            self.remember_former(peer, member.certificate);
         }
         self.stir();
         cut
@@ -396,13 +478,27 @@ impl Book {
         }
     }
 
-    /// A connection left quarantine. False if it is gone already, or the peer is no member any
-    /// more: close it then.
-    pub(super) fn admitted(&mut self, link: &Arc<Link>) -> bool {
+    /// Whether `peer` is connected now as another process than `run`. One process has several
+    /// connections when both sides dialled at once; two have the same identity when a home was copied.
+    pub(super) fn is_copy(&self, peer: PeerId, run: u64) -> bool {
+        let member = self.members.get(&peer);
+        member.is_some_and(|m| m.run != run && m.links.iter().any(|(link, _)| !link.is_gone()))
+    }
+
+    /// A connection left quarantine. False if it is gone already, or what let it in no longer
+    /// holds: close it then.
+    pub(super) fn admitted(&mut self, link: &Arc<Link>, admitted: Admitted) -> bool {
+        let Admitted { credential, run } = admitted;
+        let Ok(certificate) = self.check(&credential, link.peer) else { return false };
+        if self.is_copy(link.peer, run) {
+            return false;
+        }
+        self.learn_member(link.peer, credential, certificate);
         let Some(member) = self.members.get_mut(&link.peer) else { return false };
         if link.is_gone() {
             return false;
         }
+        member.run = run;
         member.links.push((link.clone(), Instant::now()));
         member.seen_ms = now_ms();
         if let Some(address) = &link.dialled {
@@ -548,11 +644,11 @@ impl Book {
 
     /// What is news to a peer that was told so far: tellings, without facts, and how far it is
     /// told with them.
-    pub(super) fn news(&self, told: Told, to: PeerId) -> (Vec<Telling>, Told) {
+    pub(super) fn news(&self, told: Told) -> (Vec<Telling>, Told) {
         let changed: Vec<ToldMember> = self
             .members
             .iter()
-            .filter(|(peer, member)| member.version > told.version && **peer != to)
+            .filter(|(_, member)| member.version > told.version)
             .map(|(peer, member)| ToldMember {
                 peer: *peer,
                 credential: member.credential.clone(),
@@ -580,7 +676,10 @@ impl Book {
             if let Ok(certificate) = self.check(&told.credential, told.peer) {
                 self.learn_member(told.peer, told.credential, certificate);
             }
-            if let Some(whereabouts) = told.whereabouts {
+            // Where we are, we know best.
+            if let Some(whereabouts) = told.whereabouts
+                && told.peer != self.local
+            {
                 self.learn_whereabouts(told.peer, &whereabouts);
             }
         }
@@ -599,10 +698,16 @@ impl Book {
         }
     }
 
-    /// Whether `peer`'s certificate still holds.
-    pub(super) fn still_member(&self, peer: PeerId) -> bool {
-        let member = self.members.get(&peer);
-        member.is_some_and(|member| self.check(&member.credential, peer).is_ok())
+    /// For how long `peer`'s certificate still holds; zero if it does not.
+    pub(super) fn still_member(&self, peer: PeerId) -> Duration {
+        let holds = |member: &&Member| self.check(&member.credential, peer).is_ok();
+        let expires_ms = self.members.get(&peer).filter(holds).map(|m| m.certificate.expires_ms);
+        Duration::from_millis(expires_ms.unwrap_or_default().saturating_sub(now_ms()))
+    }
+
+    /// Our own credential.
+    pub(super) fn own(&self) -> &Credential {
+        &self.own
     }
 
     /// The newest admitted connection to `peer`: most probably the living one.
@@ -626,6 +731,12 @@ impl Book {
         self.members.get(&peer).is_some_and(|member| member.seen_ms > 0)
     }
 
+    /// The certificates of the members that belong to `owner`.
+    pub(super) fn certificates_of(&self, owner: &str) -> Vec<Certificate> {
+        let certificates = self.members.values().map(|member| &member.certificate);
+        certificates.filter(|certificate| certificate.owner == owner).cloned().collect()
+    }
+
     /// All members but ourselves, in the order of their IDs.
     pub(super) fn views(&self) -> Vec<PeerView> {
         let others = self.members.iter().filter(|(peer, _)| **peer != self.local);
@@ -640,6 +751,30 @@ impl Book {
                 seen_ms: (member.seen_ms > 0).then_some(member.seen_ms),
             })
             .collect()
+    }
+
+    /// Who is a member, ourselves included, and who was one, on whose word, in the order of their IDs.
+    pub(super) fn admissions(&self) -> Vec<Admission> {
+        let now_ms = now_ms();
+        let members = self.members.iter().map(|(peer, member)| {
+            let standing = match self.check(&member.credential, *peer) {
+                Err(BadCertificate::Revoked(_)) => Standing::Revoked,
+                _ if member.certificate.has_expired(now_ms) => Standing::Expired,
+                _ => Standing::Member,
+            };
+            (&member.certificate, standing)
+        });
+        let former = self.former.values().map(|certificate| (certificate, Standing::Revoked));
+        let mut all: Vec<Admission> = members
+            .chain(former)
+            .map(|(certificate, standing)| Admission {
+                revocation: self.revocations.find(certificate).cloned(),
+                certificate: certificate.clone(),
+                standing,
+            })
+            .collect();
+        all.sort_by_key(|admission| admission.certificate.peer);
+        all
     }
 
     fn changed(&mut self, peer: PeerId) {
@@ -679,7 +814,8 @@ mod tests {
             let root = Keypair::generate_ed25519();
             let local = Keypair::generate_ed25519().public().to_peer_id();
             let (events, _) = broadcast::channel(1);
-            let book = Book::new(local, root.public().to_peer_id(), events, Vec::new());
+            let own = certify(&root, local, "ann", false).unwrap();
+            let book = Book::new(local, root.public().to_peer_id(), own, events, Vec::new());
             World { root, book }
         }
 
@@ -718,7 +854,7 @@ mod tests {
         world.told(teller, &moved, 2, NEW);
         world.told(teller, &moved, 1, OLD);
         assert_eq!(world.address_of(&moved), NEW);
-        let (_, told) = world.book.news(Told::default(), teller);
+        let (_, told) = world.book.news(Told::default());
         world.told(teller, &moved, 2, NEW);
         assert!(!world.book.has_news(told), "what is known already was news");
         world.told(teller, &moved, 3, OLD);

@@ -1,34 +1,34 @@
-//! Certificates: who is a member, on whose word. Revocations: who no longer is.
+//! Certificates: who is a member, on whose word.
 //!
 //! A certificate says that a peer belongs to the swarm and who owns it. The root signs it, or a
 //! member to whom the root gave the right to invite ([`Certificate::may_invite`]); so a chain has
 //! at most two links, and such a member cannot pass its right on. The swarm's name is the root's
 //! peer ID.
 //!
-//! A revocation by the root concerns all certificates of a peer; one by an inviting member only
-//! those that it issued itself. A member whose certificate is revoked takes those it invited with
-//! it: what a thief signed cannot be told from what the owner signed.
+//! A member that is [revoked](super::revocation) takes those it invited with it: what a thief
+//! signed cannot be told from what the owner signed.
 //!
 //! Wall clocks decide only expiry. There is no "not before": the clock of a small board starts in 1970.
 
-use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use serde::{Deserialize, Serialize};
 
+use super::revocation::Revocations;
 use super::signed::{BadStatement, Signed, Statement};
 
-/// How long a certificate is valid when nobody says otherwise: longer than most machines live,
-/// for there is no renewal.
-pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a certificate is valid: a machine that was off for a summer is still a member, one
+/// that was given away and forgotten is none after half a year.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(180 * 24 * 3600);
+
+/// The most peers on whose word a certificate rests besides its issuer: more than a swarm has
+/// delegates, unless it has too many. Such a certificate is not renewed.
+pub const THROUGH_LIMIT: usize = 8;
 
 /// The longest name of an owner, in bytes: it fits a table's column.
 pub const OWNER_LIMIT: usize = 64;
-
-/// The most revocations a node keeps; each has about 400 bytes and is held in memory.
-pub const REVOCATIONS_LIMIT: usize = 4096;
 
 /// That a peer is a member of a swarm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,36 +44,44 @@ pub struct Certificate {
     pub serial: u64,
     /// Who signed it: the root, or a member that may invite.
     pub issuer: PeerId,
+    /// On whose word it rests besides: who let the member in, then those that renewed its
+    /// certificate before, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub through: Vec<PeerId>,
     /// Whether the member may invite others. Only the root can give this.
     pub may_invite: bool,
     /// When it ends, milliseconds since 1970.
     pub expires_ms: u64,
 }
 
-impl Statement for Certificate {
-    const CONTEXT: &'static [u8] = b"ipdc/certificate/1\n";
+impl Certificate {
+    /// Who let the member in: the root, or a member that may invite.
+    #[must_use]
+    pub fn let_in_by(&self) -> PeerId {
+        self.through.first().copied().unwrap_or(self.issuer)
+    }
 
-    fn signer(&self) -> PeerId {
-        self.issuer
+    /// On whose word a renewal of this one rests besides its issuer's. The issuer of this one is
+    /// always among them, whatever it wrote: a thief of its key could else have another whitewash
+    /// what it signed. None when they are more than [`THROUGH_LIMIT`].
+    #[must_use]
+    pub fn renewed_through(&self) -> Option<Vec<PeerId>> {
+        let mut through = self.through.clone();
+        if !through.contains(&self.issuer) {
+            through.push(self.issuer);
+        }
+        (through.len() <= THROUGH_LIMIT).then_some(through)
+    }
+
+    /// Whether it has ended at `now_ms`.
+    #[must_use]
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms <= now_ms
     }
 }
 
-/// That a peer is no longer a member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Revocation {
-    /// The swarm's root.
-    pub swarm: PeerId,
-    /// Who is cut off.
-    pub peer: PeerId,
-    /// Who says so: the root, or the member that issued the peer's certificate.
-    pub issuer: PeerId,
-    /// When, milliseconds since 1970, for people.
-    pub at_ms: u64,
-}
-
-impl Statement for Revocation {
-    const CONTEXT: &'static [u8] = b"ipdc/revocation/1\n";
+impl Statement for Certificate {
+    const CONTEXT: &'static [u8] = b"ipdc/certificate/1\n";
 
     fn signer(&self) -> PeerId {
         self.issuer
@@ -196,10 +204,10 @@ fn check_one(
     if certificate.swarm != root {
         return Err(BadCertificate::OtherSwarm(certificate.swarm));
     }
-    if revoked.concern(certificate) {
+    if revoked.find(certificate).is_some() {
         return Err(BadCertificate::Revoked(certificate.peer));
     }
-    if certificate.expires_ms <= now_ms {
+    if certificate.has_expired(now_ms) {
         let seconds = (now_ms - certificate.expires_ms) / 1000;
         return Err(BadCertificate::Expired { peer: certificate.peer, seconds });
     }
@@ -223,6 +231,7 @@ pub fn certify(
         owner: owner.to_owned(),
         serial: new_serial(),
         issuer: swarm,
+        through: Vec::new(),
         may_invite,
         expires_ms: now_ms().saturating_add(CERTIFICATE_LIFE.as_millis() as u64),
     };
@@ -240,55 +249,6 @@ pub(super) fn new_serial() -> u64 {
 pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The revocations that a node knows, in the order it learned them.
-#[derive(Debug, Clone, Default)]
-pub struct Revocations {
-    /// (Who is cut off, who says so).
-    known: HashSet<(PeerId, PeerId)>,
-    list: Vec<Signed<Revocation>>,
-}
-
-impl Revocations {
-    /// Takes in `revocation`, if it is of the swarm `root` and well signed. Whether its issuer may
-    /// revoke is decided when it meets a certificate. Returns what it says if it is news.
-    ///
-    /// # Errors
-    /// When it cannot be believed.
-    pub fn learn(
-        &mut self,
-        revocation: &Signed<Revocation>,
-        root: PeerId,
-    ) -> Result<Option<Revocation>, BadStatement> {
-        let said = revocation.open()?;
-        // The root's word is always heard; members fill what is left.
-        let full = self.list.len() >= REVOCATIONS_LIMIT && said.issuer != root;
-        if said.swarm != root || full || !self.known.insert((said.peer, said.issuer)) {
-            return Ok(None);
-        }
-        self.list.push(revocation.clone());
-        Ok(Some(said))
-    }
-
-    /// Whether one of them ends `certificate`.
-    #[must_use]
-    pub fn concern(&self, certificate: &Certificate) -> bool {
-        let by = |issuer| self.known.contains(&(certificate.peer, issuer));
-        by(certificate.swarm) || by(certificate.issuer)
-    }
-
-    /// Those learned after the first `n`, oldest first.
-    #[must_use]
-    pub fn after(&self, n: usize) -> &[Signed<Revocation>] {
-        self.list.get(n..).unwrap_or_default()
-    }
-
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.list.len()
-    }
 }
 
 #[cfg(test)]
@@ -318,6 +278,7 @@ mod tests {
                 owner: "bob".into(),
                 serial: 1,
                 issuer: id(&self.inviter),
+                through: Vec::new(),
                 may_invite: false,
                 expires_ms: now_ms() + 60_000,
             };
@@ -330,13 +291,6 @@ mod tests {
         fn check(&self, of: &Keypair, credential: &Credential) -> Result<(), BadCertificate> {
             let checked = credential.check(id(of), id(&self.root), now_ms(), &self.revoked);
             checked.map(|_| ())
-        }
-
-        fn revoke(&mut self, peer: &Keypair, by: &Keypair) {
-            let said =
-                Revocation { swarm: id(&self.root), peer: id(peer), issuer: id(by), at_ms: 0 };
-            let signed = Signed::sign(&said, by).unwrap();
-            assert!(self.revoked.learn(&signed, id(&self.root)).unwrap().is_some());
         }
     }
 
@@ -404,25 +358,5 @@ mod tests {
         let later = now_ms() + 3_600_000;
         let checked = member.check(id(&world.member), id(&world.root), later, &world.revoked);
         assert!(matches!(checked, Err(BadCertificate::Expired { .. })));
-    }
-
-    #[test]
-    fn the_root_revokes_anyone_and_an_inviter_only_its_own() {
-        let mut world = World::new();
-        let (inviter, member) = world.chain(true);
-        let (member_key, inviter_key) = (world.member.clone(), world.inviter.clone());
-        world.revoke(&inviter_key, &member_key);
-        assert_eq!(world.check(&inviter_key, &inviter), Ok(()));
-        world.revoke(&member_key, &inviter_key);
-        let refused = Err(BadCertificate::Revoked(id(&member_key)));
-        assert_eq!(world.check(&member_key, &member), refused);
-
-        let mut world = World::new();
-        let (inviter, member) = world.chain(true);
-        let (inviter_key, root) = (world.inviter.clone(), world.root.clone());
-        world.revoke(&inviter_key, &root);
-        let refused = Err(BadCertificate::Revoked(id(&inviter_key)));
-        assert_eq!(world.check(&inviter_key, &inviter), refused);
-        assert_eq!(world.check(&world.member, &member), refused);
     }
 }

@@ -8,11 +8,10 @@ use libp2p_identity::Keypair;
 use tokio::time::timeout;
 
 use super::admission::{self, NotAdmitted, Refusal};
-use super::certificate::{
-    self, BadCertificate, Certificate, Credential, OWNER_LIMIT, Revocations, now_ms,
-};
+use super::certificate::{self, BadCertificate, Certificate, Credential, OWNER_LIMIT, now_ms};
 use super::identity::SwarmKey;
 use super::invitation::{BadToken, Token};
+use super::revocation::Revocations;
 use super::{SwarmError, address, network};
 use ipdc_gate::{self as gate, DialFailure, DialOpts};
 

@@ -1,7 +1,8 @@
 //! What makes a home the home of a member: the file `certificate`.
 //!
 //! Written once, by `init`, `join` or `run --local`; with the swarm's key and the node's identity
-//! it is all that a start needs.
+//! it is all that a start needs. A renewed certificate is kept in the database with those of the
+//! other members; of the two, the longer one holds.
 
 use std::fs::File;
 use std::io;

@@ -3,10 +3,11 @@
 //! | room | what it holds |
 //! |---|---|
 //! | [`identity`] | keys and their files |
-//! | [`signed`], [`certificate`] | who is a member and who no longer is |
+//! | [`signed`], [`certificate`], [`revocation`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
+//! | `authority` | what this node signs for the swarm |
 //! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
@@ -16,6 +17,7 @@
 //! blocks: the repository that rust-ipfs insists on is an empty one in memory.
 
 mod admission;
+mod authority;
 mod book;
 mod frame;
 mod open;
@@ -28,6 +30,7 @@ pub mod identity;
 pub mod invitation;
 pub mod join;
 pub mod membership;
+pub mod revocation;
 pub mod signed;
 pub mod streams;
 
@@ -48,11 +51,12 @@ use tokio_util::task::TaskTracker;
 
 use self::address::Whereabouts;
 use self::book::Book;
-use self::certificate::{BadCertificate, Credential, Revocation, now_ms};
+use self::certificate::{BadCertificate, Credential, now_ms};
 use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
+use self::revocation::Whom;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::audit::{Audit, Entry, What};
@@ -60,7 +64,7 @@ use crate::state::{Db, StateError, members};
 use ipdc_gate as gate;
 
 pub use self::admission::Refusal;
-pub use self::book::PeerView;
+pub use self::book::{Admission, PeerView, Standing};
 pub use self::join::{Founded, JoinError, Joined, certify, found, join};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
@@ -83,8 +87,10 @@ pub struct Options {
     pub root: PeerId,
     /// The root's keypair, on the node that has it.
     pub root_key: Option<Keypair>,
-    /// The node's certificate.
+    /// The node's certificate, as the home was made with it.
     pub credential: Credential,
+    /// How long certificates hold that this node signs.
+    pub certificate_life: Duration,
     /// The swarm's name, for people.
     pub domain: String,
     /// Where to listen: `/ip4/…/tcp/…` or `/ip6/…/tcp/…`. Port 0 takes a free one.
@@ -110,8 +116,6 @@ pub struct InviteOptions {
     pub uses: u32,
     /// Whom they belong to; none, whom this node belongs to.
     pub owner: Option<String>,
-    /// Whether they may invite others. Only the node with the root's key can give this.
-    pub may_invite: bool,
 }
 
 /// Something happened to a peer. Look at [`Swarm::peers`] for what is now.
@@ -170,13 +174,24 @@ pub enum SwarmError {
     #[error("this node may not {0}")]
     #[diagnostic(
         code("IPDC-2207"),
-        help("do it on the node that ran `ipdc init`, or on one invited with `--may-invite`")
+        help(
+            "do it on the node that ran `ipdc init`, or have that node allow it: `ipdc delegate PEER`"
+        )
     )]
     NotAllowed(&'static str),
     /// Not a member.
     #[error("{0} is no member that this node knows")]
-    #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members"))]
-    NoMember(PeerId),
+    #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members and their owners"))]
+    NoMember(Whom),
+    /// Cut off for good.
+    #[error("{0} was revoked")]
+    #[diagnostic(
+        code("IPDC-2209"),
+        help(
+            "a revocation is for good: whoever may come back comes as another peer, of another owner"
+        )
+    )]
+    Revoked(Whom),
     /// An invitation cannot be written down.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -200,7 +215,9 @@ struct Core {
     swarm_key: SwarmKey,
     root: PeerId,
     root_key: Option<Keypair>,
-    credential: Credential,
+    certificate_life: Duration,
+    /// Names this process to peers.
+    run: u64,
     domain: String,
     announce: Vec<Multiaddr>,
     db: Db,
@@ -237,7 +254,8 @@ impl Swarm {
             swarm_key: options.swarm_key,
             root: options.root,
             root_key: options.root_key,
-            credential: options.credential,
+            certificate_life: options.certificate_life,
+            run: rand::random(),
             domain: options.domain,
             announce: options.announce,
             db: options.db,
@@ -284,6 +302,7 @@ impl Swarm {
         let told = core.takers.take(Protocol::Peers);
         core.spawn(peers::keep(core.clone(), events));
         core.spawn(peers::hear(core.clone(), told));
+        core.spawn(authority::renew_own(core.clone()));
         // Not cut short by stopping: it saves once more.
         core.tasks.spawn(peers::save(core.clone()));
     }
@@ -318,17 +337,18 @@ impl Swarm {
         self.core.book().views()
     }
 
-    /// Whom a member belongs to, as its certificate says; this node included.
+    /// Whom a member belongs to, this node included. None of who is no member, or whose certificate
+    /// has expired or was revoked.
     #[must_use]
     pub fn owner(&self, peer: PeerId) -> Option<String> {
-        self.core.book().certificate(peer).map(|certificate| certificate.owner)
+        let book = self.core.book();
+        book.certificate(peer).filter(|_| !book.still_member(peer).is_zero()).map(|c| c.owner)
     }
 
-    /// Whom a member belongs to whose certificate holds now: it has neither expired nor been revoked.
+    /// On whose word everybody is a member, this node included, and who was one.
     #[must_use]
-    pub fn owner_now(&self, peer: PeerId) -> Option<String> {
-        let book = self.core.book();
-        book.certificate(peer).filter(|_| book.still_member(peer)).map(|found| found.owner)
+    pub fn admissions(&self) -> Vec<Admission> {
+        self.core.book().admissions()
     }
 
     /// What happens to peers from now on.
@@ -343,22 +363,26 @@ impl Swarm {
     /// When this node may not invite, or the database fails.
     pub async fn invite(&self, options: InviteOptions) -> Result<Token, SwarmError> {
         let core = &self.core;
-        let own = core.book().certificate(core.local());
-        let own = own.ok_or(SwarmError::NoMember(core.local()))?;
+        let own = {
+            let book = core.book();
+            book.check(book.own(), core.local())?
+        };
         if core.root_key.is_none() && !own.may_invite {
             return Err(SwarmError::NotAllowed("invite"));
         }
-        if core.root_key.is_none() && options.may_invite {
-            return Err(SwarmError::NotAllowed("pass on the right to invite"));
-        }
         let owner = options.owner.unwrap_or(own.owner);
         join::check_owner(&owner)?;
+        let whom = Whom::Owner { owner: owner.clone() };
+        if core.book().revocations().is_revoked(&whom, core.root) {
+            return Err(SwarmError::Revoked(whom));
+        }
         let id = InvitationId(rand::random());
         let expires_ms = now_ms().saturating_add(options.ttl.as_millis() as u64);
         let kept = members::Invitation {
             id,
             owner,
-            may_invite: options.may_invite,
+            // The right to invite is given to a member that is known: by `delegate`.
+            may_invite: false,
             expires_ms,
             uses: options.uses,
         };
@@ -378,28 +402,6 @@ impl Swarm {
             uses: options.uses,
         };
         Ok(Token::sign(invitation, &core.keypair)?)
-    }
-
-    /// Cuts `peer` off: everywhere if this node has the root's key, else if this node invited it.
-    /// Those that it invited go with it. What is connected hears at once, others when they come.
-    ///
-    /// # Errors
-    /// When this node may not, or the database fails.
-    pub async fn revoke(&self, peer: PeerId) -> Result<(), SwarmError> {
-        let core = &self.core;
-        let certificate = core.book().certificate(peer).ok_or(SwarmError::NoMember(peer))?;
-        let keypair = core.root_key.as_ref().unwrap_or(&core.keypair);
-        let issuer = keypair.public().to_peer_id();
-        if peer == core.local() {
-            return Err(SwarmError::NotAllowed("revoke itself"));
-        }
-        if core.root_key.is_none() && certificate.issuer != issuer {
-            return Err(SwarmError::NotAllowed("revoke a peer that it did not invite"));
-        }
-        let said = Revocation { swarm: core.root, peer, issuer, at_ms: now_ms() };
-        let signed = Signed::sign(&said, keypair).map_err(BadCertificate::from)?;
-        core.learn_revocations(&[signed]).await?;
-        Ok(())
     }
 
     /// Leaves: closes all connections and keeps what was learned. Takes at most a few seconds.
@@ -431,12 +433,12 @@ async fn open_book(
 ) -> Result<Book, SwarmError> {
     let read = |c: &rusqlite::Connection| Ok((members::members(c)?, members::revocations(c)?));
     let (known, revocations) = options.db.call(read).await?;
-    let mut book = Book::new(local, options.root, events, revocations);
+    let own = options.credential.clone();
+    let mut book = Book::new(local, options.root, own, events, revocations);
     for member in known {
         book.restore(member);
     }
-    let certificate = book.check(&options.credential, local)?;
-    book.learn_member(local, options.credential.clone(), certificate);
+    book.restore_own()?;
     book.add_contacts(options.bootstrap.iter().map(address::split_peer));
     Ok(book)
 }

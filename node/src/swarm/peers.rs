@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::admission::{self, NotAdmitted};
+use super::admission::{self, Admitted, NotAdmitted};
 use super::book::{DueDial, Target, Telling, Told};
+use super::certificate::Certificate;
 use super::frame;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
 use super::{Core, QUARANTINE, address, open};
@@ -141,23 +142,28 @@ fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, 
     }
 }
 
+/// Takes in the member behind `link`; the first time is noted. False as [`Book::admitted`] says.
+///
+/// [`Book::admitted`]: super::book::Book::admitted
+fn enter(core: &Core, link: &Arc<Link>, admitted: Admitted) -> bool {
+    let mut book = core.book();
+    let is_first = !book.was_seen(link.peer);
+    let is_member = book.admitted(link, admitted);
+    let certificate = book.certificate(link.peer).filter(|_| is_member && is_first);
+    drop(book);
+    if let Some(Certificate { owner, issuer, .. }) = certificate {
+        let entry = Entry::now(What::Admitted, &owner, format!("certified by {issuer}"));
+        core.audit.note(Entry { peer: Some(link.peer), ..entry });
+    }
+    is_member
+}
+
 /// What a connection goes through: quarantine, then tellings until it ends.
 async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
     let peer = link.peer;
     match timeout(QUARANTINE, admission::run(&core, &link)).await {
-        Ok(Ok((credential, certificate))) => {
-            let (owner, issuer) = (certificate.owner.clone(), certificate.issuer);
-            let (admitted, is_first) = {
-                let mut book = core.book();
-                let is_first = !book.was_seen(peer);
-                book.learn_member(peer, credential, certificate);
-                (book.admitted(&link), is_first)
-            };
-            if admitted && is_first {
-                let entry = Entry::now(What::Admitted, &owner, format!("certified by {issuer}"));
-                core.audit.note(Entry { peer: Some(peer), ..entry });
-            }
-            if admitted {
+        Ok(Ok(admitted)) => {
+            if enter(&core, &link, admitted) {
                 tracing::debug!(%peer, "admitted");
                 let ended = tell(&core, &link).await;
                 tracing::debug!(%peer, ?ended, "telling ended");
@@ -185,17 +191,19 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
     let mut tell_facts = true;
     let mut stream = timeout(OPEN_TIMEOUT, open::on_link(link, Protocol::Peers)).await??;
     loop {
-        let (mut tellings, now_told) = core.book().news(told, link.peer);
+        let (mut tellings, now_told) = core.book().news(told);
         told = now_told;
-        if tell_facts || tellings.is_empty() {
+        let renew = core.asks_renewal_of(link.peer);
+        if tell_facts || renew || tellings.is_empty() {
             let facts = tell_facts.then(|| facts.borrow_and_update().clone());
-            tellings.push(Telling { facts, ..Telling::default() });
+            tellings.push(Telling { facts, renew, ..Telling::default() });
         }
         for telling in &tellings {
             let latency = timeout(ANSWER_TIMEOUT, say(&mut stream, telling)).await??;
             core.book().measured(link.peer, latency);
         }
-        let heartbeat = Instant::now() + HEARTBEAT;
+        let holds = core.book().still_member(link.peer);
+        let heartbeat = Instant::now() + HEARTBEAT.min(holds);
         sleep(TELLING_PAUSE).await;
         tell_facts = false;
         // Until there is news, or for a heartbeat.
@@ -212,7 +220,7 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
                 () = core.stopping.cancelled() => return Ok(()),
             }
         }
-        if !core.book().still_member(link.peer) {
+        if core.book().still_member(link.peer).is_zero() {
             return Err(io::Error::other("its certificate ended"));
         }
     }
@@ -246,7 +254,11 @@ async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Resul
         stream.flush().await?;
         let learned = core.learn_revocations(&telling.revocations).await;
         learned.map_err(io::Error::other)?;
+        let renew = telling.renew;
         core.book().heard(peer, telling);
+        if renew {
+            core.renew(peer).map_err(io::Error::other)?;
+        }
     }
 }
 

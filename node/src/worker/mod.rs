@@ -299,7 +299,7 @@ impl Desk {
     fn judge(&self, job: JobId, claim: &Claim) -> Result<Grant, String> {
         let Parts { me, policy, facts, swarm, .. } = &*self.parts;
         let stranger = || Refusal::Stranger(claim.submitter).to_string();
-        let owner = swarm.owner_now(claim.submitter).ok_or_else(stranger)?;
+        let owner = swarm.owner(claim.submitter).ok_or_else(stranger)?;
         let (paused, others) = {
             let facts = facts.borrow();
             (facts.paused, facts.cpu_others)

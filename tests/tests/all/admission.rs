@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use ipdc_tests::{Node, SOON, eventually};
+use serde_json::Value;
 
 #[test]
 fn a_token_lets_in_as_many_as_it_says_and_no_more() {
@@ -109,4 +110,73 @@ fn a_certificate_holds_for_one_identity() {
         (!impostor.is_running() || impostor.stderr().contains("IPDC-")).then_some(())
     });
     first.wait_peers(0);
+}
+
+/// What `ipdc peers --admission` says on `node` of `peer`, when it knows of it.
+fn admission(node: &Node, peer: &str) -> Option<Value> {
+    let all = node.cli(["peers", "--admission", "--json"]).run().ok().json();
+    all.as_array().unwrap().iter().find(|one| one["peer_id"] == peer).cloned()
+}
+
+#[test]
+fn a_delegate_lets_others_in_and_takes_them_along_when_it_is_revoked() {
+    let mut first = Node::first();
+    let token = first.start().invite(1);
+    let mut delegate = Node::joined(&token);
+    delegate.start().wait_peers(1);
+    let id = delegate.peer_id();
+    let _ = delegate.cli(["invite"]).run().failed(5, &["IPDC-2207", "ipdc delegate"]);
+    let _ = delegate.cli(["delegate", &id]).run().failed(5, &["IPDC-2207"]);
+
+    let _ = first.cli(["delegate", &id]).run().ok();
+    eventually(SOON, "the delegate hears of its right", || {
+        admission(&delegate, &id).filter(|one| one["may_invite"] == true)
+    });
+    let mut guest = Node::joined(&delegate.invite(1));
+    guest.start().wait_peers(2);
+    let seen = admission(&first, &guest.peer_id()).unwrap();
+    assert_eq!(seen["let_in_by"], id.as_str());
+    assert_eq!(seen["standing"], "member");
+    assert!(admission(&first, &id).unwrap()["let_in_by"].is_null(), "the root let it in");
+
+    let revoked = first.cli(["revoke", &id, "--json"]).run().ok().json();
+    assert_eq!(revoked["revoked"].as_array().unwrap().len(), 2, "{revoked}");
+    first.wait_peers(0);
+    // What was answered holds, whatever happens right after.
+    first.kill();
+    first.start();
+    for gone in [&delegate, &guest] {
+        let seen = admission(&first, &gone.peer_id()).unwrap();
+        assert_eq!(seen["standing"], "revoked", "{seen}");
+        assert_eq!(seen["revoked"]["whom"], id.as_str(), "{seen}");
+    }
+    let text = first.cli(["peers", "--admission"]).run().ok();
+    assert!(text.text().contains("revoked by root"), "{text}");
+    let _ = first.cli(["revoke", "nobody"]).run().failed(4, &["IPDC-2208", "nobody"]);
+}
+
+#[test]
+fn a_copied_home_is_kept_out_and_says_why_while_the_other_runs() {
+    let mut first = Node::first();
+    let token = first.start().invite(1);
+    let mut member = Node::joined(&token);
+    member.start().wait_peers(1);
+    member.stop();
+    let mut copy = Node::new();
+    std::fs::create_dir(copy.home()).unwrap();
+    for entry in std::fs::read_dir(member.home()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), copy.home().join(entry.file_name())).unwrap();
+        }
+    }
+    member.start().wait_peers(1);
+    copy.start();
+    eventually(SOON, "the copy is told", || {
+        copy.process().stderr().contains("same identity").then_some(())
+    });
+    copy.wait_peers(0);
+    // The other one goes; then it is the member.
+    member.stop();
+    copy.wait_peers(1);
 }
