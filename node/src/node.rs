@@ -29,7 +29,7 @@ use crate::runtime::Runtime;
 use crate::state::{Db, StateError, pause};
 use crate::swarm::certificate::{CERTIFICATE_LIFE, now_ms};
 use crate::swarm::facts::PeerFacts;
-use crate::swarm::identity::{self, IdentityError, SwarmKey};
+use crate::swarm::identity::{self, IdentityError};
 use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
@@ -275,7 +275,7 @@ fn swarm_options(
     let root_key = home.root_key();
     Ok(swarm::Options {
         keypair: keypair.clone(),
-        swarm_key: SwarmKey::load(&home.swarm_key())?,
+        key_file: home.swarm_key(),
         root: membership.certificate()?.swarm,
         root_key: if root_key.exists() { Some(identity::load(&root_key)?) } else { None },
         bootstrap: bootstrap.cloned().collect(),

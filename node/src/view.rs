@@ -284,6 +284,24 @@ pub struct Revoked {
     pub revoked: Vec<PeerId>,
 }
 
+/// Answer to `POST /rekey`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rekeyed {
+    /// The other members that have the new key.
+    pub told: Vec<PeerId>,
+    /// Those that have not, and cannot connect without.
+    pub away: Vec<PeerId>,
+    /// In how many seconds the new key is used.
+    pub switch_s: u64,
+}
+
+impl From<swarm::Rekeyed> for Rekeyed {
+    fn from(rekeyed: swarm::Rekeyed) -> Rekeyed {
+        let swarm::Rekeyed { told, away } = rekeyed;
+        Rekeyed { told, away, switch_s: swarm::SWITCH_AFTER.as_secs() }
+    }
+}
+
 /// Body of `POST /delegates`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -26,7 +26,7 @@ use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
     Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX,
-    Peer, Pin, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
+    Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
     WAIT_LIMIT_S,
 };
 
@@ -233,6 +233,14 @@ impl Client {
     /// As [`Client::status`].
     pub async fn revoke(&self, whom: &Revocation) -> Result<Revoked, ClientError> {
         self.post(&["revocations"], whom).await
+    }
+
+    /// Gives the swarm a new key.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn rekey(&self) -> Result<Rekeyed, ClientError> {
+        self.post(&["rekey"], &Empty {}).await
     }
 
     /// What happened on the node, and for whom; the oldest first.

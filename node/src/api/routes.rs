@@ -25,8 +25,8 @@ use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
     Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
-    NewDirEntry, NodeKind, Peer, Pin, Revocation, Revoked, Status, Stop, Submission, TaskWork,
-    Usage, WAIT_LIMIT_S,
+    NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
+    TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -44,6 +44,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/invites", post(invite))
         .route("/delegates", post(delegate))
         .route("/revocations", post(revoke))
+        .route("/rekey", post(rekey))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/stop", post(stop))
@@ -97,6 +98,10 @@ async fn delegate(State(node): Shared, Json(request): Json<Delegate>) -> Answer<
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {
     let revoked = node.swarm.revoke(request.into()).await?;
     Ok(Json(Revoked { revoked }))
+}
+
+async fn rekey(State(node): Shared) -> Answer<Rekeyed> {
+    Ok(Json(node.swarm.rekey().await?.into()))
 }
 
 async fn pause(State(node): Shared) -> Answer<Empty> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ipdc_jobs::ids::JobId;
+use ipdc_jobs::ids::{JobId, PeerId};
 use miette::Diagnostic;
 
 use crate::api::client::ClientError;
@@ -18,6 +18,7 @@ use crate::home::HomeError;
 use crate::node::NodeError;
 use crate::problem::{Detail, Reported};
 use crate::swarm::SwarmError;
+use crate::swarm::backup::BackupError;
 use crate::swarm::identity::IdentityError;
 use crate::swarm::join::JoinError;
 use crate::swarm::membership::MembershipError;
@@ -216,6 +217,30 @@ pub(super) enum CliError {
     )]
     NoToken,
 
+    #[error("the two passphrases differ")]
+    #[diagnostic(code("IPDC-1631"), help("nothing was written; try again"))]
+    Passphrases,
+
+    #[error("{} has not the root's key", .0.display())]
+    #[diagnostic(
+        code("IPDC-1632"),
+        help(
+            "it is in the home where `ipdc init` ran; `ipdc peers --admission` shows which node that is"
+        )
+    )]
+    NoRootKey(PathBuf),
+
+    #[error("the backup is of root {found}, this node's swarm has root {swarm}")]
+    #[diagnostic(
+        code("IPDC-1633"),
+        help("name the home of a node of that swarm with `--home DIR`")
+    )]
+    OtherRoot { found: Box<PeerId>, swarm: Box<PeerId> },
+
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Backup(#[from] BackupError),
+
     #[error("interrupted")]
     #[diagnostic(code("IPDC-1625"))]
     Interrupted,
@@ -272,12 +297,16 @@ impl CliError {
             | CliError::Input { .. }
             | CliError::JobName { .. }
             | CliError::Inputs { .. }
-            | CliError::NoToken => Exit::Usage,
+            | CliError::NoToken
+            | CliError::Passphrases
+            | CliError::OtherRoot { .. }
+            | CliError::Backup(_) => Exit::Usage,
             CliError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::Usage
             }
             CliError::Join(JoinError::Unreachable { .. }) => Exit::NoNode,
             CliError::WorksForOthers { .. }
+            | CliError::NoRootKey(_)
             | CliError::Join(
                 JoinError::Expired
                 | JoinError::UsedUp

@@ -14,6 +14,7 @@ mod gather;
 mod inputs;
 mod interrupt;
 mod jobs;
+mod keys;
 mod local;
 mod new;
 mod nodes;
@@ -91,6 +92,9 @@ enum Command {
     Peers(nodes::Peers),
     Delegate(nodes::Delegate),
     Revoke(nodes::Revoke),
+    Rekey(keys::Rekey),
+    #[command(subcommand)]
+    Root(keys::Root),
     Audit(audit::Audit),
     Add(data::Add),
     Get(data::Get),
@@ -226,6 +230,8 @@ impl Command {
             Command::Peers(command) => command.run(session).await,
             Command::Delegate(command) => command.run(session).await,
             Command::Revoke(command) => command.run(session).await,
+            Command::Rekey(command) => command.run(session).await,
+            Command::Root(command) => command.run(session),
             Command::Audit(command) => command.run(session).await,
             Command::Add(command) => command.run(session).await,
             Command::Get(command) => command.run(session).await,

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::swarm::address::Whereabouts;
 use crate::swarm::certificate::Credential;
 use crate::swarm::invitation::InvitationId;
+use crate::swarm::rekey::KeyChange;
 use crate::swarm::revocation::{Notice, Revocation};
 use crate::swarm::signed::Signed;
 
@@ -52,6 +53,14 @@ pub const NOTICES: &str = "
 ALTER TABLE revocations RENAME COLUMN peer TO whom;
 ALTER TABLE revocations RENAME COLUMN statement TO notice;
 UPDATE revocations SET notice = json_object('revocation', json(notice));
+";
+
+/// The last change of the swarm's key.
+pub const KEY_CHANGE: &str = "
+CREATE TABLE key_change (
+    only        INTEGER PRIMARY KEY CHECK (only = 0),
+    statement   TEXT NOT NULL
+) STRICT;
 ";
 
 /// A member as it is kept.
@@ -117,6 +126,21 @@ pub fn save_revocation(
         "INSERT OR IGNORE INTO revocations (whom, issuer, notice) VALUES (?, ?, ?)",
         params![said.whom.to_string(), said.issuer.to_base58(), text(notice)?],
     )?;
+    Ok(())
+}
+
+/// The last change of the swarm's key that this node heard of.
+pub fn key_change(connection: &Connection) -> rusqlite::Result<Option<Signed<KeyChange>>> {
+    let mut query = connection.prepare_cached("SELECT statement FROM key_change")?;
+    query.query_row([], |row| json(row, 0)).optional()
+}
+
+/// Keeps a change of the swarm's key in place of the one before.
+pub fn save_key_change(
+    connection: &Connection,
+    change: &Signed<KeyChange>,
+) -> rusqlite::Result<()> {
+    connection.execute("INSERT OR REPLACE INTO key_change VALUES (0, ?)", [text(change)?])?;
     Ok(())
 }
 

@@ -36,6 +36,7 @@ const MIGRATIONS: &[&str] = &[
     held::SCHEMA,
     audit::SCHEMA,
     members::NOTICES,
+    members::KEY_CHANGE,
 ];
 
 /// The tables of the memo's file.

@@ -82,6 +82,13 @@ pub(super) fn check_free(address: &Multiaddr) -> std::io::Result<()> {
     }
 }
 
+/// `address` with the port of `found`: which one port 0 came to be.
+pub(super) fn with_port_of(address: &Multiaddr, found: &Multiaddr) -> Multiaddr {
+    let is_port = |part: &Protocol<'_>| matches!(part, Protocol::Tcp(_));
+    let port = found.iter().find(is_port);
+    address.iter().map(|part| port.clone().filter(|_| is_port(&part)).unwrap_or(part)).collect()
+}
+
 /// The addresses behind `address`: itself, or, when it begins with a name, one for each IP address
 /// of the name, at most [`ADDRESSES_LIMIT`]. None if the name is not known (now).
 pub(super) async fn resolve(address: &Multiaddr) -> Vec<Multiaddr> {

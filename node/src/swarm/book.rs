@@ -21,6 +21,7 @@ use super::address::{ADDRESSES_LIMIT, Whereabouts};
 use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
+use super::rekey::KeyChange;
 use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::Signed;
 use crate::state::members;
@@ -52,6 +53,9 @@ pub(super) struct Telling {
     /// Members it knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) members: Vec<ToldMember>,
+    /// A change of the swarm's key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<Signed<KeyChange>>,
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) revocations: Vec<Notice>,
@@ -670,7 +674,7 @@ impl Book {
         told.version < self.version || told.revocations < self.revocations.count()
     }
 
-    /// Takes in what `from` told, revocations aside.
+    /// Takes in what `from` told, revocations and keys aside.
     pub(super) fn heard(&mut self, from: PeerId, telling: Telling) {
         for told in telling.members {
             if let Ok(certificate) = self.check(&told.credential, told.peer) {
@@ -713,6 +717,12 @@ impl Book {
     /// The newest admitted connection to `peer`: most probably the living one.
     pub(super) fn link(&self, peer: PeerId) -> Option<Arc<Link>> {
         self.members.get(&peer)?.links.last().map(|(link, _)| link.clone())
+    }
+
+    /// All admitted connections.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        let links = self.members.values().flat_map(|member| &member.links);
+        links.map(|(link, _)| link.clone()).collect()
     }
 
     /// The members that are connected, in the order of their IDs.
@@ -786,7 +796,8 @@ impl Book {
         self.stir();
     }
 
-    fn stir(&self) {
+    /// Has the tasks round the book look again.
+    pub(super) fn stir(&self) {
         self.stirred.send_replace(());
     }
 

@@ -6,7 +6,8 @@
 //! | `swarm.key` | what every member shares, in Kubo's form: without it no connection |
 //! | `root.key` | the root's keypair, on the node that ran `ipdc init`: it signs certificates |
 //!
-//! Files are written whole, with mode 0600, and never over one that is there.
+//! Files are written whole, with mode 0600, and never over one that is there, but for a swarm key that
+//! takes the place of the one before.
 
 use std::fmt;
 use std::fs;
@@ -17,6 +18,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libp2p_identity::Keypair;
+use serde::{Deserialize, Serialize};
 
 /// The file of the node's keypair.
 pub const IDENTITY_FILE: &str = "identity";
@@ -92,7 +94,8 @@ pub fn load(path: &Path) -> Result<Keypair, IdentityError> {
 }
 
 /// The key that all connections in the swarm are encrypted with.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct SwarmKey([u8; SwarmKey::LEN]);
 
 impl SwarmKey {
@@ -133,6 +136,14 @@ impl SwarmKey {
         write_secret(path, &self.to_file_text())
     }
 
+    /// Writes a `swarm.key` file to `path` in place of the one that is there.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is whole then.
+    pub fn replace(&self, path: &Path) -> Result<(), IdentityError> {
+        put_secret(path, &self.to_file_text(), true)
+    }
+
     /// Reads a `swarm.key` file.
     ///
     /// # Errors
@@ -140,6 +151,20 @@ impl SwarmKey {
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let text = read_secret(path)?;
         text.parse().map_err(|BadSwarmKey| IdentityError::Form { path: path.to_owned() })
+    }
+}
+
+impl From<SwarmKey> for String {
+    fn from(key: SwarmKey) -> String {
+        key.to_file_text()
+    }
+}
+
+impl TryFrom<String> for SwarmKey {
+    type Error = BadSwarmKey;
+
+    fn try_from(text: String) -> Result<Self, BadSwarmKey> {
+        text.parse()
     }
 }
 
@@ -181,8 +206,16 @@ fn read_secret(path: &Path) -> Result<String, IdentityError> {
     Ok(text)
 }
 
-/// Writes beside and links into place: after a crash the file is whole or absent.
-fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
+/// Writes a secret to `path`, which must not exist.
+///
+/// # Errors
+/// When the file exists or cannot be written.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
+    put_secret(path, text, false)
+}
+
+/// Writes beside and links into place: after a crash the file is whole, or as it was.
+fn put_secret(path: &Path, text: &str, replace: bool) -> Result<(), IdentityError> {
     let write = || -> io::Result<()> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -192,7 +225,11 @@ fn write_secret(path: &Path, text: &str) -> Result<(), IdentityError> {
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         file.write_all(text.as_bytes())?;
         file.as_file().sync_all()?;
-        file.persist_noclobber(path)?;
+        if replace {
+            file.persist(path)?;
+        } else {
+            file.persist_noclobber(path)?;
+        }
         fs::File::open(folder)?.sync_all()
     };
     write().map_err(|source| IdentityError::File { path: path.to_owned(), did: "written", source })

@@ -2,9 +2,10 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | [`identity`] | keys and their files |
+//! | [`identity`], [`backup`] | keys and their files; the root's, encrypted, to be kept elsewhere |
 //! | [`signed`], [`certificate`], [`revocation`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
+//! | [`rekey`] | a change of the key that all share |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
 //! | `authority` | what this node signs for the swarm |
@@ -24,12 +25,14 @@ mod open;
 mod peers;
 
 pub mod address;
+pub mod backup;
 pub mod certificate;
 pub mod facts;
 pub mod identity;
 pub mod invitation;
 pub mod join;
 pub mod membership;
+pub mod rekey;
 pub mod revocation;
 pub mod signed;
 pub mod streams;
@@ -37,6 +40,7 @@ pub mod streams;
 #[cfg(test)]
 mod tests;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,7 +49,9 @@ use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use rust_ipfs::Ipfs;
 use rust_ipfs::repo::Repo;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,16 +62,18 @@ use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
 use self::open::Takers;
+use self::rekey::Keys;
 use self::revocation::Whom;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::audit::{Audit, Entry, What};
 use crate::state::{Db, StateError, members};
-use ipdc_gate as gate;
+use ipdc_gate::{self as gate, DialOpts};
 
 pub use self::admission::Refusal;
 pub use self::book::{Admission, PeerView, Standing};
 pub use self::join::{Founded, JoinError, Joined, certify, found, join};
+pub use self::rekey::{Rekeyed, SWITCH_AFTER};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
@@ -81,8 +89,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Options {
     /// The node's own.
     pub keypair: Keypair,
-    /// The swarm's key.
-    pub swarm_key: SwarmKey,
+    /// The file that holds the swarm's key, and is to hold the next.
+    pub key_file: PathBuf,
     /// The swarm's root.
     pub root: PeerId,
     /// The root's keypair, on the node that has it.
@@ -196,6 +204,14 @@ pub enum SwarmError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Token(#[from] invitation::BadToken),
+    /// One change at a time.
+    #[error("the swarm's key is being changed")]
+    #[diagnostic(code("IPDC-2010"), help("wait ten seconds"))]
+    Rekeying,
+    /// A key could not be written.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Key(#[from] identity::IdentityError),
     /// The database failed.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -206,13 +222,14 @@ pub enum SwarmError {
 #[derive(Clone)]
 pub struct Swarm {
     core: Arc<Core>,
-    ipfs: Ipfs,
 }
 
 /// What the tasks of a swarm share.
 struct Core {
     keypair: Keypair,
-    swarm_key: SwarmKey,
+    keys: Mutex<Keys>,
+    /// Held while a change of the key is written.
+    key_writing: tokio::sync::Mutex<()>,
     root: PeerId,
     root_key: Option<Keypair>,
     certificate_life: Duration,
@@ -224,19 +241,29 @@ struct Core {
     audit: Audit,
     facts: watch::Receiver<PeerFacts>,
     book: Mutex<Book>,
+    net: Mutex<Net>,
+    /// What was asked to be listened on, with the ports that were found: the next network takes these.
+    listens: Mutex<Vec<Multiaddr>>,
+    /// Where this node is, wildcards expanded.
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
-    orders: mpsc::UnboundedSender<gate::Order>,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// The network with one key.
+struct Net {
+    ipfs: Ipfs,
+    orders: mpsc::UnboundedSender<gate::Order>,
 }
 
 impl Swarm {
     /// Starts the node's part of the swarm: listens, and looks for the others for ever.
     ///
     /// # Errors
-    /// When the certificate does not hold, an address cannot be listened on, or the database fails.
+    /// When the certificate does not hold, the key cannot be read, an address cannot be listened on, or the
+    /// database fails.
     pub async fn start(options: Options) -> Result<Swarm, SwarmError> {
         if let Some(address) = options.listen.iter().find(|a| !is_tcp(a, false)) {
             return Err(SwarmError::Address(address.clone()));
@@ -248,10 +275,13 @@ impl Swarm {
         let local = options.keypair.public().to_peer_id();
         let (events, _) = broadcast::channel(EVENTS_LIMIT);
         let book = open_book(&options, local, events.clone()).await?;
-        let (ipfs, ends) = network(&options.keypair, &options.swarm_key).await?;
+        let change = options.db.call(members::key_change).await?;
+        let key = SwarmKey::load(&options.key_file)?;
+        let (ipfs, ends) = network(&options.keypair, &key).await?;
         let core = Arc::new(Core {
             keypair: options.keypair,
-            swarm_key: options.swarm_key,
+            keys: Mutex::new(Keys::new(options.key_file, key, change)),
+            key_writing: tokio::sync::Mutex::default(),
             root: options.root,
             root_key: options.root_key,
             certificate_life: options.certificate_life,
@@ -262,39 +292,21 @@ impl Swarm {
             audit: options.audit,
             facts: options.facts,
             book: Mutex::new(book),
+            net: Mutex::new(Net { ipfs: ipfs.clone(), orders: ends.orders }),
+            listens: Mutex::default(),
             listening: Mutex::default(),
             takers: Takers::default(),
-            orders: ends.orders,
             events,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let swarm = Swarm { core, ipfs };
-        if let Err(error) = swarm.listen(&options.listen).await {
+        let swarm = Swarm { core };
+        if let Err(error) = swarm.core.listen(&ipfs, &options.listen).await {
             swarm.shutdown().await;
             return Err(error);
         }
         swarm.run(ends.events);
         Ok(swarm)
-    }
-
-    async fn listen(&self, addresses: &[Multiaddr]) -> Result<(), SwarmError> {
-        let refused = |address: &Multiaddr, error: &dyn std::fmt::Display| SwarmError::Listen {
-            address: address.clone(),
-            why: error.to_string(),
-        };
-        // All before the first is listened on: `0.0.0.0` and `::` would be in each other's way.
-        for address in addresses {
-            address::check_free(address).map_err(|error| refused(address, &error))?;
-        }
-        for address in addresses {
-            let listener = self.ipfs.add_listening_address(address.clone()).await;
-            let listener = listener.map_err(|error| refused(address, &error))?;
-            let found = self.ipfs.get_listening_address(listener).await;
-            let found = found.map_err(|error| refused(address, &error))?;
-            self.core.listening(|listening| listening.extend(found));
-        }
-        Ok(())
     }
 
     fn run(&self, events: mpsc::UnboundedReceiver<gate::Event>) {
@@ -392,7 +404,7 @@ impl Swarm {
         core.db.call(move |c| members::save_invitation(c, &kept)).await?;
         core.audit.note(entry);
         let invitation = Invitation {
-            swarm_key: core.swarm_key.clone(),
+            swarm_key: core.keys().newest().clone(),
             root: core.root,
             domain: core.domain.clone(),
             issuer: core.local(),
@@ -411,7 +423,8 @@ impl Swarm {
         if tokio::time::timeout(STOP_TIMEOUT, self.core.tasks.wait()).await.is_err() {
             tracing::warn!("a task of the swarm did not stop in time");
         }
-        self.ipfs.clone().exit_daemon().await;
+        let ipfs = self.core.net().ipfs.clone();
+        ipfs.exit_daemon().await;
     }
 }
 
@@ -450,6 +463,66 @@ impl Core {
 
     fn book(&self) -> MutexGuard<'_, Book> {
         lock(&self.book)
+    }
+
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        lock(&self.keys)
+    }
+
+    fn net(&self) -> MutexGuard<'_, Net> {
+        lock(&self.net)
+    }
+
+    /// Dials, on whatever network there is by then.
+    fn dial(&self, options: DialOpts) {
+        // When the gate is gone, the node stops or takes a new key.
+        let _ = self.net().orders.send(gate::Order::Dial(Box::new(options)));
+    }
+
+    async fn listen(&self, ipfs: &Ipfs, addresses: &[Multiaddr]) -> Result<(), SwarmError> {
+        let refused = |address: &Multiaddr, error: &dyn std::fmt::Display| SwarmError::Listen {
+            address: address.clone(),
+            why: error.to_string(),
+        };
+        // All before the first is listened on: `0.0.0.0` and `::` would be in each other's way.
+        for address in addresses {
+            address::check_free(address).map_err(|error| refused(address, &error))?;
+        }
+        let mut listens = Vec::new();
+        for address in addresses {
+            let listener = ipfs.add_listening_address(address.clone()).await;
+            let listener = listener.map_err(|error| refused(address, &error))?;
+            let found = ipfs.get_listening_address(listener).await;
+            let found = found.map_err(|error| refused(address, &error))?;
+            listens.push(
+                found.first().map_or(address.clone(), |one| address::with_port_of(address, one)),
+            );
+            self.listening(|listening| {
+                let news = found.into_iter().filter(|found| !listening.contains(found));
+                let news: Vec<_> = news.collect();
+                listening.extend(news);
+            });
+        }
+        *lock(&self.listens) = listens;
+        Ok(())
+    }
+
+    /// Starts the network that follows with `key` where the last one listened; gives its events.
+    async fn start_network(
+        &self,
+        key: &SwarmKey,
+    ) -> Result<mpsc::UnboundedReceiver<gate::Event>, SwarmError> {
+        let (keypair, key, runtime) = (self.keypair.clone(), key.clone(), Handle::current());
+        // Its future cannot move between threads.
+        let started = spawn_blocking(move || runtime.block_on(network(&keypair, &key))).await;
+        let (ipfs, ends) = started.map_err(|panic| SwarmError::Start(Box::new(panic)))??;
+        let listens = lock(&self.listens).clone();
+        if let Err(error) = self.listen(&ipfs, &listens).await {
+            ipfs.exit_daemon().await;
+            return Err(error);
+        }
+        *self.net() = Net { ipfs, orders: ends.orders };
+        Ok(ends.events)
     }
 
     /// Runs `task` until it ends or the swarm stops.

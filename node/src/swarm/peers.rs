@@ -14,14 +14,14 @@ use std::time::Duration;
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::admission::{self, Admitted, NotAdmitted};
 use super::book::{DueDial, Target, Telling, Told};
 use super::certificate::Certificate;
 use super::frame;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
-use super::{Core, QUARANTINE, address, open};
+use super::{Core, QUARANTINE, address, open, rekey};
 use crate::audit::{Entry, What};
 use crate::state::members;
 use ipdc_gate::{self as gate, ConnectionId, DialFailure, DialOpts, Link};
@@ -36,6 +36,8 @@ const TELLING_PAUSE: Duration = Duration::from_millis(500);
 const FRAME_LIMIT: usize = 512 * 1024;
 /// Time for a burst of changes to gather before it is written to the disk.
 const SAVING_PAUSE: Duration = Duration::from_millis(200);
+/// How long connections may take to close in good order.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The byte that acknowledges a telling.
 const ACKNOWLEDGED: u8 = 1;
 
@@ -46,13 +48,8 @@ pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<ga
     let (resolved, mut to_dial) = mpsc::channel::<(DueDial, Option<DialOpts>)>(64);
     let mut stirred = core.book().stirred();
     loop {
-        let next = core.book().next_due();
-        let due = async {
-            match next {
-                Some(next) => sleep_until(next).await,
-                None => std::future::pending().await,
-            }
-        };
+        let due = until(core.book().next_due());
+        let key_due = until(core.keys().due());
         tokio::select! {
             () = core.stopping.cancelled() => return,
             event = events.recv() => match event {
@@ -62,14 +59,17 @@ pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<ga
             Some((dial, opts)) = to_dial.recv() => match opts {
                 Some(opts) => {
                     dials.insert(opts.connection_id(), dial.target);
-                    // When the gate is gone, the node stops.
-                    let _ = core.orders.send(gate::Order::Dial(Box::new(opts)));
+                    core.dial(opts);
                 }
                 None => {
                     let unknown = DialFailure::Unreachable("no address".into());
                     core.book().dial_failed(dial.target, &unknown);
                 }
             },
+            () = key_due => {
+                close_all(&core, &mut events, &mut dials).await;
+                events = rekey::switch(&core).await;
+            }
             // A sender lives in the book.
             _ = stirred.changed() => {}
             () = due => {
@@ -83,6 +83,35 @@ pub(super) async fn keep(core: Arc<Core>, mut events: mpsc::UnboundedReceiver<ga
                 }
             }
         }
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Closes all connections, in good order where that takes no longer than [`CLOSE_TIMEOUT`], and gives
+/// up the dials under way.
+async fn close_all(
+    core: &Arc<Core>,
+    events: &mut mpsc::UnboundedReceiver<gate::Event>,
+    dials: &mut HashMap<ConnectionId, Target>,
+) {
+    core.book().links().iter().for_each(|link| link.close());
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
+    while !core.book().links().is_empty() {
+        match timeout_at(deadline, events.recv()).await {
+            Ok(Some(event)) => take(core, event, dials),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let mut book = core.book();
+    book.links().iter().for_each(|link| book.closed(link));
+    for (_, target) in dials.drain() {
+        book.dial_failed(target, &DialFailure::Unreachable("the swarm's key changes".into()));
     }
 }
 
@@ -188,9 +217,17 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
     let mut stirred = core.book().stirred();
     let mut facts = core.facts.clone();
     let mut told = Told::default();
+    let mut told_key = 0;
     let mut tell_facts = true;
     let mut stream = timeout(OPEN_TIMEOUT, open::on_link(link, Protocol::Peers)).await??;
     loop {
+        let key = core.keys().news(told_key);
+        if let Some((number, change)) = key {
+            let telling = Telling { key: Some(change), ..Telling::default() };
+            timeout(ANSWER_TIMEOUT, say(&mut stream, &telling)).await??;
+            core.key_known_by(link.peer, number);
+            told_key = number;
+        }
         let (mut tellings, now_told) = core.book().news(told);
         told = now_told;
         let renew = core.asks_renewal_of(link.peer);
@@ -210,7 +247,7 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
         loop {
             tokio::select! {
                 _ = stirred.changed() => {
-                    if core.book().has_news(told) { break }
+                    if core.book().has_news(told) || core.keys().news(told_key).is_some() { break }
                 }
                 Ok(()) = facts.changed() => {
                     tell_facts = true;
@@ -250,6 +287,10 @@ async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Resul
     loop {
         let telling = timeout(2 * HEARTBEAT, frame::read(&mut stream, FRAME_LIMIT));
         let telling: Telling = telling.await??;
+        if let Some(change) = &telling.key {
+            // Acknowledged when it is on the disk.
+            core.learn_key(change).await.map_err(io::Error::other)?;
+        }
         stream.write_u8(ACKNOWLEDGED).await?;
         stream.flush().await?;
         let learned = core.learn_revocations(&telling.revocations).await;

@@ -17,7 +17,9 @@ use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
 use super::identity::SwarmKey;
 use super::join::{Founded, JoinError, Joined, certify, found, join};
+use super::rekey::KeyChange;
 use super::revocation::Whom;
+use super::signed::Signed;
 use super::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use super::{InviteOptions, Options, Swarm, SwarmError, frame, network};
 use crate::audit::Audit;
@@ -42,7 +44,7 @@ struct World {
 /// What survives a node's restart.
 struct Home {
     keypair: Keypair,
-    swarm_key: SwarmKey,
+    key_file: tempfile::TempPath,
     credential: Credential,
     root: PeerId,
     db: Db,
@@ -54,7 +56,17 @@ struct Node {
     facts: watch::Sender<PeerFacts>,
 }
 
+fn key_file(key: &SwarmKey) -> tempfile::TempPath {
+    let file = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    key.replace(&file).unwrap();
+    file
+}
+
 impl Home {
+    fn swarm_key(&self) -> SwarmKey {
+        SwarmKey::load(&self.key_file).unwrap()
+    }
+
     fn options(
         &self,
         bootstrap: Vec<Multiaddr>,
@@ -63,7 +75,7 @@ impl Home {
         let (facts, facts_receiver) = watch::channel(PeerFacts::default());
         let options = Options {
             keypair: self.keypair.clone(),
-            swarm_key: self.swarm_key.clone(),
+            key_file: self.key_file.to_path_buf(),
             root: self.root,
             root_key,
             credential: self.credential.clone(),
@@ -88,7 +100,7 @@ impl Home {
     fn joined(keypair: Keypair, joined: &Joined) -> Home {
         Home {
             keypair,
-            swarm_key: joined.swarm_key.clone(),
+            key_file: key_file(&joined.swarm_key),
             credential: joined.credential.clone(),
             root: joined.root,
             db: Db::in_memory().unwrap(),
@@ -145,7 +157,7 @@ impl World {
         let founded = found(keypair.public().to_peer_id(), "ann").unwrap();
         let home = Home {
             keypair,
-            swarm_key: founded.swarm_key.clone(),
+            key_file: key_file(&founded.swarm_key),
             credential: founded.credential.clone(),
             root: founded.root_key.public().to_peer_id(),
             db: Db::in_memory().unwrap(),
@@ -191,7 +203,7 @@ fn certified(founded: &Founded, life: Duration) -> Home {
     certificate.expires_ms = now_ms() + life.as_millis() as u64;
     Home {
         keypair,
-        swarm_key: founded.swarm_key.clone(),
+        key_file: key_file(&founded.swarm_key),
         credential: Credential::by_root(&certificate, root).unwrap(),
         root: root.public().to_peer_id(),
         db: Db::in_memory().unwrap(),
@@ -341,8 +353,9 @@ async fn a_copied_identity_is_kept_out_while_the_other_is_connected() {
     let world = World::new().await;
     let one = world.joiner().await;
     world.founder.until_connected(&[one.id()]).await;
-    let Home { keypair, swarm_key, credential, .. } = &one.home;
-    let (keypair, swarm_key, credential) = (keypair.clone(), swarm_key.clone(), credential.clone());
+    let swarm_key = one.home.swarm_key();
+    let Home { keypair, credential, .. } = &one.home;
+    let (keypair, credential) = (keypair.clone(), credential.clone());
     let mut copy = world.intruder_as(keypair.clone(), &swarm_key).await;
     let answer = copy.show(credential.clone()).await;
     assert!(matches!(answer, Message::Refused(Refusal::Copied)), "{answer:?}");
@@ -648,7 +661,7 @@ async fn a_port_in_use_is_said_so() {
     let (_facts, facts) = watch::channel(PeerFacts::default());
     let options = Options {
         keypair: id,
-        swarm_key: world.founded.swarm_key.clone(),
+        key_file: world.founder.home.key_file.to_path_buf(),
         root: world.founded.root_key.public().to_peer_id(),
         root_key: None,
         credential,
@@ -665,4 +678,72 @@ async fn a_port_in_use_is_said_so() {
     let SwarmError::Listen { address, why } = &refused else { panic!("{refused}") };
     assert_eq!(*address, world.founder.address());
     assert!(why.contains("in use"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_reaches_all_that_are_there_and_shuts_out_who_has_the_old_one() {
+    let world = World::new().await;
+    let (one, two) = (world.joiner().await, world.joiner().await);
+    let away = world.joiner().await;
+    let all = [one.id(), two.id(), away.id()];
+    world.founder.until_connected(&all).await;
+    one.until_connected(&[world.founder.id(), two.id(), away.id()]).await;
+    let away = away.stop().await;
+    world.founder.until_connected(&[one.id(), two.id()]).await;
+    let (old, before) = (one.home.swarm_key(), world.founder.address());
+
+    let refused = one.swarm.rekey().await;
+    assert!(matches!(refused, Err(SwarmError::NotAllowed(_))));
+    let rekeyed = world.founder.swarm.rekey().await.unwrap();
+    let again = world.founder.swarm.rekey().await;
+    assert!(matches!(again, Err(SwarmError::Rekeying)));
+    assert_eq!(rekeyed.told.len(), 2);
+    assert_eq!(rekeyed.away, [away.keypair.public().to_peer_id()]);
+    let new = world.founder.home.swarm_key();
+    assert_ne!(new, old);
+    for node in [&one, &two] {
+        assert_eq!(node.home.swarm_key(), new);
+        node.until("the new key", |swarm| swarm.core.keys().due().is_none()).await;
+    }
+    for (node, others) in [
+        (&world.founder, [one.id(), two.id()]),
+        (&one, [world.founder.id(), two.id()]),
+        (&two, [world.founder.id(), one.id()]),
+    ] {
+        node.until_connected(&others).await;
+    }
+    assert_eq!(world.founder.address(), before);
+
+    let mut with_old = world.intruder(&old).await;
+    assert!(matches!(with_old.event().await, gate::Event::DialFailed(..)));
+    // Its user brings it the key.
+    new.replace(&away.key_file).unwrap();
+    let back = away.start(vec![world.founder.bootstrap()], None).await;
+    back.until_connected(&[world.founder.id(), one.id(), two.id()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_change_of_the_key_told_again_changes_nothing() {
+    let world = World::new().await;
+    let one = world.joiner().await;
+    world.founder.until_connected(&[one.id()]).await;
+    world.founder.swarm.rekey().await.unwrap();
+    let (_, old) = one.swarm.core.keys().news(0).unwrap();
+    one.until("the first key", |swarm| swarm.core.keys().due().is_none()).await;
+    world.founder.until("the first key", |swarm| swarm.core.keys().due().is_none()).await;
+    world.founder.until_connected(&[one.id()]).await;
+    world.founder.swarm.rekey().await.unwrap();
+    let newest = one.home.swarm_key();
+    one.swarm.core.learn_key(&old).await.unwrap();
+    assert_eq!(one.home.swarm_key(), newest);
+
+    let thief = Keypair::generate_ed25519();
+    let root = thief.public().to_peer_id();
+    let forged = KeyChange { swarm: root, number: u64::MAX, key: SwarmKey::generate() };
+    let forged = Signed::sign(&forged, &thief).unwrap();
+    let refused = one.swarm.core.learn_key(&forged).await;
+    assert!(
+        matches!(refused, Err(SwarmError::Certificate(BadCertificate::OtherSwarm(by))) if by == root)
+    );
+    assert_eq!(one.home.swarm_key(), newest);
 }

@@ -76,3 +76,19 @@ fn every_link_of_the_documentation_leads_somewhere() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+#[test]
+fn every_test_that_the_threat_model_names_is_there() {
+    let sources: String = ["node/src", "jobs/src", "tests/tests", "gate/src"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder), ".rs"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let page = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let rows = page.lines().filter_map(|line| line.strip_prefix('|')?.split('|').nth(1));
+    let named: Vec<&str> = rows.flat_map(|tests| tests.split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 20, "only {} tests are named", named.len());
+    let missing: Vec<_> =
+        named.iter().filter(|test| !sources.contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty(), "docs/security.md names tests that are not there: {missing:?}");
+}

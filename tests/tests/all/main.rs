@@ -14,6 +14,7 @@ mod guests;
 mod http;
 mod input;
 mod jobs;
+mod keys;
 mod languages;
 mod local;
 mod logs;
