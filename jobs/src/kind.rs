@@ -292,6 +292,10 @@ pub struct Given {
     pub mute: bool,
 }
 
+/// The most bytes that the key and the value of a record may have together. Bounds what a merge holds of
+/// each of its runs; larger things belong in files of their own.
+pub const RECORD_LIMIT: usize = 16 << 20;
+
 /// One instance of a user's code.
 pub trait Guest {
     /// Calls the export `function` with `input` in the guest's memory. `sink` gets what it emits,

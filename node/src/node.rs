@@ -25,7 +25,7 @@ use crate::heap;
 use crate::home::{Home, HomeError};
 use crate::machine::{self, Sampler};
 use crate::post::Post;
-use crate::runtime::Runtime;
+use crate::runtime::{Compiler, Runtime};
 use crate::state::{Db, StateError, pause};
 use crate::swarm::certificate::{CERTIFICATE_LIFE, now_ms};
 use crate::swarm::facts::PeerFacts;
@@ -179,7 +179,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     };
     let store = Store::open(home.path(), limits).await?;
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
-    let runtime = Runtime::new(home.cache().join("wasm"), room.guests);
+    let compiler = Compiler::apart(room.guests);
+    let runtime = Runtime::new(home.cache().join("wasm"), room.guests, compiler);
     let broker = broker::start(broker::Options {
         listen: config.mqtt.listen,
         websocket: config

@@ -6,10 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::kind::TaskError;
+use crate::kind::{RECORD_LIMIT, TaskError};
 
 use super::error;
-use super::record::RECORD_LIMIT;
 
 /// A combiner or reducer that needs no code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

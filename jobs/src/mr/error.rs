@@ -4,10 +4,8 @@ use std::borrow::Cow;
 use std::io;
 
 use crate::ids::FileRef;
-use crate::kind::TaskError;
+use crate::kind::{RECORD_LIMIT, TaskError};
 use crate::message::FailureClass;
-
-use super::record::RECORD_LIMIT;
 
 /// The longest part of a key that an error shows, in bytes: enough to know it by.
 const KEY_SHOWN: usize = 80;

@@ -64,7 +64,6 @@ pub use config::{Config, PARTITIONS_LIMIT, Partition, Step};
 pub use input::{BAD_RECORDS_LIMIT, Codec, Compression, Packed};
 pub use inputs::INPUTS_LIMIT;
 pub use order::{By, Order};
-pub use record::RECORD_LIMIT;
 pub use split::{MAPS_LIMIT, Split};
 pub use top::TOP_LIMIT;
 

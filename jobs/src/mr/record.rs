@@ -3,13 +3,9 @@
 //!
 //! Parsing is checked and copies nothing; bytes from user code are never trusted.
 
-use crate::kind::TaskError;
+use crate::kind::{RECORD_LIMIT, TaskError};
 
 use super::error::{self, bad_output};
-
-/// The most bytes that a key and its value may have together. Bounds what a merge holds of each
-/// of its runs; larger things belong in files of their own.
-pub const RECORD_LIMIT: usize = 16 << 20;
 
 /// The bytes before a record's key.
 const HEADER: usize = 8;

@@ -13,10 +13,10 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::compress_bound;
 
 use crate::ids::{FileRef, PeerId};
-use crate::kind::{Host, ReadAt, TaskError};
+use crate::kind::{Host, RECORD_LIMIT, ReadAt, TaskError};
 
 use super::error;
-use super::record::{PREFIX, RECORD_LIMIT, prefix, prefix_of_first};
+use super::record::{PREFIX, prefix, prefix_of_first};
 
 /// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
 /// of many runs hold more.

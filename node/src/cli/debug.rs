@@ -34,7 +34,7 @@ use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder}
 use crate::controller::SubmitError;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{Call, Listener, Runtime};
+use crate::runtime::{Allowance, Call, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -82,7 +82,7 @@ impl Debug {
             store: open_store(place.path()).await?,
             runtime: Runtime::with_source_lines(place.path().join("wasm"), machine::memory()),
             caller: Caller::new(tokio::runtime::Handle::current(), stop.clone()),
-            stop,
+            allowance: Allowance::new(&work.limits, stop),
             job: work.job,
             limits: work.limits,
             meter: meter.clone(),
@@ -171,7 +171,7 @@ struct Bench {
     store: Store,
     runtime: Runtime,
     caller: Caller,
-    stop: CancellationToken,
+    allowance: Allowance,
     job: JobId,
     limits: Limits,
     meter: Meter,
@@ -263,7 +263,7 @@ impl Host for Bench {
     fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let code = self.read_whole(module)?;
         let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
-        self.runtime.instantiate(&code, &self.limits, self.stop.clone(), ear, given)
+        self.runtime.instantiate(&code, &self.allowance, ear, given)
     }
 
     fn memory(&self) -> u64 {

@@ -18,7 +18,7 @@ use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
 use crate::blocks::{Blocks, unixfs};
-use crate::runtime::Runtime;
+use crate::runtime::{MODULE_LIMIT, Runtime};
 use crate::state::StateError;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
@@ -26,9 +26,6 @@ use crate::view::{Accepted, Submission};
 
 /// The longest `job.toml`.
 const JOB_TOML_LIMIT: u64 = 64 << 10;
-
-/// The longest code module; see the worker's.
-const MODULE_LIMIT: u64 = 64 << 20;
 
 /// Bytes of files sent inside a submission, in all: more belongs in blocks.
 const INLINE_FILES_LIMIT: usize = 128 << 10;
@@ -394,7 +391,7 @@ impl JobFiles for Directory {
     }
 
     fn check_module(&self, module: &FileRef, function: &str) -> Result<(), String> {
-        let code = self.read(module, MODULE_LIMIT).map_err(|error| error.to_string())?;
+        let code = self.read(module, MODULE_LIMIT as u64).map_err(|error| error.to_string())?;
         self.runtime.check_module(&code, function)
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use ipdc_jobs::kind::{Form, Guest, TaskError};
+use ipdc_jobs::kind::{Form, Guest, RECORD_LIMIT, TaskError};
 use memchr::memchr;
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
@@ -21,8 +21,8 @@ use super::preview1::{self, World};
 /// What a command begins with; a module that exports it is one.
 const START: &str = "_start";
 
-/// The longest line of a command's output: as much as a record of any kind of job may have.
-const LINE_LIMIT: usize = 16 << 20;
+/// The longest line of a command's output: a record.
+const LINE_LIMIT: usize = RECORD_LIMIT;
 
 /// Lines of stderr that an error shows: a message and where it comes from.
 const LAST_WORDS: usize = 5;
@@ -118,6 +118,7 @@ impl Process {
         self.stdin.start(input);
         self.stdout = Lines::default();
         self.stderr = Words::default();
+        self.state.renew();
         self.state.begin();
     }
 

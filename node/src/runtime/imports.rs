@@ -4,12 +4,12 @@
 
 use std::ptr::NonNull;
 
-use ipdc_jobs::kind::TaskError;
+use ipdc_jobs::kind::{RECORD_LIMIT, TaskError};
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters};
 use wasmtime::{Caller, Extern, Linker, Memory};
 
 use super::instance::State;
-use super::{GuestError, Listener};
+use super::{GuestError, Listener, PIECE};
 
 /// The module that guests import from.
 pub(super) const MODULE: &str = "ipdc";
@@ -29,6 +29,9 @@ pub(super) const LOG_LINE: usize = 1_024;
 
 /// Bytes that one guest may log in all: enough to find a fault, too few to fill a disk.
 const LOG_LIMIT: usize = 256 << 10;
+
+/// The last line of a log that has reached its limit.
+const LOG_ENDS: &str = "(256 KiB were logged, which is what a guest may log; the rest is not kept)";
 
 /// The most bytes that one `file_read` gives: its answer is a signed number.
 const READ_LIMIT: u32 = 1 << 30;
@@ -113,6 +116,10 @@ impl Outlet {
     }
 
     pub(super) fn emit(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
+        let record = key.len() + value.len();
+        if record > RECORD_LIMIT {
+            return Err(GuestError::Record(record).into());
+        }
         let len = |bytes: &[u8]| (bytes.len() as u32).to_le_bytes();
         self.pending.extend_from_slice(&len(key));
         self.pending.extend_from_slice(&len(value));
@@ -122,15 +129,17 @@ impl Outlet {
     }
 
     fn count(&mut self, name: &[u8], by: u64) -> Result<(), GuestError> {
-        let refused = || GuestError::Counter(format!("`{}`", name.escape_ascii()));
+        let start = &name[..name.len().min(COUNTER_NAME_LIMIT)];
+        let refused = || GuestError::Counter(format!("`{}`", start.escape_ascii()));
+        if name.is_empty() || name.len() > COUNTER_NAME_LIMIT {
+            return Err(refused());
+        }
         let text = std::str::from_utf8(name).map_err(|_| refused())?;
-        let fits =
-            (1..=COUNTER_NAME_LIMIT).contains(&text.len()) && !text.chars().any(char::is_control);
         if let Some(count) = self.counted.get_mut(text) {
             *count = count.saturating_add(by);
             return Ok(());
         }
-        if !fits || self.counted.len() == COUNTERS_LIMIT {
+        if text.chars().any(char::is_control) || self.counted.len() == COUNTERS_LIMIT {
             return Err(refused());
         }
         self.counted.insert(text.to_owned(), by);
@@ -138,13 +147,19 @@ impl Outlet {
     }
 
     pub(super) fn log(&mut self, bytes: &[u8]) {
+        if self.logged >= LOG_LIMIT {
+            return;
+        }
+        // What is beyond the limit is not looked at: it may be gigabytes.
+        let bytes = &bytes[..bytes.len().min(LOG_LIMIT)];
         for line in String::from_utf8_lossy(bytes).lines() {
-            if self.logged >= LOG_LIMIT {
-                return;
-            }
             let line = &line[..line.floor_char_boundary(LOG_LINE)];
             self.logged += line.len() + 1;
             self.listener.log(line);
+            if self.logged >= LOG_LIMIT {
+                self.listener.log(LOG_ENDS);
+                return;
+            }
         }
     }
 }
@@ -153,9 +168,17 @@ impl Outlet {
 pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
     linker.func_wrap(MODULE, "flush", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
         let (memory, state) = memory_of(&mut caller)?;
-        let records = slice(memory, ptr, len, "records to `flush`")?;
-        let sent = state.outlet.flush(records);
-        state.keep(sent)
+        let mut rest = slice(memory, ptr, len, "records to `flush`")?;
+        while !rest.is_empty() {
+            let (records, after) = rest.split_at(piece_of(rest));
+            let sent = state.outlet.flush(records);
+            state.keep(sent)?;
+            rest = after;
+            if !rest.is_empty() {
+                state.check()?;
+            }
+        }
+        Ok::<_, wasmtime::Error>(())
     })?;
     linker.func_wrap(
         MODULE,
@@ -209,14 +232,30 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
         "file_read",
         |mut caller: Caller<'_, State>, np: u32, nl: u32, offset: u64, ptr: u32, cap: u32| {
             let (memory, state) = memory_of(&mut caller)?;
-            let name = slice(memory, np, nl, "a name to `file_read`")?.to_vec();
+            let name = state.side.name(slice(memory, np, nl, "a name to `file_read`")?);
             let cap = cap.min(READ_LIMIT);
             let room = slice_mut(memory, ptr, cap, "room for `file_read`")?;
-            let read = state.read_file(&name, offset, room)?;
+            let Some(name) = name else { return Ok(NO_FILE) };
+            let read = state.read_file(name.as_bytes(), offset, room)?;
             Ok::<_, wasmtime::Error>(read.map_or(NO_FILE, |len| len as i32))
         },
     )?;
     Ok(())
+}
+
+/// The length of the first records of `packed` that have about [`PIECE`] bytes: of all of them, where they
+/// have no more or are not whole. What receives them checks them.
+fn piece_of(packed: &[u8]) -> usize {
+    let mut end = 0;
+    while end < PIECE {
+        let Some(header) = packed.get(end..).and_then(|rest| rest.first_chunk::<8>()) else {
+            return packed.len();
+        };
+        let [k0, k1, k2, k3, v0, v1, v2, v3] = *header;
+        let lengths = [[k0, k1, k2, k3], [v0, v1, v2, v3]].map(u32::from_le_bytes);
+        end += header.len() + lengths.map(|len| len as usize).iter().sum::<usize>();
+    }
+    end.min(packed.len())
 }
 
 /// Writes what of `bytes` has room in `cap` bytes at `ptr`; the length of them all.

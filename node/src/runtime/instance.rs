@@ -1,21 +1,26 @@
 //! One instance of a guest, with its limits of memory and time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipdc_jobs::kind::{Given, Guest, TaskError};
-use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::FailureClass;
-use tokio_util::sync::CancellationToken;
 use wasmtime::{Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline};
 
+use super::allowance::Allowance;
 use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
-use super::{GuestError, Listener, trace};
+use super::{GuestError, Listener, PIECE, shown, trace};
+use crate::config::Size;
 
-/// Elements of a guest's tables: function pointers. Large programs have some ten thousand.
-const TABLE_LIMIT: usize = 1 << 20;
+/// Elements of all of a guest's tables: function pointers, of eight bytes of the node's memory each. Large
+/// programs have some ten thousand.
+pub(super) const TABLE_LIMIT: usize = 1 << 20;
+
+/// Bytes of a guest's call stack, which is the node's memory: wasmtime's own choice. The thread that it runs on
+/// has four times as much.
+pub(super) const STACK_LIMIT: usize = 512 << 10;
 
 /// Functions of a backtrace that an error names.
 const BACKTRACE_LIMIT: usize = 8;
@@ -24,11 +29,8 @@ const BACKTRACE_LIMIT: usize = 8;
 pub(super) struct State {
     pub(super) outlet: Outlet,
     pub(super) side: Side,
-    limits: Limits,
+    allowance: Allowance,
     memory: MemoryCap,
-    stop: CancellationToken,
-    /// Time the guest may still run.
-    left: Duration,
     /// When the call under way must have ended. Moves on while the host fetches for the guest.
     deadline: Instant,
     _clock: Hold,
@@ -36,34 +38,35 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(
-        limits: &Limits,
+        allowance: Allowance,
         memory: MemoryCap,
-        stop: CancellationToken,
         listener: Box<dyn Listener>,
         given: Given,
         clock: Hold,
     ) -> Self {
-        let left = Duration::from_millis(limits.time_ms);
         State {
             outlet: Outlet::new(listener),
             side: Side::new(given),
-            limits: *limits,
+            deadline: Instant::now() + allowance.left(),
+            allowance,
             memory,
-            stop,
-            left,
-            deadline: Instant::now() + left,
             _clock: clock,
         }
     }
 
     /// The time of a call begins.
     pub(super) fn begin(&mut self) {
-        self.deadline = Instant::now() + self.left;
+        self.deadline = Instant::now() + self.allowance.left();
     }
 
     /// The time of a call is over.
     pub(super) fn end(&mut self) {
-        self.left = self.deadline.saturating_duration_since(Instant::now());
+        self.allowance.set_left(self.deadline.saturating_duration_since(Instant::now()));
+    }
+
+    /// The instance before is gone, and what it had.
+    pub(super) fn renew(&mut self) {
+        self.memory.elements = 0;
     }
 
     /// What its memory may grow to.
@@ -79,22 +82,40 @@ impl State {
         })
     }
 
-    /// Reads of a side file as [`Side::read`] does. The guest is spared the time in which it waits for that.
+    /// Reads of a side file as [`Side::read`] does. The guest is spared the time in which it waits for what
+    /// other nodes send, and no other: else reading what is here would be a way to run without end.
     pub(super) fn read_file(
         &mut self,
         name: &[u8],
         offset: u64,
         room: &mut [u8],
     ) -> Result<Option<usize>, wasmtime::Error> {
-        let began = Instant::now();
-        let read = self.side.read(name, offset, room, self.outlet.listener.as_mut());
-        self.deadline += began.elapsed();
-        self.keep(read)
+        let mut filled = 0;
+        loop {
+            let (began, fetched) = (Instant::now(), self.outlet.listener.fetched());
+            let end = room.len().min(filled + PIECE);
+            let (from, part) = (offset.saturating_add(filled as u64), &mut room[filled..end]);
+            let read = self.side.read(name, from, part, self.outlet.listener.as_mut());
+            if self.outlet.listener.fetched() != fetched {
+                self.deadline += began.elapsed();
+            }
+            let Some(read) = self.keep(read)? else { return Ok(None) };
+            filled += read;
+            if filled < end || filled == room.len() {
+                return Ok(Some(filled));
+            }
+            self.check()?;
+        }
+    }
+
+    /// Whether the guest may go on: for what a host function does piece by piece.
+    pub(super) fn check(&self) -> Result<(), wasmtime::Error> {
+        self.may_go_on().map(drop)
     }
 
     /// Asked at every tick of the clock.
     pub(super) fn may_go_on(&self) -> Result<UpdateDeadline, wasmtime::Error> {
-        if self.stop.is_cancelled() {
+        if self.allowance.stop.is_cancelled() {
             return Err(Interrupted::Stopped.into());
         }
         if Instant::now() >= self.deadline {
@@ -109,6 +130,10 @@ pub(super) struct MemoryCap {
     bytes: u64,
     /// Set when it asked for more.
     wanted_more: bool,
+    /// What its tables have together.
+    elements: usize,
+    /// Set when it asked for more of these.
+    wanted_elements: bool,
     /// What it has of the node's memory.
     taken: Share,
 }
@@ -116,7 +141,7 @@ pub(super) struct MemoryCap {
 impl MemoryCap {
     /// Up to `bytes`, if the node has them.
     pub(super) fn new(bytes: u64, taken: Share) -> Self {
-        MemoryCap { bytes, wanted_more: false, taken }
+        MemoryCap { bytes, wanted_more: false, elements: 0, wanted_elements: false, taken }
     }
 }
 
@@ -143,11 +168,17 @@ impl ResourceLimiter for MemoryCap {
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> Result<bool, wasmtime::Error> {
-        Ok(desired <= TABLE_LIMIT)
+        let elements = self.elements.saturating_add(desired.saturating_sub(current));
+        self.wanted_elements |= elements > TABLE_LIMIT;
+        if elements > TABLE_LIMIT {
+            return Ok(false);
+        }
+        self.elements = elements;
+        Ok(true)
     }
 }
 
@@ -177,8 +208,12 @@ impl Instance {
         store.epoch_deadline_callback(|context| context.data().may_go_on());
         store.set_epoch_deadline(1);
         let mut linker = Linker::new(module.engine());
-        imports::link(&mut linker).map_err(|e| GuestError::Import(e.to_string()))?;
-        let instance = linker.instantiate(&mut store, module);
+        let linked = imports::link(&mut linker).and_then(|()| linker.instantiate_pre(module));
+        let linked = linked.map_err(|error| GuestError::Import(shown(&format!("{error:#}"))))?;
+        // A module may have a function that runs now.
+        store.data_mut().begin();
+        let instance = linked.instantiate(&mut store);
+        store.data_mut().end();
         let instance = instance.map_err(|error| explain(&error, store.data_mut()))?;
         let memory = instance
             .get_memory(&mut store, "memory")
@@ -206,7 +241,7 @@ impl Instance {
     }
 
     fn cap(&self) -> u64 {
-        self.store.data().limits.memory
+        self.store.data().allowance.limits.memory
     }
 }
 
@@ -245,15 +280,21 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     }
     state.outlet.listener.failed_in(&trace::calls(error));
     if interrupted.is_some() {
-        return GuestError::Time(state.limits.time_ms).into();
+        return GuestError::Time(state.allowance.limits.time_ms).into();
     }
     if let Some(GuestError::Bounds { what, ptr, len, size }) = error.downcast_ref() {
         return GuestError::Bounds { what, ptr: *ptr, len: *len, size: *size }.into();
     }
     if state.memory.wanted_more {
-        return GuestError::Memory(state.limits.memory).into();
+        return GuestError::Memory(state.allowance.limits.memory).into();
+    }
+    if state.memory.wanted_elements {
+        return GuestError::Table.into();
     }
     let what = match error.downcast_ref::<Trap>() {
+        Some(trap @ Trap::StackOverflow) => {
+            format!("{trap}: it has {}", Size(STACK_LIMIT as u64))
+        }
         Some(trap) => trap.to_string(),
         None => error.root_cause().to_string(),
     };

@@ -3,6 +3,8 @@
 //! | | |
 //! |---|---|
 //! | [`cache`] | modules compiled once, in memory and on disk |
+//! | [`compile`] | the compiler, apart and with limits |
+//! | [`allowance`] | what the guests of one attempt may take |
 //! | [`instance`] | one instance of a guest, with its limits |
 //! | [`imports`] | what a guest may call: module `ipdc` |
 //! | [`room`] | the memory that all guests have together |
@@ -15,8 +17,10 @@
 //! What a guest computes depends on its module and input alone: no threads, no clock, no
 //! randomness, canonical NaNs. `docs/guest.md` is its side of the contract.
 
+mod allowance;
 mod cache;
 mod command;
+mod compile;
 mod imports;
 mod instance;
 mod preview1;
@@ -29,20 +33,29 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use ipdc_jobs::ids::FileRef;
-use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
-use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::kind::{Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
     Config, Engine, ExternType, FuncType, Module, OptLevel, ValType, WasmBacktraceDetails,
 };
 
+use crate::config::Size;
 use cache::Cache;
-use instance::{MemoryCap, State};
+use instance::{MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
 use room::Room;
 use ticker::Ticker;
 
+pub use allowance::Allowance;
+pub use compile::{Compiler, MODULE_LIMIT, compile_if_asked};
 pub use trace::{Call, Place};
+
+/// Characters of a module's own names, and of what the compiler says, that an error shows.
+const SHOWN: usize = 300;
+
+/// Bytes that a host function works on before it looks whether the guest may go on: some milliseconds'
+/// work, whatever is done with them.
+const PIECE: usize = 1 << 20;
 
 /// The node's wasm runtime. Clones share it; nothing is set up before the first use.
 #[derive(Clone)]
@@ -52,6 +65,7 @@ pub struct Runtime {
 
 struct Shared {
     directory: PathBuf,
+    compiler: Compiler,
     room: Room,
     source: WasmBacktraceDetails,
     machine: OnceLock<Machine>,
@@ -71,6 +85,11 @@ pub trait Listener: Send {
     /// # Errors
     /// When its root block cannot be had: the attempt's trouble, not the guest's.
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError>;
+    /// Bytes of side files that came from other nodes so far: a read that waits for them costs the
+    /// guest no time.
+    fn fetched(&self) -> u64 {
+        0
+    }
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
     /// How far it says it is.
@@ -89,11 +108,28 @@ pub(crate) enum GuestError {
     #[error("the guest trapped: {0}")]
     Trap(String),
     /// Its time was up.
-    #[error("the guest ran longer than its limit of {0} ms")]
+    #[error("the guest ran longer than {0} ms, its limit (`limits.time` in job.toml)")]
     Time(u64),
     /// It wanted more memory than it may have.
-    #[error("the guest wanted more than its limit of {0} bytes of memory")]
+    #[error("the guest wanted more than {} of memory, its limit (`limits.memory` in job.toml)", Size(*.0))]
     Memory(u64),
+    /// It wanted larger tables than a guest may have.
+    #[error(
+        "the guest wanted more than {TABLE_LIMIT} elements in its tables, which is what a guest may have"
+    )]
+    Table,
+    /// A record that is too long to be one.
+    #[error("a record has {0} bytes; at most {RECORD_LIMIT} are allowed")]
+    Record(usize),
+    /// Its module is longer than any that is looked at.
+    #[error("the module has {0} bytes; at most {MODULE_LIMIT} are allowed")]
+    TooLong(u64),
+    /// Its module took too long to compile.
+    #[error("the module took more than {0} s to compile, which is what a module may take")]
+    CompileTime(u64),
+    /// Its module took too much memory to compile.
+    #[error("the module took more than {} of memory to compile, which is what a module may take on this node", Size(*.0))]
+    CompileMemory(u64),
     /// A pointer and length that are not within its memory.
     #[error("the guest passed {what} at {ptr}+{len}, outside its memory of {size} bytes")]
     Bounds {
@@ -145,17 +181,30 @@ impl GuestError {
             GuestError::Counter(_) => "IPDC-5308",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
+            GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {
+                "IPDC-5313"
+            }
+            GuestError::Table => "IPDC-5314",
+            GuestError::Record(_) => "IPDC-5351",
         }
+    }
+
+    fn of_class(self, class: FailureClass) -> TaskError {
+        TaskError::Failed { class, code: self.code(), message: self.to_string() }
     }
 }
 
 impl From<GuestError> for TaskError {
     fn from(error: GuestError) -> Self {
-        TaskError::Failed {
-            class: FailureClass::Guest,
-            code: error.code(),
-            message: error.to_string(),
-        }
+        error.of_class(FailureClass::Guest)
+    }
+}
+
+/// As much of `text`, which somebody else wrote, as an error shows.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -163,40 +212,45 @@ impl Runtime {
     /// A runtime that keeps compiled modules under `directory`, which only this node may write, and
     /// whose guests have `memory` bytes together.
     #[must_use]
-    pub fn new(directory: PathBuf, memory: u64) -> Self {
-        Self::with(directory, memory, WasmBacktraceDetails::Disable)
+    pub fn new(directory: PathBuf, memory: u64, compiler: Compiler) -> Self {
+        Self::with(directory, memory, compiler, WasmBacktraceDetails::Disable)
     }
 
-    /// As [`Runtime::new`]; and of a guest that fails, its listener hears where in its source it was,
-    /// if its module says so. A directory of its own: what is kept of a module is more.
+    /// As [`Runtime::new`], for code of the user that runs it; and of a guest that fails, its listener hears
+    /// where in its source it was, if its module says so. A directory of its own: what is kept of a module is more.
     #[must_use]
     pub fn with_source_lines(directory: PathBuf, memory: u64) -> Self {
-        Self::with(directory, memory, WasmBacktraceDetails::Enable)
+        Self::with(directory, memory, Compiler::Here, WasmBacktraceDetails::Enable)
     }
 
-    fn with(directory: PathBuf, memory: u64, source: WasmBacktraceDetails) -> Self {
+    fn with(
+        directory: PathBuf,
+        memory: u64,
+        compiler: Compiler,
+        source: WasmBacktraceDetails,
+    ) -> Self {
         let (room, machine) = (Room::new(memory), OnceLock::new());
-        Runtime { shared: Arc::new(Shared { directory, room, source, machine }) }
+        Runtime { shared: Arc::new(Shared { directory, compiler, room, source, machine }) }
     }
 
-    /// A fresh instance of the module `code` (wasm, or wat text), which may read what is `given`.
-    /// Cancelling `stop` ends a call under way within some 20 ms, with [`TaskError::Stopped`].
+    /// A fresh instance of the module `code` (wasm, or wat text), which may take what `allowance` has left and
+    /// read what is `given`. When the attempt is stopped, a call ends with [`TaskError::Stopped`].
     ///
     /// # Errors
-    /// When it is no module, imports what there is not, or is too large for `limits` or for what
+    /// When it is no module, imports what there is not, or is too large for its limits or for what
     /// other guests have left of the node's memory.
     pub fn instantiate(
         &self,
         code: &[u8],
-        limits: &Limits,
-        stop: CancellationToken,
+        allowance: &Allowance,
         listener: Box<dyn Listener>,
         given: Given,
     ) -> Result<Box<dyn Guest>, TaskError> {
         let machine = self.machine();
-        let module = machine.cache.module(&machine.engine, code)?;
-        let memory = MemoryCap::new(limits.memory, self.shared.room.share());
-        let state = State::new(limits, memory, stop, listener, given, machine.ticker.hold());
+        let module = machine.cache.module(&machine.engine, code, &allowance.stop)?;
+        let memory = MemoryCap::new(allowance.limits.memory, self.shared.room.share());
+        let clock = machine.ticker.hold();
+        let state = State::new(allowance.clone(), memory, listener, given, clock);
         if command::is_command(&module) {
             return Ok(Box::new(command::Command::new(&module, state)?));
         }
@@ -210,7 +264,8 @@ impl Runtime {
     /// What is wrong with it, for the user.
     pub fn check_module(&self, code: &[u8], function: &str) -> Result<(), String> {
         let machine = self.machine();
-        let module = machine.cache.module(&machine.engine, code).map_err(|e| e.to_string())?;
+        let module = machine.cache.module(&machine.engine, code, &CancellationToken::new());
+        let module = module.map_err(|error| error.to_string())?;
         let checked = if command::is_command(&module) {
             command::check(&module)
         } else {
@@ -224,7 +279,11 @@ impl Runtime {
             let engine = Engine::new(&config(self.shared.source));
             let engine = engine.expect("the settings below go together");
             Machine {
-                cache: Cache::new(self.shared.directory.clone()),
+                cache: Cache::new(
+                    self.shared.directory.clone(),
+                    self.shared.compiler.clone(),
+                    self.shared.room.total(),
+                ),
                 ticker: Ticker::new(engine.clone()),
                 engine,
             }
@@ -240,6 +299,7 @@ fn config(source: WasmBacktraceDetails) -> Config {
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
+        .max_wasm_stack(STACK_LIMIT)
         .wasm_backtrace_details(source)
         .wasm_memory64(false)
         .wasm_multi_memory(false);
@@ -267,7 +327,7 @@ fn check_exports(module: &Module, function: &str) -> Result<(), GuestError> {
 fn check_imports(module: &Module) -> Result<(), GuestError> {
     for import in module.imports() {
         if import.module() != imports::MODULE || !imports::NAMES.contains(&import.name()) {
-            let name = format!("`{}` from `{}`", import.name(), import.module());
+            let name = format!("`{}` from `{}`", shown(import.name()), shown(import.module()));
             let is_wasi = import.module() == preview1::MODULE;
             let wrong = if is_wasi { GuestError::NoCommand } else { GuestError::Import };
             return Err(wrong(name));

@@ -33,10 +33,10 @@ mod files;
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Caller, ExternType, Linker, Module, Val};
 
-use super::GuestError;
 use super::command::{Exit, Process};
 use super::imports::{memory_of, slice, slice_mut};
 use super::side::Side;
+use super::{GuestError, PIECE, shown};
 use files::Files;
 
 /// The module that commands import from.
@@ -115,6 +115,7 @@ enum Errno {
     Invalid = 28,
     IsDirectory = 31,
     TooManyOpen = 33,
+    NameTooLong = 37,
     NoEntry = 44,
     NotDirectory = 54,
     ReadOnly = 69,
@@ -189,7 +190,7 @@ pub(super) fn check_imports(module: &Module) -> Result<(), GuestError> {
     for import in module.imports() {
         let known = SERVED.contains(&import.name()) || refusal(import.name()).is_some();
         if import.module() != MODULE || !known {
-            let name = format!("`{}` from `{}`", import.name(), import.module());
+            let name = format!("`{}` from `{}`", shown(import.name()), shown(import.module()));
             return Err(GuestError::Import(name));
         }
     }
@@ -225,7 +226,10 @@ fn link_world(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
             time(memory, clock, at, process.world.clock)
         };
         random_get(ptr: u32, len: u32) => {
-            process.world.draw(slice_mut(memory, ptr, len, "room for `random_get`")?);
+            for room in slice_mut(memory, ptr, len, "room for `random_get`")?.chunks_mut(PIECE) {
+                process.world.draw(room);
+                process.state.check()?;
+            }
             Ok(())
         };
         poll_oneoff(wanted: u32, events: u32, n: u32, count: u32) => {

@@ -8,12 +8,16 @@ use std::collections::BTreeMap;
 
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, ReadAt, TaskError};
+use ipdc_jobs::manifest::MANIFEST_LIMIT;
 
 use super::Listener;
 
 /// Side files that are open at once. A guest that reads more of them by turns waits for each to be
 /// opened again, which is a look into the store.
 const OPEN_LIMIT: usize = 16;
+
+/// The longest name that is looked up: what names there are is in the job's manifest.
+const NAME_LIMIT: usize = MANIFEST_LIMIT;
 
 /// A guest's view of what it was given.
 pub(super) struct Side {
@@ -39,6 +43,12 @@ impl Side {
     /// The side files by name, in the order of the names.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, &FileRef)> {
         self.given.files.iter().map(|(name, file)| (name.as_str(), file))
+    }
+
+    /// The name of a side file, if there is one of the name `name`.
+    pub(super) fn name(&self, name: &[u8]) -> Option<String> {
+        let name = (name.len() <= NAME_LIMIT).then(|| std::str::from_utf8(name).ok())??;
+        self.given.files.contains_key(name).then(|| name.to_owned())
     }
 
     /// The length of the side file `name`, in bytes; none when there is none.
@@ -78,6 +88,9 @@ impl Side {
     }
 
     fn file(&self, name: &[u8]) -> Option<FileRef> {
+        if name.len() > NAME_LIMIT {
+            return None;
+        }
         self.given.files.get(std::str::from_utf8(name).ok()?).copied()
     }
 }

@@ -1,12 +1,16 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipdc_jobs::ids::{CODEC_RAW, cid_of};
+use ipdc_jobs::manifest::Limits;
 
 use super::*;
+
+mod hostile;
 
 /// A module whose `map` has `body`, with a memory of one page and a fixed buffer at 1024.
 fn module(body: &str) -> String {
@@ -31,28 +35,40 @@ fn module(body: &str) -> String {
 }
 
 #[derive(Clone, Default)]
-struct Heard(Arc<Mutex<Vec<String>>>);
+struct Heard {
+    lines: Arc<Mutex<Vec<String>>>,
+    /// Whether side files come from another node, and slowly.
+    far: Arc<AtomicBool>,
+    fetched: Arc<AtomicU64>,
+}
 
 impl Listener for Heard {
+    fn fetched(&self) -> u64 {
+        self.fetched.load(Ordering::Relaxed)
+    }
     fn log(&mut self, line: &str) {
-        self.0.lock().unwrap().push(line.to_owned());
+        self.lines.lock().unwrap().push(line.to_owned());
     }
     fn progress(&mut self, done: u64, total: u64) {
-        self.0.lock().unwrap().push(format!("{done}/{total}"));
+        self.lines.lock().unwrap().push(format!("{done}/{total}"));
     }
     fn count(&mut self, counted: Counters) -> bool {
-        let mut heard = self.0.lock().unwrap();
+        let mut heard = self.lines.lock().unwrap();
         heard.extend(counted.iter().map(|(name, by)| format!("{name} +{by}")));
         counted.values().all(|by| *by < 10)
     }
     fn failed_in(&mut self, calls: &[Call]) {
         let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
-        self.0.lock().unwrap().push(format!("failed in {}", calls.join(" of ")));
+        self.lines.lock().unwrap().push(format!("failed in {}", calls.join(" of ")));
     }
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         if file.cid != cid_of(CODEC_RAW, FILE) {
             let message = "nobody has it".to_owned();
             return Err(TaskError::Missing { file: Box::new(*file), task: None, message });
+        }
+        if self.far.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(300));
+            self.fetched.fetch_add(file.len, Ordering::Relaxed);
         }
         Ok(Box::new(Stored))
     }
@@ -88,7 +104,7 @@ pub(super) struct Bench {
 impl Bench {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let runtime = Runtime::new(directory.path().join("wasm"), ROOM);
+        let runtime = Runtime::new(directory.path().join("wasm"), ROOM, Compiler::Here);
         let limits = Limits { memory: 1 << 20, time_ms: 10_000, ..Limits::default() };
         Bench {
             _directory: directory,
@@ -117,8 +133,8 @@ impl Bench {
             input: "left".to_owned(),
             mute: false,
         };
-        let stop = self.stop.clone();
-        self.runtime.instantiate(code.as_bytes(), &self.limits, stop, listener, given)
+        let allowance = Allowance::new(&self.limits, self.stop.clone());
+        self.runtime.instantiate(code.as_bytes(), &allowance, listener, given)
     }
 
     pub(super) fn check(&self, code: &str, function: &str) -> Result<(), String> {
@@ -127,7 +143,7 @@ impl Bench {
 
     /// What guests logged.
     pub(super) fn heard(&self) -> Vec<String> {
-        self.heard.0.lock().unwrap().clone()
+        self.heard.lines.lock().unwrap().clone()
     }
 
     /// Calls `map` of `code` with `input`, and gives what it emitted.
@@ -171,7 +187,7 @@ fn a_guest_is_heard() {
         "(call $log (i32.const 0) (i32.const 3)) (call $progress (i64.const 1) (i64.const 2))",
     );
     bench.map(&code, b"").unwrap();
-    assert_eq!(*bench.heard.0.lock().unwrap(), ["key", "1/2"]);
+    assert_eq!(*bench.heard.lines.lock().unwrap(), ["key", "1/2"]);
 }
 
 /// A `map` that emits what `get`, a call that writes to 4096, wrote there, and the call's answer,
@@ -232,7 +248,7 @@ fn a_guest_counts_under_names_that_people_can_read() {
         module(&call)
     };
     bench.map(&count(0, 3, 7), b"").unwrap();
-    assert_eq!(*bench.heard.0.lock().unwrap(), ["key +7"]);
+    assert_eq!(*bench.heard.lines.lock().unwrap(), ["key +7"]);
     // A call that traps counts nothing; the next one does.
     let touchy = count(0, 3, 5).replace(
         "(call $inner)",
@@ -242,7 +258,7 @@ fn a_guest_counts_under_names_that_people_can_read() {
     let mut call = |input: &[u8]| guest.call("map", input, &mut |_| Ok(()));
     assert!(call(b"!").unwrap_err().is_trap());
     call(b"fine").unwrap();
-    let heard = bench.heard.0.lock().unwrap().clone();
+    let heard = bench.heard.lines.lock().unwrap().clone();
     assert_eq!(heard, ["key +7", "failed in function 11", "key +5"]);
     // Without a name, with control characters, too long, one too many.
     for (ptr, len, by) in [(0, 0, 1), (30, 1, 1), (0, 65, 1), (0, 3, 10)] {
@@ -371,7 +387,12 @@ fn a_sinks_failure_ends_the_guest_and_is_passed_on() {
     let listener = Box::new(bench.heard.clone());
     let mut guest = bench
         .runtime
-        .instantiate(code.as_bytes(), &bench.limits, bench.stop.clone(), listener, Given::default())
+        .instantiate(
+            code.as_bytes(),
+            &Allowance::new(&bench.limits, bench.stop.clone()),
+            listener,
+            Given::default(),
+        )
         .unwrap();
     let full = || TaskError::Failed {
         class: FailureClass::Worker,
@@ -389,7 +410,7 @@ fn a_log_without_end_is_cut() {
         "(local $n i32) (loop (call $log (i32.const 0) (i32.const 60000)) (local.set $n (i32.add (local.get $n) (i32.const 1))) (br_if 0 (i32.lt_u (local.get $n) (i32.const 10000))))",
     );
     bench.map(&code, b"").unwrap();
-    let heard = bench.heard.0.lock().unwrap();
+    let heard = bench.heard.lines.lock().unwrap();
     assert!(heard.iter().map(|line| line.len() + 1).sum::<usize>() <= 260 << 10);
     assert!(heard.iter().all(|line| line.len() <= 1_024));
 }
@@ -406,7 +427,7 @@ fn a_compiled_module_is_found_again_and_a_rotten_one_is_made_anew() {
     let middle = rotten.len() / 2;
     rotten[middle] ^= 1;
     std::fs::write(&file, &rotten).unwrap();
-    let again = Bench { runtime: Runtime::new(directory, ROOM), ..Bench::new() };
+    let again = Bench { runtime: Runtime::new(directory, ROOM, Compiler::Here), ..Bench::new() };
     again.map(&code, b"").unwrap();
     assert_eq!(std::fs::read(&file).unwrap(), whole);
 }

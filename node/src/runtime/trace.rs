@@ -6,6 +6,11 @@ use std::fmt;
 use rustc_demangle::demangle;
 use wasmtime::{FrameInfo, FrameSymbol, WasmBacktrace};
 
+use super::shown;
+
+/// The longest name that is looked at, in bytes: with all their types they have some hundred.
+const NAME_LIMIT: usize = 4096;
+
 /// A call under way. A call that the compiler put into its caller is one of its own where the
 /// module says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,5 +78,8 @@ fn function(frame: &FrameInfo) -> String {
 
 /// A name as it is in the source: compilers of Rust write more into it.
 fn readable(name: &str) -> String {
-    format!("{:#}", demangle(name))
+    if name.len() > NAME_LIMIT {
+        return shown(name);
+    }
+    shown(&format!("{:#}", demangle(name)))
 }

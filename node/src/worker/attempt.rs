@@ -25,7 +25,8 @@ use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
-use crate::runtime::Listener;
+use crate::config::Size;
+use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
 /// How often an attempt says how far it is at most: as often as anybody looks.
@@ -33,9 +34,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The longest list of inputs or body that a worker reads: a million inputs.
 pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
-
-/// The longest code module. The largest known useful one, CPython, has 26 MB.
-const MODULE_LIMIT: usize = 64 << 20;
 
 /// An attempt under way.
 pub(super) struct Running {
@@ -104,7 +102,8 @@ async fn run(
         let (desk, body) = attempt;
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
-        let host = AttemptHost { desk: &desk, manifest: &manifest };
+        let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -217,8 +216,16 @@ impl Desk {
         file: &FileRef,
         holders: &[PeerId],
     ) -> Result<Box<dyn ReadAt>, TaskError> {
+        self.open_by(self.session(holders), file)
+    }
+
+    fn open_by(
+        self: &Arc<Self>,
+        session: Session,
+        file: &FileRef,
+    ) -> Result<Box<dyn ReadAt>, TaskError> {
         self.stopped()?;
-        let inner = BlockingReader::open(self.session(holders), file, self.caller.clone())
+        let inner = BlockingReader::open(session, file, self.caller.clone())
             .map_err(|error| TaskError::of_read(file, error))?;
         Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
@@ -276,6 +283,7 @@ impl Desk {
 struct AttemptHost<'a> {
     desk: &'a Arc<Desk>,
     manifest: &'a Manifest,
+    allowance: Allowance,
 }
 
 impl AttemptHost<'_> {
@@ -314,10 +322,9 @@ impl Host for AttemptHost<'_> {
         self.desk.stopped()?;
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
-        let listener = Box::new(Ear { desk: Arc::clone(self.desk), mute: given.mute });
-        let stop = self.desk.stop.clone();
-        let limits = &self.manifest.limits;
-        self.desk.parts.runtime.instantiate(&code, limits, stop, listener, given)
+        let session = self.desk.session(&[]);
+        let listener = Box::new(Ear { desk: Arc::clone(self.desk), session, mute: given.mute });
+        self.desk.parts.runtime.instantiate(&code, &self.allowance, listener, given)
     }
 
     fn memory(&self) -> u64 {
@@ -336,13 +343,19 @@ impl Host for AttemptHost<'_> {
 /// Hears a guest.
 struct Ear {
     desk: Arc<Desk>,
+    /// What fetches its side files: one for all, however often it opens them.
+    session: Session,
     /// What it counts does not count.
     mute: bool,
 }
 
 impl Listener for Ear {
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
-        self.desk.open(file, &[])
+        self.desk.open_by(self.session.clone(), file)
+    }
+
+    fn fetched(&self) -> u64 {
+        self.session.fetched()
     }
 
     fn log(&mut self, line: &str) {
@@ -398,8 +411,10 @@ impl FileWriter for CountedWriter {
         let len = bytes.len() as u64;
         let written = self.desk.bytes_out.fetch_add(len, Ordering::Relaxed) + len;
         if written > self.limit {
-            let limit = self.limit;
-            let message = format!("the task wrote more than its output limit of {limit} bytes");
+            let message = format!(
+                "the task wrote more than {}, its output limit (`limits.output` in job.toml)",
+                Size(self.limit)
+            );
             return Err(failed(FailureClass::Guest, "IPDC-5404", message));
         }
         self.inner.write(bytes)

@@ -5,9 +5,9 @@ use wasmtime::{Caller, Linker};
 
 use super::files::{self, DIRECTORY, DIRECTORY_FD, Entry, Kind};
 use super::{Done, EPOCH, Errno, MODULE, STDERR, STDIN, STDOUT, answered, number, put};
-use crate::runtime::GuestError;
 use crate::runtime::command::Process;
 use crate::runtime::imports::{memory_of, slice, slice_mut};
+use crate::runtime::{GuestError, PIECE};
 
 /// Pieces that one read or write may have; IOV_MAX of most systems.
 const PIECES_LIMIT: u32 = 1_024;
@@ -187,7 +187,8 @@ fn read_file(process: &mut Process, fd: u32, room: &mut [u8]) -> Result<usize, w
     Ok(read)
 }
 
-/// Writes the pieces of memory listed at `pieces`.
+/// Writes the pieces of memory listed at `pieces`. They may be the same piece a thousand times, so the
+/// time is looked at on the way.
 fn write(
     memory: &mut [u8],
     process: &mut Process,
@@ -198,14 +199,23 @@ fn write(
     if n > PIECES_LIMIT {
         return Err(Errno::Invalid.into());
     }
-    let mut total = 0_u32;
+    if fd != STDOUT && fd != STDERR {
+        return Err(Errno::BadDescriptor.into());
+    }
+    let (mut total, mut unchecked) = (0_u32, 0);
     for index in 0..n {
         let (ptr, len) = piece(memory, pieces, index)?;
-        let bytes = slice(memory, ptr, len, "bytes to `fd_write`")?;
-        match fd {
-            STDOUT => process.write_stdout(bytes)?,
-            STDERR => process.write_stderr(bytes),
-            _ => return Err(Errno::BadDescriptor.into()),
+        for bytes in slice(memory, ptr, len, "bytes to `fd_write`")?.chunks(PIECE) {
+            if fd == STDOUT {
+                process.write_stdout(bytes)?;
+            } else {
+                process.write_stderr(bytes);
+            }
+            unchecked += bytes.len();
+            if unchecked >= PIECE {
+                process.state.check()?;
+                unchecked = 0;
+            }
         }
         total = total.saturating_add(len);
     }

@@ -21,6 +21,9 @@ pub(super) const DIRECTORY_FD: u32 = STDERR + 1;
 /// length of the node's memory.
 const OPEN_LIMIT: usize = 256;
 
+/// The longest path that is looked up; PATH_MAX of most systems.
+const PATH_LIMIT: usize = 4096;
+
 /// The kinds of things that there are, by WASI's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -98,6 +101,9 @@ fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What is at `path`, as seen from the directory with the path `from`.
 fn find<'a>(side: &'a Side, from: &str, path: &[u8]) -> Result<Entry<'a>, Errno> {
+    if path.len() > PATH_LIMIT {
+        return Err(Errno::NameTooLong);
+    }
     if path.starts_with(b"/") || parts(path).any(|part| part == b"..") {
         return Err(Errno::NotCapable);
     }
