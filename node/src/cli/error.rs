@@ -21,7 +21,7 @@ use crate::swarm::SwarmError;
 use crate::swarm::identity::IdentityError;
 use crate::swarm::join::JoinError;
 use crate::swarm::membership::MembershipError;
-use crate::view::JobState;
+use crate::view::{ContentPath, JobState};
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +237,19 @@ pub(super) enum CliError {
     )]
     JobName { name: String, limit: usize },
 
+    #[error("a CAR is no text: it is not written to a terminal")]
+    #[diagnostic(code("IPDC-1641"), help("write it to a file: `ipdc export {path} > x.car`"))]
+    Terminal { path: ContentPath },
+
+    #[error("the export broke off after {bytes} bytes: what was written is not whole")]
+    #[diagnostic(
+        code("IPDC-1642"),
+        help(
+            "the node's log says why, with the block that it could not have; then export it again"
+        )
+    )]
+    BrokenOff { bytes: u64, source: ClientError },
+
     /// Whoever reads our stdout has had enough. No error to the user.
     #[error("stdout was closed")]
     StdoutClosed,
@@ -267,6 +280,7 @@ impl CliError {
                 HomeError::Initialised(_) | HomeError::Foreign(_) | HomeError::Nowhere,
             )
             | CliError::Exists { .. }
+            | CliError::Terminal { .. }
             | CliError::NotAddable { .. }
             | CliError::NotJobDir { .. }
             | CliError::Input { .. }
@@ -295,6 +309,7 @@ impl CliError {
             | CliError::Join(_)
             | CliError::Membership(_)
             | CliError::File { .. }
+            | CliError::BrokenOff { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }
             | CliError::NoResult { .. }
