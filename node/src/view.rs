@@ -345,7 +345,19 @@ pub struct Added {
     pub size: u64,
 }
 
-/// Query of `POST /files` and `POST /dirs`.
+/// Answer to `POST /cars`: what was imported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// What the file says that it holds.
+    #[serde(with = "cid_text::list")]
+    pub roots: Vec<Cid>,
+    /// Its blocks.
+    pub blocks: u64,
+    /// Their size.
+    pub bytes: u64,
+}
+
+/// Query of `POST /files`, `POST /dirs` and `POST /cars`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddQuery {

@@ -25,9 +25,9 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, PREFIX,
-    Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
-    WAIT_LIMIT_S,
+    Empty, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
+    PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork,
+    Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -288,10 +288,32 @@ impl Client {
         query: AddQuery,
         meter: &Meter,
     ) -> Result<Added, ClientError> {
+        self.upload(self.request(Method::POST, &["files"]).query(&query), bytes, meter).await
+    }
+
+    /// Puts the blocks of a CAR and pins its roots. `meter` counts what the node took.
+    ///
+    /// # Errors
+    /// As [`Client::add_file`].
+    pub async fn import(
+        &self,
+        car: impl AsyncRead + Send + Unpin + 'static,
+        query: AddQuery,
+        meter: &Meter,
+    ) -> Result<Imported, ClientError> {
+        self.upload(self.request(Method::POST, &["cars"]).query(&query), car, meter).await
+    }
+
+    async fn upload<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        bytes: impl AsyncRead + Send + Unpin + 'static,
+        meter: &Meter,
+    ) -> Result<T, ClientError> {
         // Whether it is our own side that is waited for: a slow pipe is no stalled node.
         let reading = Arc::new(AtomicBool::new(false));
         let body = reqwest::Body::wrap_stream(chunks(bytes, meter.clone(), reading.clone()));
-        let request = self.request(Method::POST, &["files"]).query(&query).body(body);
+        let request = request.body(body);
         let mut answer = pin!(request.send());
         let response = loop {
             let before = meter.bytes();
@@ -326,6 +348,15 @@ impl Client {
             request = request.header(header::RANGE, format!("bytes={range}"));
         }
         let response = self.send(request).await?;
+        Ok(Download { response: self.accepted(response).await?, http: self.run.http })
+    }
+
+    /// The CAR of what `path` names.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn export(&self, path: &ContentPath) -> Result<Download, ClientError> {
+        let response = self.send(self.request(Method::GET, &segments("car", path))).await?;
         Ok(Download { response: self.accepted(response).await?, http: self.run.http })
     }
 

@@ -1,5 +1,6 @@
 //! The paths of the HTTP API, one function each.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,15 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use futures::StreamExt;
+use futures::{StreamExt as _, TryStreamExt as _};
 use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
+use tokio::time::timeout;
+use tokio_util::io::StreamReader;
 
 use super::{ApiError, Failure};
 use crate::audit;
+use crate::blocks::car;
 use crate::blocks::fetch::Session;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
@@ -24,7 +28,7 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
+    Empty, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
     NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
     TaskWork, Usage, WAIT_LIMIT_S,
 };
@@ -34,6 +38,13 @@ type Answer<T> = Result<Json<T>, Failure>;
 
 /// How much of a file is asked for at once while it is sent: so far ahead it is fetched.
 const CAT_AHEAD: usize = 8 << 20;
+
+/// How long a CAR's blocks are looked for before the first is sent: longer than a block is that nobody has,
+/// unless the node is told to be very patient, and well below what a client waits.
+const FETCH_FIRST: Duration = Duration::from_secs(60);
+
+/// How long what follows a mistake in a body is read, and dropped: 1 GB over loopback.
+const REST: Duration = Duration::from_secs(2);
 
 pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
@@ -50,6 +61,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/stop", post(stop))
         .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
         .route("/dirs", post(add_dir))
+        .route("/cars", post(import).layer(DefaultBodyLimit::disable()))
+        .route("/car/{*path}", get(export))
         .route("/cat/{*path}", get(cat))
         .route("/ls/{*path}", get(ls))
         .route("/pins", get(pins))
@@ -150,6 +163,48 @@ async fn add_dir(
         node.blocks.pins().pin(cid, Reason::User).await?;
     }
     Ok(Json(Added { cid, size }))
+}
+
+async fn import(
+    State(node): Shared,
+    Query(query): Query<AddQuery>,
+    body: Body,
+) -> Answer<Imported> {
+    node.blocks.store().room()?;
+    let add = node.blocks.store().add(Tier::Durable);
+    let mut from = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let imported = match car::import(&add, &mut from).await {
+        Ok(imported) => imported,
+        Err(error) => {
+            // Who still sends may not look for the answer before that ended.
+            let mut nowhere = tokio::io::sink();
+            let _ = timeout(REST, tokio::io::copy(&mut from, &mut nowhere)).await;
+            return Err(error.into());
+        }
+    };
+    if query.pin {
+        for root in &imported.roots {
+            node.blocks.pins().pin(*root, Reason::User).await?;
+        }
+    }
+    let car::Imported { roots, blocks, bytes } = imported;
+    Ok(Json(Imported { roots, blocks, bytes }))
+}
+
+async fn export(State(node): Shared, Path(path): Path<String>) -> Result<Response, Failure> {
+    let (_, root) = resolve(&node, &path).await?;
+    let session = node.blocks.session(&[], Tier::Durable);
+    // What cannot be had is said before the first byte, if it is found out soon.
+    if let Ok(fetched) = timeout(FETCH_FIRST, session.fetch_all(root, |_| {})).await {
+        fetched?;
+    }
+    let parts = car::export(session, root).inspect_err(move |error| {
+        tracing::warn!(%root, %error, "an export broke off");
+    });
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, "application/vnd.ipld.car; version=1; order=dfs; dups=n")
+        .body(Body::from_stream(parts));
+    response.map_err(|error| ApiError::Malformed(error.to_string()).into())
 }
 
 async fn cat(
@@ -266,7 +321,7 @@ async fn job(
     let job = node.controller.find(&id).await?;
     let Some(since) = query.since else { return Ok(Json(node.controller.view(job).await?)) };
     let wait = Duration::from_secs(query.wait_s.unwrap_or(WAIT_LIMIT_S).min(WAIT_LIMIT_S));
-    match tokio::time::timeout(wait, node.controller.wait(job, since)).await {
+    match timeout(wait, node.controller.wait(job, since)).await {
         Ok(view) => Ok(Json(view?)),
         Err(_) => Ok(Json(node.controller.view(job).await?)),
     }

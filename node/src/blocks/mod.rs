@@ -9,6 +9,7 @@
 //! | [`fetch`] | local first, then holders, then any peer |
 //! | [`pins`] | what is kept, and collecting the rest |
 //! | [`tables`] | the chunks that files are cut into |
+//! | [`car`] | trees of blocks as files, for everyone else |
 //!
 //! Blocks flow one way: a stream or a file gives bytes, hashing makes them a [`Block`](block::Block),
 //! an [`Add`] puts it into a tier. No bytes get in unhashed, and none get out of the store unhashed.
@@ -26,12 +27,14 @@
 //! When nobody asks for anything, nothing here runs: there are no timers.
 
 pub mod block;
+pub mod car;
 pub mod exchange;
 pub mod fetch;
 pub mod pins;
 pub mod store;
 pub mod tables;
 pub mod unixfs;
+mod varint;
 
 use std::sync::Arc;
 use std::time::Duration;

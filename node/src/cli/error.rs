@@ -22,7 +22,7 @@ use crate::swarm::backup::BackupError;
 use crate::swarm::identity::IdentityError;
 use crate::swarm::join::JoinError;
 use crate::swarm::membership::MembershipError;
-use crate::view::JobState;
+use crate::view::{ContentPath, JobState};
 
 /// How a command ended, for scripts. The numbers are a promise, listed in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,6 +262,19 @@ pub(super) enum CliError {
     )]
     JobName { name: String, limit: usize },
 
+    #[error("a CAR is no text: it is not written to a terminal")]
+    #[diagnostic(code("IPDC-1641"), help("write it to a file: `ipdc export {path} > x.car`"))]
+    Terminal { path: ContentPath },
+
+    #[error("the export broke off after {bytes} bytes: what was written is not whole")]
+    #[diagnostic(
+        code("IPDC-1642"),
+        help(
+            "the node's log says why, with the block that it could not have; then export it again"
+        )
+    )]
+    BrokenOff { bytes: u64, source: ClientError },
+
     /// Whoever reads our stdout has had enough. No error to the user.
     #[error("stdout was closed")]
     StdoutClosed,
@@ -292,6 +305,7 @@ impl CliError {
                 HomeError::Initialised(_) | HomeError::Foreign(_) | HomeError::Nowhere,
             )
             | CliError::Exists { .. }
+            | CliError::Terminal { .. }
             | CliError::NotAddable { .. }
             | CliError::NotJobDir { .. }
             | CliError::Input { .. }
@@ -324,6 +338,7 @@ impl CliError {
             | CliError::Join(_)
             | CliError::Membership(_)
             | CliError::File { .. }
+            | CliError::BrokenOff { .. }
             | CliError::Name { .. }
             | CliError::Cancelled { .. }
             | CliError::NoResult { .. }

@@ -5,6 +5,7 @@
 //! can go wrong and which exit code says so. Nothing here knows a job kind by name.
 
 mod audit;
+mod car;
 mod data;
 mod debug;
 mod error;
@@ -100,6 +101,8 @@ enum Command {
     Get(data::Get),
     Cat(data::Cat),
     Ls(data::Ls),
+    Export(car::Export),
+    Import(car::Import),
     Pin(data::PinCommand),
     Unpin(data::Unpin),
     Gc(data::Gc),
@@ -237,6 +240,8 @@ impl Command {
             Command::Get(command) => command.run(session).await,
             Command::Cat(command) => command.run(session).await,
             Command::Ls(command) => command.run(session).await,
+            Command::Export(command) => command.run(session).await,
+            Command::Import(command) => command.run(session).await,
             Command::Pin(command) => command.run(session).await,
             Command::Unpin(command) => command.run(session).await,
             Command::Gc(command) => command.run(session).await,

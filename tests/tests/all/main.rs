@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod car;
 mod controller;
 mod data;
 mod debug;
