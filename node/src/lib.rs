@@ -8,6 +8,7 @@
 //! | [`broker`] | the embedded MQTT broker and the links between nodes' brokers |
 //! | [`runtime`] | the sandbox that runs user code |
 //! | [`heap`] | the heap that all share |
+//! | [`lobby`] | connections from this machine, before they have proved themselves and after |
 //! | [`state`] | the SQLite file: what must survive a crash |
 //! | [`audit`] | who was let in, what was run for whom |
 //! | [`worker`] | runs attempts |
@@ -27,6 +28,7 @@ pub mod config;
 pub mod controller;
 pub mod heap;
 pub mod home;
+pub mod lobby;
 pub mod machine;
 pub mod node;
 pub mod post;

@@ -181,15 +181,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
     let compiler = Compiler::apart(room.guests);
     let runtime = Runtime::new(home.cache().join("wasm"), room.guests, compiler);
-    let broker = broker::start(broker::Options {
-        listen: config.mqtt.listen,
-        websocket: config
-            .mqtt
-            .websocket
-            .map(|listen| broker::WebSocket { listen, origins: config.mqtt.origins.clone() }),
-        password: broker::Password::new(&home.mqtt_password()?),
-    })
-    .await?;
+    let mqtt = broker::Options::new(&config.mqtt, &home.mqtt_password()?);
+    let broker = broker::start(mqtt).await?;
     let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
     let (post, mail) = Post::open(me, links, incoming);
     let (changes, _) = broadcast::channel(controller::CHANGES_LIMIT);

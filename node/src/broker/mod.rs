@@ -3,7 +3,8 @@
 //! A node's broker serves three kinds of clients: local users on a loopback listener, other
 //! nodes over streams of the swarm, and the node's own rooms, in process. [`Broker`] is all that
 //! the rest of the node sees of it; `mqtt.rs` implements it and alone knows the MQTT library, with
-//! `session.rs`, its hooks, and [`link`], which speaks to the brokers of other nodes. [`topics`] says who may read and write what.
+//! `session.rs`, its hooks, `retained.rs`, which counts what is retained, and [`link`], which speaks to the brokers of other
+//! nodes. [`topics`] says who may read and write what.
 //!
 //! The broker keeps nothing on disk and promises nothing by an acknowledgement: what must last is
 //! in [`crate::state`], and whoever needs an answer asks again until it comes.
@@ -22,6 +23,7 @@ use crate::swarm::streams::BoxStream;
 
 pub mod link;
 mod mqtt;
+mod retained;
 mod session;
 pub mod topics;
 
@@ -29,7 +31,7 @@ pub mod topics;
 mod tests;
 
 pub use link::Links;
-pub use mqtt::{Options, Password, WebSocket, start};
+pub use mqtt::{Options, Password, Patience, WebSocket, start};
 
 /// Who published a message, as the broker knows it; no client can claim another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,13 +3,14 @@
 //!
 //! Every client, on whichever way it comes, is one handler with one [`Session`]. The library's own
 //! server is not used: it takes neither streams nor a rule per connection, does not say that a port
-//! is in use, and keeps files. No session outlives its connection, and nothing is written to disk.
+//! is in use, and keeps files. Nothing is written to disk; a few sessions of local users' clients
+//! outlive their connections, in memory and for a while.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,26 +22,27 @@ use mqtt5::QoS;
 use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::resource_monitor::{ResourceLimits, ResourceMonitor};
 use mqtt5::broker::router::MessageRouter;
+use mqtt5::broker::storage::StorageBackend as _;
 use mqtt5::broker::sys_topics::BrokerStats;
 use mqtt5::broker::transport::{BrokerTransport, WebSocketTransport};
 use mqtt5::broker::websocket_server::{WebSocketServerConfig, accept_websocket_connection};
-use mqtt5::broker::{AuthProvider, BrokerConfig, BrokerEventHandler};
+use mqtt5::broker::{
+    AuthProvider, BrokerConfig, BrokerEventHandler, DynamicStorage, MemoryBackend,
+};
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::properties::{PropertyId, PropertyValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
+use super::retained::Ledger;
 pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
 use super::{Broker, BrokerError, Message, Properties, Sender, Subscription};
 use crate::config;
+use crate::lobby::{Guarded, Guest, Lobby, PATIENCE};
 use crate::swarm::streams::BoxStream;
-
-/// Connections of local users, half-open ones included: more than a desk's tools and a few
-/// hundred sensors need, at some 30 KB each.
-const LOCAL_CONNECTIONS: usize = 512;
 
 /// Streams that one peer may have open to the broker. It needs one; the others cover the time in
 /// which it reconnects and we have not yet seen the old one end.
@@ -56,19 +58,32 @@ const PACKET_OVERHEAD: usize = 4 * 1024;
 /// The longest MQTT packet, in bytes.
 pub(super) const PACKET_LIMIT: usize = MESSAGE_LIMIT + PACKET_OVERHEAD;
 
-/// Messages that local users may have retained. The node's own do not count: it forgets those of
-/// jobs that it forgets.
-const RETAINED_MESSAGES: usize = 10_000;
+/// Messages that wait in line for one client, ahead of its queue: of each quality of service. What
+/// is retained is put there at once when it subscribes, and at QoS 0 has no other place.
+const CLIENT_LINE: usize = 1_024;
 
-/// The longest message that a local user may have retained, in bytes: with
-/// [`RETAINED_MESSAGES`], 160 MiB at worst.
-const RETAINED_MESSAGE: usize = 16 * 1024;
+/// Messages that wait for one client, here or away, when its line is full: as many as may be retained. Beyond, the
+/// oldest are dropped.
+const CLIENT_QUEUE: usize = 10_000;
 
-/// Messages that wait for one client that reads slowly; beyond, the oldest are dropped.
-const CLIENT_QUEUE: usize = 1024;
+/// Bytes that wait for one client when its line is full.
+const CLIENT_QUEUE_BYTES: usize = 8 << 20;
 
-/// Bytes that wait for one client that reads slowly.
-const CLIENT_QUEUE_BYTES: usize = 16 << 20;
+/// Messages sent to one client that it has not acknowledged.
+const UNACKNOWLEDGED: u16 = 64;
+
+/// QoS 2 messages that a client has begun to publish and not released: held in memory whole.
+const UNRELEASED: u16 = 32;
+
+/// Topics that a client may abbreviate: each is kept for as long as it is connected.
+const TOPIC_ALIASES: u16 = 16;
+
+/// How long a client may leave all that it was sent unacknowledged while more waits than may wait in
+/// line: an acknowledgement takes a millisecond.
+const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
+
+/// How long the session is kept of a client that is away and asked for that.
+const SESSION_KEPT: Duration = Duration::from_secs(3_600);
 
 /// How long a browser may take for the WebSocket handshake. The library gives a client ten
 /// seconds for what follows.
@@ -76,6 +91,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often what departed clients left behind is swept up.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often clients are looked at that may acknowledge nothing.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long clients get to take their goodbye.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,8 +114,29 @@ pub struct Options {
     pub listen: SocketAddr,
     /// For browsers, if any.
     pub websocket: Option<WebSocket>,
-    /// The password of the user `ipdc`.
-    pub password: Password,
+    /// The password of the user `ipdc`; without it, every program on this machine is a local user.
+    pub password: Option<Password>,
+    /// Clients of local users that may be connected at a time.
+    pub clients: usize,
+    /// Messages that they may have retained.
+    pub retained: usize,
+    /// What slow clients may do to the others.
+    pub patience: Patience,
+}
+
+/// How long the broker waits for a client that is slow.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// To take a packet.
+    pub take: Duration,
+    /// To acknowledge anything of what fills its line.
+    pub acknowledge: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { take: PATIENCE, acknowledge: UNACKNOWLEDGED_FOR }
+    }
 }
 
 impl Options {
@@ -108,7 +147,10 @@ impl Options {
         Options {
             listen: settings.listen,
             websocket: settings.websocket.map(|listen| WebSocket { listen, origins: origins() }),
-            password: Password::new(password),
+            password: (!settings.anonymous).then(|| Password::new(password)),
+            clients: settings.clients as usize,
+            retained: settings.retained as usize,
+            patience: Patience::default(),
         }
     }
 }
@@ -136,7 +178,10 @@ pub async fn start(options: Options) -> Result<Arc<dyn Broker>, BrokerError> {
         (Some(listener), Some(asked)) => Some(local_addr(listener, asked.listen)?),
         _ => None,
     };
-    let inner = Arc::new(Inner::new(options.password));
+    if options.password.is_none() {
+        tracing::warn!(%addr, "every program on this machine may use MQTT, and run jobs: mqtt.anonymous is set");
+    }
+    let inner = Arc::new(Inner::new(&options));
     inner.tasks.spawn(Arc::clone(&inner).accept(listener, None));
     if let (Some(listener), Some(websocket)) = (websocket, options.websocket) {
         let rules = WebSocketServerConfig::new()
@@ -145,6 +190,7 @@ pub async fn start(options: Options) -> Result<Arc<dyn Broker>, BrokerError> {
         inner.tasks.spawn(Arc::clone(&inner).accept(listener, Some(Arc::new(rules))));
     }
     inner.tasks.spawn(Arc::clone(&inner).sweep());
+    inner.tasks.spawn(Arc::clone(&inner).check_progress());
     Ok(Arc::new(Mqtt5 { inner, addr, websocket_addr }))
 }
 
@@ -170,34 +216,55 @@ struct Mqtt5 {
 
 /// What listeners and connections share.
 struct Inner {
-    password: Password,
-    config: BrokerConfig,
+    password: Option<Password>,
+    patience: Patience,
+    for_locals: BrokerConfig,
+    for_peers: BrokerConfig,
     router: Arc<MessageRouter>,
+    kept: Arc<DynamicStorage>,
     hub: Arc<Hub>,
     stats: Arc<BrokerStats>,
     monitor: Arc<ResourceMonitor>,
-    local_places: Arc<Semaphore>,
-    peer_places: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
+    locals: Arc<Lobby>,
+    peers: Mutex<HashMap<PeerId, Arc<Lobby>>>,
+    sessions: Mutex<Vec<Weak<Session>>>,
     goodbye: broadcast::Sender<()>,
     tasks: TaskTracker,
 }
 
 impl Inner {
-    fn new(password: Password) -> Self {
-        let config = BrokerConfig {
+    fn new(options: &Options) -> Self {
+        let for_locals = BrokerConfig {
             bind_addresses: Vec::new(),
             max_packet_size: PACKET_LIMIT,
             max_subscriptions_per_client: SUBSCRIPTIONS,
-            client_channel_capacity: CLIENT_QUEUE,
+            client_channel_capacity: CLIENT_LINE,
+            max_outbound_inflight: UNACKNOWLEDGED,
+            server_receive_maximum: Some(UNRELEASED),
+            topic_alias_maximum: TOPIC_ALIASES,
+            session_expiry_interval: SESSION_KEPT,
             ..BrokerConfig::default()
+        };
+        // What links do not use, peers need not have.
+        let for_peers = BrokerConfig {
+            maximum_qos: 1,
+            server_receive_maximum: None,
+            topic_alias_maximum: 0,
+            shared_subscription_available: false,
+            ..for_locals.clone()
         };
         let queue = mqtt5::broker::storage::QueueLimits {
             max_messages: CLIENT_QUEUE,
             max_bytes: CLIENT_QUEUE_BYTES,
         };
-        let router = MessageRouter::new()
-            .with_fallback_queue_limits(queue)
-            .with_retained_limits(RETAINED_MESSAGES, RETAINED_MESSAGE);
+        let kept = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queue)));
+        let router = Arc::new_cyclic(|router| {
+            let ledger = Ledger::new(Weak::clone(router), options.retained);
+            let (messages, bytes) = ledger.limits();
+            MessageRouter::with_storage(Arc::clone(&kept))
+                .with_retained_limits(messages, bytes)
+                .with_event_handler(Arc::new(ledger))
+        });
         // Connections are counted here, by way; messages are held up, not counted.
         let unlimited = ResourceLimits {
             max_message_rate_per_client: 0,
@@ -205,14 +272,18 @@ impl Inner {
             ..ResourceLimits::default()
         };
         Inner {
-            password,
-            config,
-            router: Arc::new(router),
+            password: options.password.clone(),
+            patience: options.patience,
+            for_locals,
+            for_peers,
+            router,
+            kept,
             hub: Arc::default(),
             stats: Arc::new(BrokerStats::new()),
             monitor: Arc::new(ResourceMonitor::new(unlimited)),
-            local_places: Arc::new(Semaphore::new(LOCAL_CONNECTIONS)),
-            peer_places: Mutex::default(),
+            locals: Lobby::new(options.clients, options.patience.take),
+            peers: Mutex::default(),
+            sessions: Mutex::default(),
             goodbye: broadcast::Sender::new(1),
             tasks: TaskTracker::new(),
         }
@@ -237,11 +308,8 @@ impl Inner {
                     }
                 },
             };
-            let Ok(place) = Arc::clone(&self.local_places).try_acquire_owned() else {
-                tracing::warn!(%addr, "MQTT connection refused: {LOCAL_CONNECTIONS} are open");
-                continue;
-            };
-            self.tasks.spawn(Arc::clone(&self).serve_local(stream, addr, rules.clone(), place));
+            let guest = self.locals.enter().await;
+            self.tasks.spawn(Arc::clone(&self).serve_local(stream, addr, rules.clone(), guest));
         }
     }
 
@@ -250,13 +318,14 @@ impl Inner {
         stream: TcpStream,
         addr: SocketAddr,
         rules: Option<Arc<WebSocketServerConfig>>,
-        place: OwnedSemaphorePermit,
+        guest: Arc<Guest>,
     ) {
         // Without it a small message waits for the acknowledgement of the one before; on the
         // loopback interface it cannot fail in a way that matters.
         let _ = stream.set_nodelay(true);
+        let stream = guest.guard(stream);
         let transport = match rules {
-            None => BrokerTransport::tcp(stream),
+            None => BrokerTransport::WebSocket(Box::new(stream)),
             Some(rules) => {
                 let handshake = accept_websocket_connection(stream, &rules, addr);
                 match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -265,7 +334,8 @@ impl Inner {
                 }
             }
         };
-        self.serve(transport, addr, Proof::Password(self.password.clone()), place).await;
+        let proof = self.password.clone().map_or(Proof::Anonymous, Proof::Password);
+        self.serve(transport, addr, proof, guest).await;
     }
 
     async fn serve(
@@ -273,10 +343,15 @@ impl Inner {
         transport: BrokerTransport,
         addr: SocketAddr,
         proof: Proof,
-        place: OwnedSemaphorePermit,
+        guest: Arc<Guest>,
     ) {
-        let session = Arc::new(Session::new(proof, Arc::clone(&self.hub)));
-        let mut config = self.config.clone();
+        let (mut config, kept) = match proof {
+            Proof::Password(_) | Proof::Anonymous => (self.for_locals.clone(), Some(&self.kept)),
+            Proof::Stream(_) => (self.for_peers.clone(), None),
+        };
+        let session = Session::new(proof, Arc::clone(&self.hub), guest, kept.cloned());
+        let session = Arc::new(session);
+        self.remember(&session);
         config.event_handler = Some(Arc::clone(&session) as Arc<dyn BrokerEventHandler>);
         let handler = ClientHandler::new(
             transport,
@@ -284,7 +359,7 @@ impl Inner {
             Arc::new(config),
             Arc::clone(&self.router),
             session as Arc<dyn AuthProvider>,
-            None,
+            kept.cloned(),
             Arc::clone(&self.stats),
             Arc::clone(&self.monitor),
             self.goodbye.subscribe(),
@@ -294,15 +369,36 @@ impl Inner {
         {
             tracing::debug!(%addr, %error, "MQTT connection ended");
         }
-        drop(place);
+    }
+
+    fn remember(&self, session: &Arc<Session>) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(session));
     }
 
     /// A place for one more stream of `peer`, if there is one.
-    fn peer_place(&self, peer: PeerId) -> Option<OwnedSemaphorePermit> {
-        let mut places = self.peer_places.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer =
-            places.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(STREAMS_PER_PEER)));
-        Arc::clone(of_peer).try_acquire_owned().ok()
+    fn welcome_peer(&self, peer: PeerId) -> Option<Arc<Guest>> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|_, lobby| !lobby.is_empty());
+        let lobby =
+            peers.entry(peer).or_insert_with(|| Lobby::new(STREAMS_PER_PEER, self.patience.take));
+        lobby.welcome()
+    }
+
+    async fn check_progress(self: Arc<Self>) {
+        let mut goodbye = self.goodbye.subscribe();
+        let mut interval = tokio::time::interval(CHECK_INTERVAL);
+        loop {
+            tokio::select! {
+                _ = goodbye.recv() => return,
+                _ = interval.tick() => {}
+            }
+            let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            for session in sessions.iter().filter_map(Weak::upgrade) {
+                session.check_progress(&self.router, self.patience.acknowledge);
+            }
+        }
     }
 
     async fn sweep(self: Arc<Self>) {
@@ -313,9 +409,15 @@ impl Inner {
                 _ = goodbye.recv() => return,
                 _ = interval.tick() => {}
             }
+            let before = self.kept.session_client_ids().await.unwrap_or_default();
             self.router.sweep_sessions().await;
-            let mut places = self.peer_places.lock().unwrap_or_else(PoisonError::into_inner);
-            places.retain(|_, of_peer| of_peer.available_permits() < STREAMS_PER_PEER);
+            let after = self.kept.session_client_ids().await.unwrap_or_default();
+            for gone in before.iter().filter(|id| !after.contains(id)) {
+                // The library forgets the session, but not what it was in the middle of.
+                if let Err(error) = self.kept.remove_all_inflight_messages(gone).await {
+                    tracing::debug!(client = %gone, %error, "a session was not swept up whole");
+                }
+            }
         }
     }
 }
@@ -370,14 +472,15 @@ impl Broker for Mqtt5 {
     }
 
     fn serve(&self, stream: BoxStream, peer: PeerId) {
-        let Some(place) = self.inner.peer_place(peer) else {
+        let Some(guest) = self.inner.welcome_peer(peer) else {
             tracing::warn!(%peer, "MQTT stream refused: {STREAMS_PER_PEER} are open");
             return;
         };
         let inner = Arc::clone(&self.inner);
         self.inner.tasks.spawn(async move {
-            let transport = BrokerTransport::WebSocket(Box::new(PeerStream(Mutex::new(stream))));
-            inner.serve(transport, NO_ADDR, Proof::Stream(peer), place).await;
+            let stream = guest.guard(PeerStream(Mutex::new(stream)));
+            let transport = BrokerTransport::WebSocket(Box::new(stream));
+            inner.serve(transport, NO_ADDR, Proof::Stream(peer), guest).await;
         });
     }
 
@@ -423,19 +526,13 @@ pub(super) fn retained_message(packet: PublishPacket) -> Message {
 /// The address the library is told for a stream: it logs it, nothing more.
 const NO_ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// A peer's stream as the library wants it. The mutex is for the type system, which asks that a
-/// handler can be shared; it is never locked.
+/// A peer's stream. The mutex is for the type system, as the library asks that a handler can be
+/// shared; it is never locked.
 struct PeerStream(Mutex<BoxStream>);
 
 impl PeerStream {
     fn stream(self: Pin<&mut Self>) -> Pin<&mut BoxStream> {
         Pin::new(self.get_mut().0.get_mut().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl WebSocketTransport for PeerStream {
-    fn peer_addr(&self) -> mqtt5::Result<SocketAddr> {
-        Ok(NO_ADDR)
     }
 }
 
@@ -464,5 +561,15 @@ impl AsyncWrite for PeerStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_shutdown(cx)
+    }
+}
+
+/// A stream of MQTT's bytes as they are, in the one form in which the library takes any stream.
+impl<S> WebSocketTransport for Guarded<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin,
+{
+    fn peer_addr(&self) -> mqtt5::Result<SocketAddr> {
+        Ok(NO_ADDR)
     }
 }

@@ -4,24 +4,30 @@
 //! The MQTT library asks a [`Session`] about every connection, subscription and message. It owns
 //! nothing that outlives the connection but its share of the [`Hub`].
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ipdc_jobs::ids::PeerId;
+use mqtt5::broker::events::MessageDeliveredEvent;
+use mqtt5::broker::router::MessageRouter;
+use mqtt5::broker::storage::{ClientSession, StorageBackend as _};
 use mqtt5::broker::{
-    AuthProvider, AuthResult, BrokerEventHandler, ClientPublishEvent, PublishAction,
+    AuthProvider, AuthResult, BrokerEventHandler, ClientPublishEvent, DynamicStorage, PublishAction,
 };
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::topics::{Confinement, covers};
 use super::{Message, SUBSCRIPTION_LIMIT, Sender};
+use crate::lobby::Guest;
 
 /// The user name of local users.
 pub(super) const USER: &str = "ipdc";
@@ -30,6 +36,21 @@ pub(super) const USER: &str = "ipdc";
 /// dropped there: long enough for a slow disk flush, too short for the publisher's keep-alive
 /// (15 s between nodes) to run out.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest client ID, in bytes: four times the 23 that every broker must take, and enough for a
+/// path of names.
+const CLIENT_ID_LIMIT: usize = 128;
+
+/// The longest keep-alive that a client may ask for, seconds: it is one and a half times that until a
+/// client that is gone is found out.
+const KEEP_ALIVE_LIMIT_S: u16 = 3_600;
+
+/// Sessions that the broker keeps of clients that are away, with what waits for them.
+pub(super) const KEPT_SESSIONS: usize = 64;
+
+/// Different shared subscriptions (`$share/GROUP/FILTER`) since the node's start: the library keeps
+/// a counter of each for good.
+const SHARES: usize = 4_096;
 
 /// The password of local users, kept as its SHA-256: comparing digests tells an attacker nothing
 /// about how much of a guess was right.
@@ -53,6 +74,8 @@ impl Password {
 pub(super) struct Hub {
     takers: Mutex<Vec<Taker>>,
     dropped: AtomicU64,
+    /// Of the shared subscriptions that there were; hashes, as their names may be long.
+    shares: Mutex<HashSet<[u8; 32]>>,
 }
 
 struct Taker {
@@ -85,6 +108,13 @@ impl Hub {
         }
     }
 
+    /// Whether there may be this shared subscription: one of those that were, or not one too many.
+    fn may_share(&self, filter: &str) -> bool {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = Sha256::digest(filter).into();
+        shares.contains(&share) || (shares.len() < SHARES && shares.insert(share))
+    }
+
     fn takers(&self) -> MutexGuard<'_, Vec<Taker>> {
         self.takers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -94,6 +124,8 @@ impl Hub {
 pub(super) enum Proof {
     /// By the local users' password.
     Password(Password),
+    /// It need not: every program on this machine is a local user.
+    Anonymous,
     /// The stream it came on is this peer's.
     Stream(PeerId),
 }
@@ -104,55 +136,126 @@ pub(super) struct Session {
     sender: Sender,
     confinement: Confinement,
     hub: Arc<Hub>,
-    /// Whether the client speaks MQTT 5; known once it has connected.
-    speaks_v5: AtomicBool,
+    /// Its place, which it keeps when it has proved who it is.
+    guest: Arc<Guest>,
+    /// Where the sessions of clients are kept that may be away; peers' are not.
+    kept: Option<Arc<DynamicStorage>>,
+    /// Known once it has connected.
+    client: OnceLock<Client>,
+    /// When it last acknowledged a message, or had none to acknowledge.
+    progress: Mutex<Instant>,
+}
+
+/// What a client says of itself.
+struct Client {
+    id: String,
+    /// Whether it speaks MQTT 5.
+    speaks_v5: bool,
 }
 
 impl Session {
-    pub(super) fn new(proof: Proof, hub: Arc<Hub>) -> Self {
+    pub(super) fn new(
+        proof: Proof,
+        hub: Arc<Hub>,
+        guest: Arc<Guest>,
+        kept: Option<Arc<DynamicStorage>>,
+    ) -> Self {
         let sender = match proof {
-            Proof::Password(_) => Sender::Local,
+            Proof::Password(_) | Proof::Anonymous => Sender::Local,
             Proof::Stream(peer) => Sender::Peer(peer),
         };
-        let confinement = Confinement::of(sender);
-        Session { proof, sender, confinement, hub, speaks_v5: AtomicBool::new(true) }
+        Session {
+            proof,
+            sender,
+            confinement: Confinement::of(sender),
+            hub,
+            guest,
+            kept,
+            client: OnceLock::new(),
+            progress: Mutex::new(Instant::now()),
+        }
     }
 
-    /// The name of the connection's user.
-    fn admit(&self, connect: &ConnectPacket) -> Result<String, ReasonCode> {
-        self.speaks_v5.store(connect.protocol_version == 5, Ordering::Relaxed);
-        let user = match &self.proof {
+    /// Sends the client away when more waits for it than it may have unacknowledged, and it has
+    /// acknowledged nothing for as long as `patience`.
+    pub(super) fn check_progress(&self, router: &MessageRouter, patience: Duration) {
+        let Some(client) = self.client.get() else { return };
+        let mut progress = self.progress();
+        if router.queue_handle(&client.id).is_empty() {
+            *progress = Instant::now();
+        } else if progress.elapsed() >= patience {
+            tracing::info!(sender = ?self.sender, client = %client.id, "MQTT client dropped: it acknowledges nothing");
+            self.guest.send_away();
+        }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Instant> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the connection's user, which has its place from now on.
+    async fn admit(&self, connect: &ConnectPacket) -> Result<String, ReasonCode> {
+        let user = self.user(connect)?;
+        if connect.client_id.len() > CLIENT_ID_LIMIT {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        if connect.keep_alive > KEEP_ALIVE_LIMIT_S {
+            return Err(ReasonCode::ImplementationSpecificError);
+        }
+        // The library asks nobody when it publishes a will of a 3.1.1 client.
+        if let Some(will) = &connect.will {
+            if !mqtt5::is_valid_topic_name(&will.topic) {
+                return Err(ReasonCode::TopicNameInvalid);
+            }
+            if !self.confinement.may_leave_will(&will.topic, will.retain) {
+                return Err(ReasonCode::NotAuthorized);
+            }
+        }
+        if !self.guest.prove() {
+            return Err(ReasonCode::ServerBusy);
+        }
+        self.check_kept(connect).await?;
+        let speaks_v5 = connect.protocol_version == 5;
+        // A second CONNECT of one connection is a protocol error: the library asks once.
+        let _ = self.client.set(Client { id: connect.client_id.clone(), speaks_v5 });
+        Ok(user)
+    }
+
+    fn user(&self, connect: &ConnectPacket) -> Result<String, ReasonCode> {
+        match &self.proof {
             Proof::Password(password) => {
                 let known = connect.username.as_deref() == Some(USER);
                 let right = connect.password.as_ref().is_some_and(|guess| password.is(guess));
                 if !(known && right) {
                     return Err(ReasonCode::BadUsernameOrPassword);
                 }
-                // Peers' connections are named by their peer IDs: a local client of that name
-                // would take over the peer's.
-                if connect.client_id.parse::<PeerId>().is_ok() {
-                    return Err(ReasonCode::ClientIdentifierNotValid);
-                }
-                USER.to_owned()
             }
+            Proof::Anonymous => {}
             Proof::Stream(peer) => {
                 let name = peer.to_string();
-                if connect.client_id != name {
-                    return Err(ReasonCode::ClientIdentifierNotValid);
-                }
-                name
+                let own = connect.client_id == name;
+                return if own { Ok(name) } else { Err(ReasonCode::ClientIdentifierNotValid) };
             }
-        };
-        // The library asks nobody when it publishes a will of a 3.1.1 client.
-        match &connect.will {
-            Some(will) if !mqtt5::is_valid_topic_name(&will.topic) => {
-                Err(ReasonCode::TopicNameInvalid)
-            }
-            Some(will) if !self.confinement.may_publish(&will.topic, will.retain) => {
-                Err(ReasonCode::NotAuthorized)
-            }
-            _ => Ok(user),
         }
+        // Peers' connections are named by their peer IDs: a local client of that name would take
+        // over the peer's.
+        if connect.client_id.parse::<PeerId>().is_ok() {
+            return Err(ReasonCode::ClientIdentifierNotValid);
+        }
+        Ok(USER.to_owned())
+    }
+
+    /// Whether the client may have its session kept, if that is what it wants.
+    async fn check_kept(&self, connect: &ConnectPacket) -> Result<(), ReasonCode> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        if ClientSession::expiry_from_connect(connect) == Some(0) {
+            return Ok(());
+        }
+        let sessions = kept.session_client_ids().await.unwrap_or_default();
+        // Those that are connected are among them.
+        let limit = self.guest.others() + KEPT_SESSIONS;
+        let room = sessions.len() < limit || sessions.contains(&connect.client_id);
+        if room { Ok(()) } else { Err(ReasonCode::QuotaExceeded) }
     }
 
     fn message(&self, event: ClientPublishEvent) -> Message {
@@ -168,9 +271,9 @@ impl Session {
     }
 }
 
-type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(super) type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-fn ready<'a, T: Send + 'a>(answer: T) -> Answer<'a, T> {
+pub(super) fn ready<'a, T: Send + 'a>(answer: T) -> Answer<'a, T> {
     Box::pin(std::future::ready(answer))
 }
 
@@ -180,13 +283,15 @@ impl AuthProvider for Session {
         connect: &'a ConnectPacket,
         _client_addr: SocketAddr,
     ) -> Answer<'a, mqtt5::Result<AuthResult>> {
-        ready(Ok(match self.admit(connect) {
-            Ok(user) => AuthResult::success_with_user(user),
-            Err(reason) => {
-                tracing::info!(sender = ?self.sender, client = %connect.client_id, ?reason, "MQTT client refused");
-                AuthResult::fail(reason)
-            }
-        }))
+        Box::pin(async move {
+            Ok(match self.admit(connect).await {
+                Ok(user) => AuthResult::success_with_user(user),
+                Err(reason) => {
+                    tracing::info!(sender = ?self.sender, client = %connect.client_id, ?reason, "MQTT client refused");
+                    AuthResult::fail(reason)
+                }
+            })
+        })
     }
 
     fn authorize_publish<'a>(
@@ -198,7 +303,7 @@ impl AuthProvider for Session {
         // A refusal here is answered with a reason code, which MQTT 3.1.1 has none of: the
         // library would send such a client a malformed packet. Its message is dropped below.
         let allowed = self.confinement.may_publish(topic, false);
-        ready(allowed || !self.speaks_v5.load(Ordering::Relaxed))
+        ready(allowed || self.client.get().is_some_and(|client| !client.speaks_v5))
     }
 
     fn authorize_subscribe<'a>(
@@ -207,7 +312,9 @@ impl AuthProvider for Session {
         _user_id: Option<&'a str>,
         topic_filter: &'a str,
     ) -> Answer<'a, bool> {
-        ready(self.confinement.may_subscribe(topic_filter))
+        let shared = topic_filter.starts_with("$share/");
+        let allowed = self.confinement.may_subscribe(topic_filter);
+        ready(allowed && (!shared || self.hub.may_share(topic_filter)))
     }
 }
 
@@ -221,5 +328,10 @@ impl BrokerEventHandler for Session {
             self.hub.deliver(&self.message(event)).await;
             PublishAction::Continue
         })
+    }
+
+    fn on_message_delivered<'a>(&'a self, _event: MessageDeliveredEvent) -> Answer<'a, ()> {
+        *self.progress() = Instant::now();
+        ready(())
     }
 }

@@ -20,7 +20,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
+use crate::config;
 use crate::swarm::streams::{Incoming, Protocol, StreamError, Streams, memory};
+
+mod limits;
 
 const PASSWORD: &str = "correct horse";
 
@@ -29,7 +32,11 @@ const SOON: Duration = Duration::from_secs(30);
 
 async fn broker() -> Arc<dyn Broker> {
     let listen = "127.0.0.1:0".parse().unwrap();
-    start(Options { listen, websocket: None, password: Password::new(PASSWORD) }).await.unwrap()
+    start(options(listen)).await.unwrap()
+}
+
+fn options(listen: SocketAddr) -> Options {
+    Options { listen, ..Options::new(&config::Mqtt::default(), PASSWORD) }
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -163,7 +170,6 @@ async fn a_wrong_password_is_refused_with_its_reason() {
 #[tokio::test]
 async fn a_taken_port_and_an_open_address_are_refused() {
     let broker = broker().await;
-    let options = |listen| Options { listen, websocket: None, password: Password::new("") };
     assert!(
         matches!(start(options(broker.addr())).await, Err(BrokerError::InUse(addr)) if addr == broker.addr())
     );
@@ -331,9 +337,7 @@ async fn a_shutdown_sends_clients_away_and_frees_the_port() {
         }
         other => panic!("instead of a DISCONNECT {other:?}"),
     }
-    let options =
-        Options { listen: broker.addr(), websocket: None, password: Password::new(PASSWORD) };
-    let again = start(options).await.unwrap();
+    let again = start(options(broker.addr())).await.unwrap();
     assert_lives(&*again).await;
     drop(broker);
     assert_eq!(soon(inside.recv()).await, None);
@@ -343,7 +347,7 @@ async fn a_shutdown_sends_clients_away_and_frees_the_port() {
 async fn a_browser_page_connects_only_from_an_allowed_origin() {
     let listen = "127.0.0.1:0".parse().unwrap();
     let websocket = WebSocket { listen, origins: vec!["http://localhost:8080".into()] };
-    let options = Options { listen, websocket: Some(websocket), password: Password::new(PASSWORD) };
+    let options = Options { websocket: Some(websocket), ..options(listen) };
     let broker = start(options).await.unwrap();
     let ask = async |origin: &str| {
         let mut stream = TcpStream::connect(broker.websocket_addr().unwrap()).await.unwrap();

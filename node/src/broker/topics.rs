@@ -35,6 +35,13 @@ const ROOMS: [&str; 5] =
 /// The longest key of a submission, in bytes: room for a few hashes, far below MQTT's 64 KiB.
 pub const KEY_LIMIT: usize = 256;
 
+/// The longest topic or filter of a client, in bytes: twice what the longest of ours takes, with room
+/// for a path of names. The broker keeps one with each subscription and each retained message.
+pub const TOPIC_LIMIT: usize = 1024;
+
+/// The most levels of a client's topic or filter: matching costs time for each.
+pub const LEVELS_LIMIT: usize = 32;
+
 /// Where the answer to the submission named `key` is retained; none when `key` cannot be a topic
 /// level: empty, longer than [`KEY_LIMIT`], or with `/`, `+`, `#` or a control character in it.
 #[must_use]
@@ -147,6 +154,7 @@ impl Confinement {
     pub fn may_publish(&self, topic: &str, retain: bool) -> bool {
         match &self.kind {
             Kind::Node => true,
+            _ if !fits(topic) => false,
             Kind::Local if topic == SUBMIT || job_to_cancel(topic).is_some() => !retain,
             Kind::Local => is_free(topic),
             Kind::Peer { writes, .. } => {
@@ -155,15 +163,24 @@ impl Confinement {
         }
     }
 
-    /// Whether it may subscribe to `filter`, a valid filter, shared or not.
+    /// Whether it may leave a will for `topic`, a valid topic name. The node hears no wills, so one
+    /// to a local user's topics of the node would come to nothing, and is refused.
+    #[must_use]
+    pub fn may_leave_will(&self, topic: &str, retain: bool) -> bool {
+        match &self.kind {
+            Kind::Local => fits(topic) && is_free(topic),
+            _ => self.may_publish(topic, retain),
+        }
+    }
+
+    /// Whether it may subscribe to `filter`, a valid filter, shared or not. A peer is alone with what
+    /// it may read, so it has nothing to share.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> bool {
-        let Kind::Peer { reads, .. } = &self.kind else {
-            return true;
-        };
-        match filter.strip_prefix("$share/") {
-            None => covers(reads, filter),
-            Some(shared) => shared.split_once('/').is_some_and(|(_, inner)| covers(reads, inner)),
+        match &self.kind {
+            Kind::Node => true,
+            Kind::Local => fits(filter),
+            Kind::Peer { reads, .. } => fits(filter) && covers(reads, filter),
         }
     }
 
@@ -173,14 +190,20 @@ impl Confinement {
     pub fn may_be_answered_at(&self, topic: &str) -> bool {
         match &self.kind {
             Kind::Node => true,
+            _ if !fits(topic) => false,
             Kind::Local => is_free(topic),
             Kind::Peer { reads, .. } => covers(reads, topic),
         }
     }
 }
 
+/// Whether a client's topic or filter is neither too long nor too deep.
+fn fits(topic: &str) -> bool {
+    topic.len() <= TOPIC_LIMIT && topic.split('/').nth(LEVELS_LIMIT).is_none()
+}
+
 /// Whether `topic` is nobody's in particular.
-fn is_free(topic: &str) -> bool {
+pub(super) fn is_free(topic: &str) -> bool {
     let is_in = |room: &str| {
         topic.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
@@ -245,7 +268,7 @@ mod tests {
             }
             prop_assert!(confinement.may_subscribe(&to_peer(me, &inner)));
             let shared = format!("$share/g/{}", to_peer(me, &inner));
-            prop_assert!(confinement.may_subscribe(&shared));
+            prop_assert!(!confinement.may_subscribe(&shared), "it has nobody to share it with");
         }
 
         #[test]
@@ -255,6 +278,8 @@ mod tests {
             let own = format!("ipdc/v1/from/{me}/{rest}");
             prop_assert!(confinement.may_publish(&own, false));
             prop_assert!(!confinement.may_publish(&own, true));
+            prop_assert!(confinement.may_leave_will(&own, false));
+            prop_assert!(!confinement.may_leave_will(&own, true));
             let foreign = [
                 rest.clone(),
                 format!("ipdc/v1/from/{other}/{rest}"),
@@ -265,7 +290,25 @@ mod tests {
             ];
             for topic in &foreign {
                 prop_assert!(!confinement.may_publish(topic, false), "{}", topic);
+                prop_assert!(!confinement.may_leave_will(topic, false), "{}", topic);
             }
+        }
+    }
+
+    #[test]
+    fn a_topic_that_is_too_long_or_too_deep_is_nobodys() {
+        let (local, me) = (Confinement::of(Sender::Local), peer());
+        let prefix = format!("ipdc/v1/from/{me}/");
+        for topic in ["x".repeat(TOPIC_LIMIT + 1), "/".repeat(LEVELS_LIMIT)] {
+            assert!(!local.may_publish(&topic, false), "{topic}");
+            assert!(!local.may_leave_will(&topic, false), "{topic}");
+            assert!(!local.may_subscribe(&topic), "{topic}");
+            assert!(!local.may_be_answered_at(&topic), "{topic}");
+            let own = format!("{prefix}{topic}");
+            assert!(!Confinement::of(Sender::Peer(me)).may_publish(&own, false), "{own}");
+        }
+        for topic in ["x".repeat(TOPIC_LIMIT), "/".repeat(LEVELS_LIMIT - 1)] {
+            assert!(local.may_publish(&topic, false) && local.may_subscribe(&topic), "{topic}");
         }
     }
 
@@ -302,8 +345,10 @@ mod tests {
             [job(id), node(peer()), about_jobs(peer()), to_peer(peer(), "x"), "$SYS/x".into()];
         for topic in denied.into_iter().chain(submission("key")) {
             assert!(!confinement.may_publish(&topic, false), "{topic}");
+            assert!(!confinement.may_leave_will(&topic, false), "{topic}");
             assert!(!confinement.may_be_answered_at(&topic), "{topic}");
         }
+        assert!(!confinement.may_leave_will(SUBMIT, false), "the node hears no wills");
         assert!(!confinement.may_publish(SUBMIT, true), "a retained submission would come twice");
         assert!(!confinement.may_be_answered_at(SUBMIT));
     }

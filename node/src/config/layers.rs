@@ -90,6 +90,9 @@ impl Layers {
                 Some(Value::Integer(_)) => {
                     text.trim().parse().map_or_else(|_| Value::from(text.as_str()), Value::Integer)
                 }
+                Some(Value::Boolean(_)) => {
+                    text.trim().parse().map_or_else(|_| Value::from(text.as_str()), Value::Boolean)
+                }
                 _ => Value::String(text),
             };
             self.set(section, name, value, at)?;
@@ -254,6 +257,7 @@ mod tests {
             ("IPDC_NODE_SLOTS", "3"),
             ("IPDC_BLOCKS_LOW_WATER", "1.5 GiB"),
             ("IPDC_POLICY_MEMBERS", ""),
+            ("IPDC_MQTT_ANONYMOUS", "true"),
             ("IPDC_HOME", "/x"),
             ("IPDC_LOG", "debug"),
             ("PATH", "/bin"),
@@ -264,6 +268,7 @@ mod tests {
         assert_eq!(config.node.slots, Some(3));
         assert_eq!(config.blocks.low_water, Size(3 << 29));
         assert!(config.policy.members.is_empty());
+        assert!(config.mqtt.anonymous);
     }
 
     #[test]

@@ -101,6 +101,12 @@ pub struct Mqtt {
     pub websocket: Option<SocketAddr>,
     /// The origins whose pages may, as `http://localhost:8080`.
     pub origins: Vec<String>,
+    /// Whether clients on this machine need no password.
+    pub anonymous: bool,
+    /// How many may be connected at a time.
+    pub clients: u32,
+    /// How many messages they may have retained.
+    pub retained: u32,
 }
 
 impl Default for Mqtt {
@@ -109,6 +115,9 @@ impl Default for Mqtt {
             listen: SocketAddr::from(([127, 0, 0, 1], 1883)),
             websocket: None,
             origins: Vec::new(),
+            anonymous: false,
+            clients: 512,
+            retained: 10_000,
         }
     }
 }
