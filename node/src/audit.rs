@@ -64,6 +64,8 @@ pub enum What {
     Admitted,
     /// A member was cut off.
     Revoked,
+    /// A member broke the rules again and again, and is kept out for a while.
+    PutOut,
     /// A job of this node's user was taken in.
     Accepted,
     /// Attempts of a job ended here.
@@ -80,11 +82,12 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 10] = [
+    pub const ALL: [What; 11] = [
         What::Invited,
         What::Joined,
         What::Admitted,
         What::Revoked,
+        What::PutOut,
         What::Accepted,
         What::Ran,
         What::Refused,
@@ -101,6 +104,7 @@ impl What {
             What::Joined => "joined",
             What::Admitted => "admitted",
             What::Revoked => "revoked",
+            What::PutOut => "put_out",
             What::Accepted => "accepted",
             What::Ran => "ran",
             What::Refused => "refused",

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::message::MESSAGE_LIMIT;
-use mqtt5::QoS;
 use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::resource_monitor::{ResourceLimits, ResourceMonitor};
 use mqtt5::broker::router::MessageRouter;
@@ -27,6 +26,7 @@ use mqtt5::broker::websocket_server::{WebSocketServerConfig, accept_websocket_co
 use mqtt5::broker::{AuthProvider, BrokerConfig, BrokerEventHandler};
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::properties::{PropertyId, PropertyValue};
+use mqtt5::{MqttError, QoS};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
@@ -36,7 +36,8 @@ pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
 use super::{Broker, BrokerError, Message, Properties, Sender, Subscription};
 use crate::config;
-use crate::swarm::streams::BoxStream;
+use crate::swarm::conduct::{Conduct, Misdeed};
+use crate::swarm::streams::{BoxStream, Protocol};
 
 /// Connections of local users, half-open ones included: more than a desk's tools and a few
 /// hundred sensors need, at some 30 KB each.
@@ -265,7 +266,8 @@ impl Inner {
                 }
             }
         };
-        self.serve(transport, addr, Proof::Password(self.password.clone()), place).await;
+        // How it ended was noted; with local users nothing follows from it.
+        let _ = self.serve(transport, addr, Proof::Password(self.password.clone()), place).await;
     }
 
     async fn serve(
@@ -274,7 +276,7 @@ impl Inner {
         addr: SocketAddr,
         proof: Proof,
         place: OwnedSemaphorePermit,
-    ) {
+    ) -> mqtt5::Result<()> {
         let session = Arc::new(Session::new(proof, Arc::clone(&self.hub)));
         let mut config = self.config.clone();
         config.event_handler = Some(Arc::clone(&session) as Arc<dyn BrokerEventHandler>);
@@ -289,12 +291,14 @@ impl Inner {
             Arc::clone(&self.monitor),
             self.goodbye.subscribe(),
         );
-        if let Err(error) = handler.run().await
+        let ended = handler.run().await;
+        if let Err(error) = &ended
             && !error.is_normal_disconnect()
         {
             tracing::debug!(%addr, %error, "MQTT connection ended");
         }
         drop(place);
+        ended
     }
 
     /// A place for one more stream of `peer`, if there is one.
@@ -369,15 +373,22 @@ impl Broker for Mqtt5 {
         Subscription { retained: retained.into_iter().map(retained_message).collect(), live }
     }
 
-    fn serve(&self, stream: BoxStream, peer: PeerId) {
+    fn serve(&self, stream: BoxStream, peer: PeerId, conduct: &Conduct) {
         let Some(place) = self.inner.peer_place(peer) else {
-            tracing::warn!(%peer, "MQTT stream refused: {STREAMS_PER_PEER} are open");
+            conduct.report(peer, Misdeed::Streams(Protocol::Mqtt.name()));
             return;
         };
-        let inner = Arc::clone(&self.inner);
+        let (inner, conduct) = (Arc::clone(&self.inner), conduct.clone());
         self.inner.tasks.spawn(async move {
             let transport = BrokerTransport::WebSocket(Box::new(PeerStream(Mutex::new(stream))));
-            inner.serve(transport, NO_ADDR, Proof::Stream(peer), place).await;
+            let proof = Proof::Stream(peer, conduct.clone());
+            if let Err(error) = inner.serve(transport, NO_ADDR, proof, place).await
+                && is_garbage(&error)
+            {
+                let misdeed =
+                    Misdeed::Garbage { on: Protocol::Mqtt.name(), why: error.to_string() };
+                conduct.report(peer, misdeed);
+            }
         });
     }
 
@@ -418,6 +429,23 @@ pub(super) fn retained_message(packet: PublishPacket) -> Message {
         correlation,
         sender: if by_local { Sender::Local } else { Sender::Node },
     }
+}
+
+/// Whether it was no bad luck of the connection that an error came of what the other side sent.
+pub(super) fn is_garbage(error: &MqttError) -> bool {
+    matches!(
+        error,
+        MqttError::MalformedPacket(_)
+            | MqttError::PacketTooLarge { .. }
+            | MqttError::ProtocolError(_)
+            | MqttError::InvalidPacketType(_)
+            | MqttError::InvalidQoS(_)
+            | MqttError::InvalidReasonCode(_)
+            | MqttError::InvalidPropertyId(_)
+            | MqttError::DuplicatePropertyId(_)
+            | MqttError::InvalidTopicName(_)
+            | MqttError::TopicAliasInvalid(_)
+    )
 }
 
 /// The address the library is told for a stream: it logs it, nothing more.

@@ -22,6 +22,9 @@ use tokio::sync::mpsc;
 
 use super::topics::{Confinement, covers};
 use super::{Message, SUBSCRIPTION_LIMIT, Sender};
+use crate::swarm::conduct::{Conduct, Misdeed};
+use crate::swarm::pace::Pace;
+use crate::swarm::streams::Protocol;
 
 /// The user name of local users.
 pub(super) const USER: &str = "ipdc";
@@ -30,6 +33,19 @@ pub(super) const USER: &str = "ipdc";
 /// dropped there: long enough for a slow disk flush, too short for the publisher's keep-alive
 /// (15 s between nodes) to run out.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of messages that one peer is listened to in a second, in the long run: four thousand small
+/// ones, or the reports of ten thousand tasks in three seconds. To read so much takes a tenth of a core.
+const PEER_BYTES_A_SECOND: u64 = 16 << 20;
+
+/// Bytes of messages that one peer may send without waiting: two seconds' worth.
+const PEER_BYTES_AT_ONCE: u64 = 32 << 20;
+
+/// What a message costs besides its bytes.
+const MESSAGE_COST: usize = 4 * 1024;
+
+/// A peer that had to wait so long for what it sent is remarked upon: no job makes so much.
+const FLOOD: Duration = Duration::from_secs(5);
 
 /// The password of local users, kept as its SHA-256: comparing digests tells an attacker nothing
 /// about how much of a guess was right.
@@ -94,8 +110,8 @@ impl Hub {
 pub(super) enum Proof {
     /// By the local users' password.
     Password(Password),
-    /// The stream it came on is this peer's.
-    Stream(PeerId),
+    /// The stream it came on is this peer's; and where to say how it behaves.
+    Stream(PeerId, Conduct),
 }
 
 /// A connection, as the library's hooks see it.
@@ -106,16 +122,26 @@ pub(super) struct Session {
     hub: Arc<Hub>,
     /// Whether the client speaks MQTT 5; known once it has connected.
     speaks_v5: AtomicBool,
+    /// How fast a peer is listened to.
+    pace: tokio::sync::Mutex<PeersPace>,
+}
+
+struct PeersPace {
+    of: Pace,
+    /// How long it had to wait, since that was last remarked upon.
+    waited: Duration,
 }
 
 impl Session {
     pub(super) fn new(proof: Proof, hub: Arc<Hub>) -> Self {
         let sender = match proof {
             Proof::Password(_) => Sender::Local,
-            Proof::Stream(peer) => Sender::Peer(peer),
+            Proof::Stream(peer, _) => Sender::Peer(peer),
         };
         let confinement = Confinement::of(sender);
-        Session { proof, sender, confinement, hub, speaks_v5: AtomicBool::new(true) }
+        let of = Pace::new(PEER_BYTES_A_SECOND, PEER_BYTES_AT_ONCE);
+        let pace = tokio::sync::Mutex::new(PeersPace { of, waited: Duration::ZERO });
+        Session { proof, sender, confinement, hub, speaks_v5: AtomicBool::new(true), pace }
     }
 
     /// The name of the connection's user.
@@ -135,9 +161,11 @@ impl Session {
                 }
                 USER.to_owned()
             }
-            Proof::Stream(peer) => {
+            Proof::Stream(peer, conduct) => {
                 let name = peer.to_string();
                 if connect.client_id != name {
+                    let why = "another's client ID".to_owned();
+                    conduct.report(*peer, Misdeed::Garbage { on: Protocol::Mqtt.name(), why });
                     return Err(ReasonCode::ClientIdentifierNotValid);
                 }
                 name
@@ -149,9 +177,30 @@ impl Session {
                 Err(ReasonCode::TopicNameInvalid)
             }
             Some(will) if !self.confinement.may_publish(&will.topic, will.retain) => {
+                self.report("leave a will at", &will.topic);
                 Err(ReasonCode::NotAuthorized)
             }
             _ => Ok(user),
+        }
+    }
+
+    /// The client would do this where it has no business: of a peer, that is remembered.
+    fn report(&self, verb: &'static str, topic: &str) {
+        match &self.proof {
+            Proof::Password(_) => tracing::info!(verb, topic, "MQTT client refused"),
+            Proof::Stream(peer, conduct) => conduct.report(*peer, Misdeed::topic(verb, topic)),
+        }
+    }
+
+    /// Waits while a peer says more than it may at once, and holds up its stream with that.
+    async fn keep_pace(&self, payload: usize) {
+        let Proof::Stream(peer, conduct) = &self.proof else { return };
+        let mut pace = self.pace.lock().await;
+        let waited = pace.of.take((payload + MESSAGE_COST) as u64).await;
+        pace.waited += waited;
+        if pace.waited >= FLOOD {
+            pace.waited = Duration::ZERO;
+            conduct.report(*peer, Misdeed::Flood);
         }
     }
 
@@ -197,8 +246,12 @@ impl AuthProvider for Session {
     ) -> Answer<'a, bool> {
         // A refusal here is answered with a reason code, which MQTT 3.1.1 has none of: the
         // library would send such a client a malformed packet. Its message is dropped below.
-        let allowed = self.confinement.may_publish(topic, false);
-        ready(allowed || !self.speaks_v5.load(Ordering::Relaxed))
+        let speaks_v5 = self.speaks_v5.load(Ordering::Relaxed);
+        let allowed = !speaks_v5 || self.confinement.may_publish(topic, false);
+        if !allowed {
+            self.report("write to", topic);
+        }
+        ready(allowed)
     }
 
     fn authorize_subscribe<'a>(
@@ -207,7 +260,11 @@ impl AuthProvider for Session {
         _user_id: Option<&'a str>,
         topic_filter: &'a str,
     ) -> Answer<'a, bool> {
-        ready(self.confinement.may_subscribe(topic_filter))
+        let allowed = self.confinement.may_subscribe(topic_filter);
+        if !allowed {
+            self.report("read", topic_filter);
+        }
+        ready(allowed)
     }
 }
 
@@ -215,9 +272,10 @@ impl BrokerEventHandler for Session {
     fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {
         Box::pin(async move {
             if !self.confinement.may_publish(&event.topic, event.retain) {
-                tracing::info!(sender = ?self.sender, topic = %event.topic, "MQTT message refused");
+                self.report("write to", &event.topic);
                 return PublishAction::Handled;
             }
+            self.keep_pace(event.payload.len()).await;
             self.hub.deliver(&self.message(event)).await;
             PublishAction::Continue
         })

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
+use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::{Incoming, Protocol, StreamError, Streams, memory};
 
 const PASSWORD: &str = "correct horse";
@@ -504,6 +505,10 @@ impl Streams for Brittle {
 
     fn incoming(&self, protocol: Protocol) -> Incoming {
         self.streams.incoming(protocol)
+    }
+
+    fn conduct(&self) -> &Conduct {
+        self.streams.conduct()
     }
 }
 

@@ -10,6 +10,8 @@
 //! | `authority` | what this node signs for the swarm |
 //! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
+//! | `pace` | how fast a peer is listened to |
+//! | [`conduct`] | members that break the rules, and when they are put out |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
 //!
 //! What the swarm keeps is in [`crate::state::members`]; who comes and goes it tells
@@ -21,10 +23,12 @@ mod authority;
 mod book;
 mod frame;
 mod open;
+pub(crate) mod pace;
 mod peers;
 
 pub mod address;
 pub mod certificate;
+pub mod conduct;
 pub mod facts;
 pub mod identity;
 pub mod invitation;
@@ -52,6 +56,7 @@ use tokio_util::task::TaskTracker;
 use self::address::Whereabouts;
 use self::book::Book;
 use self::certificate::{BadCertificate, Credential, now_ms};
+use self::conduct::{Conduct, PutOut};
 use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
@@ -226,6 +231,7 @@ struct Core {
     book: Mutex<Book>,
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
+    conduct: Conduct,
     orders: mpsc::UnboundedSender<gate::Order>,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
@@ -249,6 +255,7 @@ impl Swarm {
         let (events, _) = broadcast::channel(EVENTS_LIMIT);
         let book = open_book(&options, local, events.clone()).await?;
         let (ipfs, ends) = network(&options.keypair, &options.swarm_key).await?;
+        let (conduct, put_out) = Conduct::new();
         let core = Arc::new(Core {
             keypair: options.keypair,
             swarm_key: options.swarm_key,
@@ -264,6 +271,7 @@ impl Swarm {
             book: Mutex::new(book),
             listening: Mutex::default(),
             takers: Takers::default(),
+            conduct,
             orders: ends.orders,
             events,
             stopping: CancellationToken::new(),
@@ -274,7 +282,7 @@ impl Swarm {
             swarm.shutdown().await;
             return Err(error);
         }
-        swarm.run(ends.events);
+        swarm.run(ends.events, put_out);
         Ok(swarm)
     }
 
@@ -297,10 +305,15 @@ impl Swarm {
         Ok(())
     }
 
-    fn run(&self, events: mpsc::UnboundedReceiver<gate::Event>) {
+    fn run(
+        &self,
+        events: mpsc::UnboundedReceiver<gate::Event>,
+        put_out: mpsc::UnboundedReceiver<PutOut>,
+    ) {
         let core = &self.core;
         let told = core.takers.take(Protocol::Peers);
         core.spawn(peers::keep(core.clone(), events));
+        core.spawn(peers::put_out(core.clone(), put_out));
         core.spawn(peers::hear(core.clone(), told));
         core.spawn(authority::renew_own(core.clone()));
         // Not cut short by stopping: it saves once more.

@@ -25,6 +25,8 @@ use crate::state::Db;
 use crate::state::members::Grant;
 use ipdc_gate::{self as gate, ADMIT, DialOpts, Link, OpenError};
 
+mod hostile;
+
 const MESSAGE_LIMIT: usize = 64 * 1024;
 
 /// Longer than anything here takes on a busy machine.
