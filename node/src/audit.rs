@@ -66,6 +66,8 @@ pub enum What {
     Revoked,
     /// The swarm got a new key.
     Rekeyed,
+    /// A member broke the rules again and again, and is kept out for a while.
+    PutOut,
     /// A job of this node's user was taken in.
     Accepted,
     /// Attempts of a job ended here.
@@ -82,12 +84,13 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 11] = [
+    pub const ALL: [What; 12] = [
         What::Invited,
         What::Joined,
         What::Admitted,
         What::Revoked,
         What::Rekeyed,
+        What::PutOut,
         What::Accepted,
         What::Ran,
         What::Refused,
@@ -105,6 +108,7 @@ impl What {
             What::Admitted => "admitted",
             What::Revoked => "revoked",
             What::Rekeyed => "rekeyed",
+            What::PutOut => "put_out",
             What::Accepted => "accepted",
             What::Ran => "ran",
             What::Refused => "refused",

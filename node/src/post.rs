@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::Links;
 use crate::broker::link::Incoming;
+use crate::swarm::conduct::Misdeed;
 
 /// Letters that wait for the worker or the controllers of this node. When a mailbox is full the
 /// letter is dropped, as a link would: its sender repeats it.
@@ -56,7 +57,14 @@ impl Post {
             while let Some((from, bytes)) = incoming.recv().await {
                 match serde_json::from_slice(&bytes) {
                     Ok(letter) => inbound.deliver(from, letter),
-                    Err(error) => tracing::debug!(%from, %error, "a letter that cannot be read"),
+                    // As a newer version may write it.
+                    Err(error) if error.is_data() => {
+                        tracing::debug!(%from, %error, "a letter of an unknown form");
+                    }
+                    Err(error) => {
+                        let (on, why) = ("a letter", error.to_string());
+                        inbound.links.conduct().report(from, Misdeed::Garbage { on, why });
+                    }
                 }
             }
         });

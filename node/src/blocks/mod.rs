@@ -69,7 +69,8 @@ impl Blocks {
     /// To be called within the async runtime.
     #[must_use]
     pub fn start(store: Store, db: Db, streams: Arc<dyn Streams>, stall: Duration) -> Blocks {
-        let serving = exchange::serve(store.clone(), streams.incoming(Protocol::Blocks));
+        let asked = streams.incoming(Protocol::Blocks);
+        let serving = exchange::serve(store.clone(), asked, streams.conduct().clone());
         let serving = AbortOnDropHandle::new(tokio::spawn(serving));
         let fetcher = Fetcher::new(store.clone(), streams, stall);
         let tables = Tables::new(db.clone());

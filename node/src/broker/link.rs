@@ -32,8 +32,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::mqtt::PACKET_LIMIT;
+use super::mqtt::{PACKET_LIMIT, is_garbage};
 use super::{Broker, Sender, Subscription, topics};
+use crate::swarm::conduct::{Conduct, Misdeed};
 use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams};
 
 /// Messages that may wait for one peer: some seconds of the fastest sender, at a few hundred bytes
@@ -104,7 +105,7 @@ impl Incoming {
                 Sender::Peer(peer) if topics::peer_about_jobs(&message.topic) == Some(peer) => {
                     return Some((peer, message.payload));
                 }
-                sender => tracing::warn!(?sender, topic = %message.topic, "message of a stranger"),
+                sender => tracing::debug!(?sender, topic = %message.topic, "message of a stranger"),
             }
         }
     }
@@ -122,13 +123,14 @@ impl Links {
             tasks: TaskTracker::new(),
         });
         let mut opened = shared.streams.incoming(Protocol::Mqtt);
+        let conduct = shared.streams.conduct().clone();
         let stop = shared.stop.clone();
         shared.tasks.spawn(async move {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     stream = opened.recv() => match stream {
-                        Some((peer, stream)) => broker.serve(stream, peer),
+                        Some((peer, stream)) => broker.serve(stream, peer, &conduct),
                         None => return,
                     },
                 }
@@ -158,6 +160,12 @@ impl Links {
         if dropped > 0 {
             self.shared.count_dropped(dropped, peer, "too many wait");
         }
+    }
+
+    /// Where to say what is wrong with a message that came.
+    #[must_use]
+    pub fn conduct(&self) -> &Conduct {
+        self.shared.streams.conduct()
     }
 
     /// Messages dropped since the start.
@@ -278,6 +286,17 @@ enum Broken {
     Unexpected,
 }
 
+impl Broken {
+    /// What the peer's broker said that no broker says.
+    fn misdeed(&self) -> Option<String> {
+        match self {
+            Broken::Mqtt(error) if is_garbage(error) => Some(error.to_string()),
+            Broken::Unexpected => Some(self.to_string()),
+            _ => None,
+        }
+    }
+}
+
 impl Link {
     async fn run(self) {
         let stop = self.shared.stop.clone();
@@ -298,6 +317,10 @@ impl Link {
             self.outbox.unpop(conversation.in_flight.into_iter().map(|(_, message)| message));
             if let Err(broken) = &ended {
                 tracing::debug!(peer = %self.peer, error = broken as &dyn std::error::Error, "link broke");
+                if let Some(why) = broken.misdeed() {
+                    let misdeed = Misdeed::Garbage { on: Protocol::Mqtt.name(), why };
+                    self.shared.streams.conduct().report(self.peer, misdeed);
+                }
                 if reached.elapsed() >= GIVE_UP {
                     let dropped = self.outbox.clear();
                     self.shared.count_dropped(dropped, self.peer, "the peer cannot be reached");

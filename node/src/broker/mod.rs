@@ -19,6 +19,7 @@ use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::message::MESSAGE_LIMIT;
 use tokio::sync::mpsc;
 
+use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::BoxStream;
 
 pub mod link;
@@ -115,7 +116,8 @@ pub trait Broker: Send + Sync + 'static {
     async fn subscribe(&self, filter: &str) -> Subscription;
 
     /// Serves MQTT to `peer` on `stream`, confined as [`topics::Confinement`] says, until it ends.
-    fn serve(&self, stream: BoxStream, peer: PeerId);
+    /// What it does beyond that, `conduct` hears.
+    fn serve(&self, stream: BoxStream, peer: PeerId, conduct: &Conduct);
 
     /// Where local users connect.
     fn addr(&self) -> SocketAddr;

@@ -18,7 +18,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::message::MESSAGE_LIMIT;
-use mqtt5::QoS;
 use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::resource_monitor::{ResourceLimits, ResourceMonitor};
 use mqtt5::broker::router::MessageRouter;
@@ -31,6 +30,7 @@ use mqtt5::broker::{
 };
 use mqtt5::packet::publish::PublishPacket;
 use mqtt5::protocol::v5::properties::{PropertyId, PropertyValue};
+use mqtt5::{MqttError, QoS};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
@@ -42,7 +42,8 @@ use super::session::{Hub, Proof, Session, USER};
 use super::{Broker, BrokerError, Message, Properties, Sender, Subscription};
 use crate::config;
 use crate::lobby::{Guarded, Guest, Lobby, PATIENCE};
-use crate::swarm::streams::BoxStream;
+use crate::swarm::conduct::{Conduct, Misdeed};
+use crate::swarm::streams::{BoxStream, Protocol};
 
 /// Streams that one peer may have open to the broker. It needs one; the others cover the time in
 /// which it reconnects and we have not yet seen the old one end.
@@ -335,7 +336,8 @@ impl Inner {
             }
         };
         let proof = self.password.clone().map_or(Proof::Anonymous, Proof::Password);
-        self.serve(transport, addr, proof, guest).await;
+        // How it ended was noted; with local users nothing follows from it.
+        let _ = self.serve(transport, addr, proof, guest).await;
     }
 
     async fn serve(
@@ -344,10 +346,10 @@ impl Inner {
         addr: SocketAddr,
         proof: Proof,
         guest: Arc<Guest>,
-    ) {
+    ) -> mqtt5::Result<()> {
         let (mut config, kept) = match proof {
             Proof::Password(_) | Proof::Anonymous => (self.for_locals.clone(), Some(&self.kept)),
-            Proof::Stream(_) => (self.for_peers.clone(), None),
+            Proof::Stream(..) => (self.for_peers.clone(), None),
         };
         let session = Session::new(proof, Arc::clone(&self.hub), guest, kept.cloned());
         let session = Arc::new(session);
@@ -364,11 +366,13 @@ impl Inner {
             Arc::clone(&self.monitor),
             self.goodbye.subscribe(),
         );
-        if let Err(error) = handler.run().await
+        let ended = handler.run().await;
+        if let Err(error) = &ended
             && !error.is_normal_disconnect()
         {
             tracing::debug!(%addr, %error, "MQTT connection ended");
         }
+        ended
     }
 
     fn remember(&self, session: &Arc<Session>) {
@@ -471,16 +475,23 @@ impl Broker for Mqtt5 {
         Subscription { retained: retained.into_iter().map(retained_message).collect(), live }
     }
 
-    fn serve(&self, stream: BoxStream, peer: PeerId) {
+    fn serve(&self, stream: BoxStream, peer: PeerId, conduct: &Conduct) {
         let Some(guest) = self.inner.welcome_peer(peer) else {
-            tracing::warn!(%peer, "MQTT stream refused: {STREAMS_PER_PEER} are open");
+            conduct.report(peer, Misdeed::Streams(Protocol::Mqtt.name()));
             return;
         };
-        let inner = Arc::clone(&self.inner);
+        let (inner, conduct) = (Arc::clone(&self.inner), conduct.clone());
         self.inner.tasks.spawn(async move {
             let stream = guest.guard(PeerStream(Mutex::new(stream)));
             let transport = BrokerTransport::WebSocket(Box::new(stream));
-            inner.serve(transport, NO_ADDR, Proof::Stream(peer), guest).await;
+            let proof = Proof::Stream(peer, conduct.clone());
+            if let Err(error) = inner.serve(transport, NO_ADDR, proof, guest).await
+                && is_garbage(&error)
+            {
+                let misdeed =
+                    Misdeed::Garbage { on: Protocol::Mqtt.name(), why: error.to_string() };
+                conduct.report(peer, misdeed);
+            }
         });
     }
 
@@ -521,6 +532,23 @@ pub(super) fn retained_message(packet: PublishPacket) -> Message {
         correlation,
         sender: if by_local { Sender::Local } else { Sender::Node },
     }
+}
+
+/// Whether it was no bad luck of the connection that an error came of what the other side sent.
+pub(super) fn is_garbage(error: &MqttError) -> bool {
+    matches!(
+        error,
+        MqttError::MalformedPacket(_)
+            | MqttError::PacketTooLarge { .. }
+            | MqttError::ProtocolError(_)
+            | MqttError::InvalidPacketType(_)
+            | MqttError::InvalidQoS(_)
+            | MqttError::InvalidReasonCode(_)
+            | MqttError::InvalidPropertyId(_)
+            | MqttError::DuplicatePropertyId(_)
+            | MqttError::InvalidTopicName(_)
+            | MqttError::TopicAliasInvalid(_)
+    )
 }
 
 /// The address the library is told for a stream: it logs it, nothing more.

@@ -28,6 +28,9 @@ use tokio::time::Instant;
 use super::topics::{Confinement, covers};
 use super::{Message, SUBSCRIPTION_LIMIT, Sender};
 use crate::lobby::Guest;
+use crate::swarm::conduct::{Conduct, Misdeed};
+use crate::swarm::pace::Pace;
+use crate::swarm::streams::Protocol;
 
 /// The user name of local users.
 pub(super) const USER: &str = "ipdc";
@@ -51,6 +54,18 @@ pub(super) const KEPT_SESSIONS: usize = 64;
 /// Different shared subscriptions (`$share/GROUP/FILTER`) since the node's start: the library keeps
 /// a counter of each for good.
 const SHARES: usize = 4_096;
+/// Bytes of messages that one peer is listened to in a second, in the long run: four thousand small
+/// ones, or the reports of ten thousand tasks in three seconds. To read so much takes a tenth of a core.
+const PEER_BYTES_A_SECOND: u64 = 16 << 20;
+
+/// Bytes of messages that one peer may send without waiting: two seconds' worth.
+const PEER_BYTES_AT_ONCE: u64 = 32 << 20;
+
+/// What a message costs besides its bytes.
+const MESSAGE_COST: usize = 4 * 1024;
+
+/// A peer that had to wait so long for what it sent is remarked upon: no job makes so much.
+const FLOOD: Duration = Duration::from_secs(5);
 
 /// The password of local users, kept as its SHA-256: comparing digests tells an attacker nothing
 /// about how much of a guess was right.
@@ -126,8 +141,8 @@ pub(super) enum Proof {
     Password(Password),
     /// It need not: every program on this machine is a local user.
     Anonymous,
-    /// The stream it came on is this peer's.
-    Stream(PeerId),
+    /// The stream it came on is this peer's; and where to say how it behaves.
+    Stream(PeerId, Conduct),
 }
 
 /// A connection, as the library's hooks see it.
@@ -144,6 +159,8 @@ pub(super) struct Session {
     client: OnceLock<Client>,
     /// When it last acknowledged a message, or had none to acknowledge.
     progress: Mutex<Instant>,
+    /// How fast a peer is listened to.
+    pace: tokio::sync::Mutex<PeersPace>,
 }
 
 /// What a client says of itself.
@@ -151,6 +168,12 @@ struct Client {
     id: String,
     /// Whether it speaks MQTT 5.
     speaks_v5: bool,
+}
+
+struct PeersPace {
+    of: Pace,
+    /// How long it had to wait, since that was last remarked upon.
+    waited: Duration,
 }
 
 impl Session {
@@ -162,8 +185,9 @@ impl Session {
     ) -> Self {
         let sender = match proof {
             Proof::Password(_) | Proof::Anonymous => Sender::Local,
-            Proof::Stream(peer) => Sender::Peer(peer),
+            Proof::Stream(peer, _) => Sender::Peer(peer),
         };
+        let of = Pace::new(PEER_BYTES_A_SECOND, PEER_BYTES_AT_ONCE);
         Session {
             proof,
             sender,
@@ -173,6 +197,7 @@ impl Session {
             kept,
             client: OnceLock::new(),
             progress: Mutex::new(Instant::now()),
+            pace: tokio::sync::Mutex::new(PeersPace { of, waited: Duration::ZERO }),
         }
     }
 
@@ -208,6 +233,7 @@ impl Session {
                 return Err(ReasonCode::TopicNameInvalid);
             }
             if !self.confinement.may_leave_will(&will.topic, will.retain) {
+                self.report("leave a will at", &will.topic);
                 return Err(ReasonCode::NotAuthorized);
             }
         }
@@ -231,10 +257,14 @@ impl Session {
                 }
             }
             Proof::Anonymous => {}
-            Proof::Stream(peer) => {
+            Proof::Stream(peer, conduct) => {
                 let name = peer.to_string();
-                let own = connect.client_id == name;
-                return if own { Ok(name) } else { Err(ReasonCode::ClientIdentifierNotValid) };
+                if connect.client_id == name {
+                    return Ok(name);
+                }
+                let why = "another's client ID".to_owned();
+                conduct.report(*peer, Misdeed::Garbage { on: Protocol::Mqtt.name(), why });
+                return Err(ReasonCode::ClientIdentifierNotValid);
             }
         }
         // Peers' connections are named by their peer IDs: a local client of that name would take
@@ -256,6 +286,28 @@ impl Session {
         let limit = self.guest.others() + KEPT_SESSIONS;
         let room = sessions.len() < limit || sessions.contains(&connect.client_id);
         if room { Ok(()) } else { Err(ReasonCode::QuotaExceeded) }
+    }
+
+    /// The client would do this where it has no business: of a peer, that is remembered.
+    fn report(&self, verb: &'static str, topic: &str) {
+        match &self.proof {
+            Proof::Password(_) | Proof::Anonymous => {
+                tracing::info!(verb, topic, "MQTT client refused");
+            }
+            Proof::Stream(peer, conduct) => conduct.report(*peer, Misdeed::topic(verb, topic)),
+        }
+    }
+
+    /// Waits while a peer says more than it may at once, and holds up its stream with that.
+    async fn keep_pace(&self, payload: usize) {
+        let Proof::Stream(peer, conduct) = &self.proof else { return };
+        let mut pace = self.pace.lock().await;
+        let waited = pace.of.take((payload + MESSAGE_COST) as u64).await;
+        pace.waited += waited;
+        if pace.waited >= FLOOD {
+            pace.waited = Duration::ZERO;
+            conduct.report(*peer, Misdeed::Flood);
+        }
     }
 
     fn message(&self, event: ClientPublishEvent) -> Message {
@@ -302,8 +354,12 @@ impl AuthProvider for Session {
     ) -> Answer<'a, bool> {
         // A refusal here is answered with a reason code, which MQTT 3.1.1 has none of: the
         // library would send such a client a malformed packet. Its message is dropped below.
-        let allowed = self.confinement.may_publish(topic, false);
-        ready(allowed || self.client.get().is_some_and(|client| !client.speaks_v5))
+        let speaks_v5 = self.client.get().is_none_or(|client| client.speaks_v5);
+        let allowed = !speaks_v5 || self.confinement.may_publish(topic, false);
+        if !allowed {
+            self.report("write to", topic);
+        }
+        ready(allowed)
     }
 
     fn authorize_subscribe<'a>(
@@ -314,6 +370,9 @@ impl AuthProvider for Session {
     ) -> Answer<'a, bool> {
         let shared = topic_filter.starts_with("$share/");
         let allowed = self.confinement.may_subscribe(topic_filter);
+        if !allowed {
+            self.report("read", topic_filter);
+        }
         ready(allowed && (!shared || self.hub.may_share(topic_filter)))
     }
 }
@@ -322,9 +381,10 @@ impl BrokerEventHandler for Session {
     fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Answer<'a, PublishAction> {
         Box::pin(async move {
             if !self.confinement.may_publish(&event.topic, event.retain) {
-                tracing::info!(sender = ?self.sender, topic = %event.topic, "MQTT message refused");
+                self.report("write to", &event.topic);
                 return PublishAction::Handled;
             }
+            self.keep_pace(event.payload.len()).await;
             self.hub.deliver(&self.message(event)).await;
             PublishAction::Continue
         })

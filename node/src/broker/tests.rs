@@ -21,6 +21,7 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::*;
 use crate::config;
+use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::{Incoming, Protocol, StreamError, Streams, memory};
 
 mod limits;
@@ -508,6 +509,10 @@ impl Streams for Brittle {
 
     fn incoming(&self, protocol: Protocol) -> Incoming {
         self.streams.incoming(protocol)
+    }
+
+    fn conduct(&self) -> &Conduct {
+        self.streams.conduct()
     }
 }
 

@@ -23,6 +23,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 use super::Core;
 use super::book::Cut;
 use super::certificate::{BadCertificate, Credential, new_serial, now_ms};
+use super::conduct::Misdeed;
 use super::frame;
 use super::invitation::Token;
 use super::revocation::{Notice, Whom};
@@ -75,6 +76,12 @@ pub enum Refusal {
     /// The invitation has expired.
     #[error("the invitation has expired")]
     Expired,
+    /// It broke the rules again and again.
+    #[error("it broke the swarm's rules, and is kept out for {seconds} s more")]
+    PutOut {
+        /// For how long it need not come back.
+        seconds: u64,
+    },
     /// As many as it allows have joined by it.
     #[error("the invitation is used up")]
     UsedUp,
@@ -225,9 +232,12 @@ async fn check(
     admitted: Admitted,
     revocations: &[Notice],
 ) -> Result<Admitted, Refusal> {
+    if let Some(left) = core.conduct.is_out(peer) {
+        return Err(Refusal::PutOut { seconds: left.as_secs() + 1 });
+    }
     // A stranger's revocations are not even read.
     core.book().check(&admitted.credential, peer)?;
-    core.learn_revocations(revocations).await?;
+    core.learn_revocations(revocations, Some(peer)).await?;
     let book = core.book();
     book.check(&admitted.credential, peer)?;
     if book.is_copy(peer, admitted.run) {
@@ -273,13 +283,17 @@ impl Core {
         }
     }
 
-    /// Takes in revocations: closes the connections of those they cut off, and keeps them. Gives
-    /// who is a member no more.
+    /// Takes in revocations that `teller` told, or this node signed: closes the connections of those
+    /// they cut off, and keeps them. Gives who is a member no more.
     pub(super) async fn learn_revocations(
         &self,
         notices: &[Notice],
+        teller: Option<PeerId>,
     ) -> Result<Vec<PeerId>, StateError> {
         let cut = self.book().learn_revocations(notices);
+        if let Some(teller) = teller.filter(|_| cut.is_forged) {
+            self.conduct.report(teller, Misdeed::Forged("a revocation"));
+        }
         for link in &cut.cut_off {
             tracing::info!(peer = %link.peer, "cut off: its certificate was revoked");
             link.close();

@@ -76,7 +76,7 @@ impl Swarm {
             })
             .collect::<Result<_, _>>()
             .map_err(BadCertificate::from)?;
-        Ok(core.learn_revocations(&notices).await?)
+        Ok(core.learn_revocations(&notices, None).await?)
     }
 }
 

@@ -20,10 +20,11 @@ use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
 use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
+use super::conduct::Misdeed;
 use super::facts::PeerFacts;
 use super::rekey::KeyChange;
 use super::revocation::{Notice, Revocation, Revocations};
-use super::signed::Signed;
+use super::signed::{BadStatement, Signed};
 use crate::state::members;
 use ipdc_gate::{DialFailure, Link};
 
@@ -40,6 +41,9 @@ const PROVEN: Duration = Duration::from_secs(10);
 const DIALS_LIMIT: usize = 32;
 /// Addresses kept that led to a peer but that it does not tell itself (port forwards, names).
 const WORKED_LIMIT: usize = 4;
+/// The longest facts that are kept of a peer, in bytes of JSON: ten times what a node with every
+/// runtime and a dozen labels tells.
+const FACTS_LIMIT: usize = 16 * 1024;
 /// Members and revocations in one telling: about 1.5 KiB each, so a frame stays under its limit.
 const TELLING_LIMIT: usize = 100;
 
@@ -148,6 +152,8 @@ pub(super) struct Cut {
     pub(super) removed: Vec<(members::Member, Certificate)>,
     /// Their connections.
     pub(super) cut_off: Vec<Arc<Link>>,
+    /// Whether one of those told was never signed by whom it names.
+    pub(super) is_forged: bool,
 }
 
 struct Dial {
@@ -258,6 +264,8 @@ pub(super) struct Book {
     former: BTreeMap<PeerId, Certificate>,
     contacts: Vec<Contact>,
     revocations: Revocations,
+    /// Who was put out for its conduct, and until when it is not dialled.
+    put_out: BTreeMap<PeerId, Instant>,
     version: u64,
     /// Members that changed since they were last kept.
     unsaved: BTreeSet<PeerId>,
@@ -289,6 +297,7 @@ impl Book {
             former: BTreeMap::new(),
             contacts: Vec::new(),
             revocations,
+            put_out: BTreeMap::new(),
             version: 0,
             unsaved: BTreeSet::new(),
             events,
@@ -409,22 +418,40 @@ impl Book {
     }
 
     /// Takes in where a member says it is, if that is news.
-    fn learn_whereabouts(&mut self, peer: PeerId, signed: &Signed<Whereabouts>) {
-        let Some(member) = self.members.get_mut(&peer) else { return };
-        let Ok(said) = signed.open() else { return };
+    ///
+    /// # Errors
+    /// When the member did not say so.
+    fn learn_whereabouts(
+        &mut self,
+        peer: PeerId,
+        signed: &Signed<Whereabouts>,
+    ) -> Result<(), BadStatement> {
+        let Some(member) = self.members.get_mut(&peer) else { return Ok(()) };
+        if member.whereabouts.as_ref().is_some_and(|(_, known)| known == signed) {
+            return Ok(());
+        }
+        let said = match signed.open() {
+            Ok(said) if said.peer == peer => said,
+            Ok(_) => return Err(BadStatement::Signature(peer)),
+            // As a newer version may say it.
+            Err(BadStatement::Form(_)) => return Ok(()),
+            Err(forged) => return Err(forged),
+        };
         let newer = member.whereabouts.as_ref().is_none_or(|(old, _)| old.number < said.number);
-        if said.peer != peer || !newer || said.addresses.len() > ADDRESSES_LIMIT {
-            return;
+        if !newer || said.addresses.len() > ADDRESSES_LIMIT {
+            return Ok(());
         }
         member.whereabouts = Some((said, signed.clone()));
         member.wrong.clear();
         member.dial.at_once();
         self.changed(peer);
+        Ok(())
     }
 
     /// Sets our own whereabouts.
     pub(super) fn set_own_whereabouts(&mut self, signed: &Signed<Whereabouts>) {
-        self.learn_whereabouts(self.local, signed);
+        // Signed here.
+        let _ = self.learn_whereabouts(self.local, signed);
     }
 
     /// The number of our own whereabouts; 0 before the first.
@@ -440,7 +467,10 @@ impl Book {
             match self.revocations.learn(notice, self.root) {
                 Ok(Some(said)) => cut.notices.push((said, notice.clone())),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "a revocation cannot be believed"),
+                Err(error) => {
+                    tracing::debug!(%error, "a revocation cannot be believed");
+                    cut.is_forged |= error.is_forgery();
+                }
             }
         }
         if cut.notices.is_empty() {
@@ -593,14 +623,31 @@ impl Book {
             .iter()
             .filter(|(peer, member)| **peer != self.local && member.links.is_empty())
             .filter(|(_, member)| !member.dial.under_way && !member.addresses().is_empty())
-            .map(|(peer, member)| (Target::Member(*peer), member.dial.due));
+            .map(|(peer, member)| (Target::Member(*peer), self.when_in(*peer, member.dial.due)));
         let contacts = self
             .contacts
             .iter()
             .enumerate()
             .filter(|(_, contact)| !contact.dial.under_way && !self.is_connected(contact.peer))
-            .map(|(i, contact)| (Target::Contact(i), contact.dial.due));
+            .map(|(i, contact)| {
+                let due = contact.dial.due;
+                (Target::Contact(i), contact.peer.map_or(due, |peer| self.when_in(peer, due)))
+            });
         members.chain(contacts)
+    }
+
+    /// `due`, or when the time is over for which `peer` was put out.
+    fn when_in(&self, peer: PeerId, due: Instant) -> Instant {
+        self.put_out.get(&peer).map_or(due, |until| due.max(*until))
+    }
+
+    /// Does not dial `peer` before `until`, and gives its connections, to be closed.
+    pub(super) fn put_out(&mut self, peer: PeerId, until: Instant) -> Vec<Arc<Link>> {
+        let now = Instant::now();
+        self.put_out.retain(|_, until| *until > now);
+        self.put_out.insert(peer, until);
+        let links = self.members.get(&peer).map(|member| &member.links);
+        links.into_iter().flatten().map(|(link, _)| link.clone()).collect()
     }
 
     fn is_connected(&self, peer: Option<PeerId>) -> bool {
@@ -674,25 +721,40 @@ impl Book {
         told.version < self.version || told.revocations < self.revocations.count()
     }
 
-    /// Takes in what `from` told, revocations and keys aside.
-    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) {
+    /// Takes in what `from` told, revocations and keys aside. Gives what of it no honest node tells.
+    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) -> Option<Misdeed> {
+        let mut misdeed = None;
         for told in telling.members {
-            if let Ok(certificate) = self.check(&told.credential, told.peer) {
-                self.learn_member(told.peer, told.credential, certificate);
+            let known = self.members.get(&told.peer);
+            // Most of what is told is known: no signature is looked at twice.
+            if known.is_none_or(|member| member.credential != told.credential) {
+                match self.check(&told.credential, told.peer) {
+                    Ok(certificate) => self.learn_member(told.peer, told.credential, certificate),
+                    Err(bad) if bad.is_forgery() => {
+                        misdeed = Some(Misdeed::Forged("a certificate"));
+                    }
+                    Err(_) => {}
+                }
             }
             // Where we are, we know best.
             if let Some(whereabouts) = told.whereabouts
                 && told.peer != self.local
+                && self.learn_whereabouts(told.peer, &whereabouts).is_err()
             {
-                self.learn_whereabouts(told.peer, &whereabouts);
+                misdeed = Some(Misdeed::Forged("an address"));
             }
         }
-        let Some(member) = self.members.get_mut(&from) else { return };
+        let member = self.members.get_mut(&from)?;
         member.seen_ms = now_ms();
         if let Some(facts) = telling.facts {
+            let size = serde_json::to_vec(&facts).map_or(usize::MAX, |json| json.len());
+            if size > FACTS_LIMIT {
+                return Some(Misdeed::Facts(size));
+            }
             member.facts = Some(facts);
             self.tell_us(SwarmEvent::Facts(from));
         }
+        misdeed
     }
 
     /// A telling to `peer` was acknowledged after `latency`.

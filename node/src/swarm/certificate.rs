@@ -152,6 +152,23 @@ pub enum BadCertificate {
     Revoked(PeerId),
 }
 
+impl BadCertificate {
+    /// Whether nobody believes it, now or ever, whatever version it runs and time it has: a node
+    /// that passes it on made it up.
+    #[must_use]
+    pub fn is_forgery(&self) -> bool {
+        match self {
+            BadCertificate::Statement(BadStatement::Signature(_))
+            | BadCertificate::OtherSwarm(_)
+            | BadCertificate::OtherPeer(_)
+            | BadCertificate::Issuer(_) => true,
+            BadCertificate::Statement(BadStatement::Form(_))
+            | BadCertificate::Expired { .. }
+            | BadCertificate::Revoked(_) => false,
+        }
+    }
+}
+
 impl Credential {
     /// Signs `certificate` with the root's key.
     ///

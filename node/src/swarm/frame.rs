@@ -29,7 +29,8 @@ pub(super) async fn write<T: Serialize>(
 /// Reads a message of at most `limit` bytes.
 ///
 /// # Errors
-/// When the stream breaks or ends, or what comes is too long or not a `T`.
+/// When the stream breaks or ends. Of kind `InvalidData`, when what comes is too long or no JSON: no
+/// version says that. Of kind `Unsupported`, when it is JSON but not of the form known here.
 pub(super) async fn read<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
@@ -41,5 +42,12 @@ pub(super) async fn read<T: DeserializeOwned>(
     // Grows with what arrives, not with what was announced.
     let mut bytes = Vec::new();
     stream.take(len as u64).read_to_end(&mut bytes).await?;
-    Ok(serde_json::from_slice(&bytes)?)
+    if bytes.len() < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let kind =
+            if error.is_data() { io::ErrorKind::Unsupported } else { io::ErrorKind::InvalidData };
+        io::Error::new(kind, error)
+    })
 }

@@ -11,6 +11,8 @@
 //! | `authority` | what this node signs for the swarm |
 //! | `book`, `peers` | what is known of members; the tasks that dial, tell and hear |
 //! | [`address`], [`facts`] | where a node is; what it tells of itself |
+//! | `pace` | how fast a peer is listened to |
+//! | [`conduct`] | members that break the rules, and when they are put out |
 //! | [`streams`], `open` | streams between members, and how they are opened here |
 //!
 //! What the swarm keeps is in [`crate::state::members`]; who comes and goes it tells
@@ -22,11 +24,13 @@ mod authority;
 mod book;
 mod frame;
 mod open;
+pub(crate) mod pace;
 mod peers;
 
 pub mod address;
 pub mod backup;
 pub mod certificate;
+pub mod conduct;
 pub mod facts;
 pub mod identity;
 pub mod invitation;
@@ -58,6 +62,7 @@ use tokio_util::task::TaskTracker;
 use self::address::Whereabouts;
 use self::book::Book;
 use self::certificate::{BadCertificate, Credential, now_ms};
+use self::conduct::{Conduct, PutOut};
 use self::facts::PeerFacts;
 use self::identity::SwarmKey;
 use self::invitation::{Invitation, InvitationId, Token};
@@ -247,6 +252,7 @@ struct Core {
     /// Where this node is, wildcards expanded.
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
+    conduct: Conduct,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -278,6 +284,7 @@ impl Swarm {
         let change = options.db.call(members::key_change).await?;
         let key = SwarmKey::load(&options.key_file)?;
         let (ipfs, ends) = network(&options.keypair, &key).await?;
+        let (conduct, put_out) = Conduct::new();
         let core = Arc::new(Core {
             keypair: options.keypair,
             keys: Mutex::new(Keys::new(options.key_file, key, change)),
@@ -296,6 +303,7 @@ impl Swarm {
             listens: Mutex::default(),
             listening: Mutex::default(),
             takers: Takers::default(),
+            conduct,
             events,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -305,14 +313,19 @@ impl Swarm {
             swarm.shutdown().await;
             return Err(error);
         }
-        swarm.run(ends.events);
+        swarm.run(ends.events, put_out);
         Ok(swarm)
     }
 
-    fn run(&self, events: mpsc::UnboundedReceiver<gate::Event>) {
+    fn run(
+        &self,
+        events: mpsc::UnboundedReceiver<gate::Event>,
+        put_out: mpsc::UnboundedReceiver<PutOut>,
+    ) {
         let core = &self.core;
         let told = core.takers.take(Protocol::Peers);
         core.spawn(peers::keep(core.clone(), events));
+        core.spawn(peers::put_out(core.clone(), put_out));
         core.spawn(peers::hear(core.clone(), told));
         core.spawn(authority::renew_own(core.clone()));
         // Not cut short by stopping: it saves once more.

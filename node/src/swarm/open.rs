@@ -15,11 +15,12 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
+use super::conduct::{Conduct, Misdeed};
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol, StreamError, Streams};
 use super::{Core, Swarm};
 use ipdc_gate::{Arrival, Link, OpenError};
 
-/// What both sides of a new stream say. Also the version of this greeting.
+/// What both sides of a new stream say. Another greeting would come with other names of protocols.
 const GREETING: u8 = 1;
 /// How long a stream that arrived may wait for its greeting and for a taker; the opener gives up
 /// after [`OPEN_TIMEOUT`], and tries more than once in it.
@@ -55,10 +56,14 @@ pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
     let mut stream = stream.compat();
     let greeted = timeout(GREETING_TIMEOUT, async {
         let taker = core.takers.of(protocol).ok_or(io::ErrorKind::NotConnected)?;
-        let room = taker.reserve().await.map_err(|_| io::ErrorKind::NotConnected)?;
-        if stream.read_u8().await? != GREETING {
+        // Before room is taken: who greets nobody keeps nobody else waiting.
+        let greeting = stream.read_u8().await?;
+        if greeting != GREETING {
+            let why = format!("it begins with {greeting}");
+            core.conduct.report(peer, Misdeed::Garbage { on: protocol.name(), why });
             return Err(io::ErrorKind::InvalidData.into());
         }
+        let room = taker.reserve().await.map_err(|_| io::ErrorKind::NotConnected)?;
         stream.write_u8(GREETING).await?;
         stream.flush().await?;
         room.send((peer, Box::new(stream) as BoxStream));
@@ -128,5 +133,9 @@ impl Streams for Swarm {
 
     fn incoming(&self, protocol: Protocol) -> Incoming {
         self.core.takers.take(protocol)
+    }
+
+    fn conduct(&self) -> &Conduct {
+        &self.core.conduct
     }
 }

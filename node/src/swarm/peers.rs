@@ -14,17 +14,20 @@ use std::time::Duration;
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
-use super::admission::{self, Admitted, NotAdmitted};
+use super::admission::{self, Admitted, NotAdmitted, Refusal};
 use super::book::{DueDial, Target, Telling, Told};
 use super::certificate::Certificate;
+use super::conduct::{Misdeed, PutOut};
 use super::frame;
+use super::pace::Pace;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
 use super::{Core, QUARANTINE, address, open, rekey};
 use crate::audit::{Entry, What};
 use crate::state::members;
-use ipdc_gate::{self as gate, ConnectionId, DialFailure, DialOpts, Link};
+use ipdc_gate::{self as gate, ADMIT, ConnectionId, DialFailure, DialOpts, Link};
 
 /// The longest a connection stays silent. A dead one is found within this and [`ANSWER_TIMEOUT`].
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -38,6 +41,15 @@ const FRAME_LIMIT: usize = 512 * 1024;
 const SAVING_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections may take to close in good order.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Streams on which a peer may tell at once: it opens one on each connection, of which it may have
+/// as many.
+const STREAMS_A_PEER: usize = 4;
+/// Tellings of one peer that are heard at once: all that there can be to tell to a node that knows
+/// nothing.
+const TELLINGS_AT_ONCE: u64 = 100;
+/// Tellings a second that are heard of one peer in the long run. It tells two, and something more
+/// in the seconds after many joined: each costs a hundred signatures at most, some 10 ms.
+const TELLINGS_A_SECOND: u64 = 5;
 /// The byte that acknowledges a telling.
 const ACKNOWLEDGED: u8 = 1;
 
@@ -187,6 +199,22 @@ fn enter(core: &Core, link: &Arc<Link>, admitted: Admitted) -> bool {
     is_member
 }
 
+/// Closes the connections of those that are put out, and notes it, until the node stops.
+pub(super) async fn put_out(core: Arc<Core>, mut verdicts: mpsc::UnboundedReceiver<PutOut>) {
+    while let Some(PutOut { peer, time, last }) = verdicts.recv().await {
+        let span = humantime::format_duration(time);
+        tracing::warn!(%peer, "put out for {span}: it went on breaking the rules, at last thus: {last}");
+        let (links, owner) = {
+            let mut book = core.book();
+            let owner = book.certificate(peer).map(|certificate| certificate.owner);
+            (book.put_out(peer, Instant::now() + time), owner.unwrap_or_default())
+        };
+        let entry = Entry::now(What::PutOut, &owner, format!("for {span}: {last}"));
+        core.audit.note(Entry { peer: Some(peer), ..entry });
+        links.iter().for_each(|link| link.close());
+    }
+}
+
 /// What a connection goes through: quarantine, then tellings until it ends.
 async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
     let peer = link.peer;
@@ -196,16 +224,28 @@ async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
                 tracing::debug!(%peer, "admitted");
                 let ended = tell(&core, &link).await;
                 tracing::debug!(%peer, ?ended, "telling ended");
+                if let Err(error) = &ended {
+                    core.blame_garbage(peer, Protocol::Peers.name(), error);
+                }
             }
         }
         Ok(Err(NotAdmitted::Joined)) => {}
         Ok(Err(NotAdmitted::RefusedUs(refusal))) => {
             tracing::warn!(%peer, %refusal, "a peer does not let this node in");
         }
+        // It was named when it was put out; it may come back as often as it likes.
+        Ok(Err(refused @ NotAdmitted::Refused(Refusal::PutOut { .. }))) => {
+            tracing::debug!(%peer, %refused, "not admitted");
+        }
         Ok(Err(refused @ NotAdmitted::Refused(_))) => {
             tracing::warn!(%peer, %refused, "not admitted");
         }
-        Ok(Err(broke)) => tracing::debug!(%peer, %broke, "not admitted"),
+        Ok(Err(broke)) => {
+            tracing::debug!(%peer, %broke, "not admitted");
+            if let NotAdmitted::Io(error) = &broke {
+                core.blame_garbage(peer, ADMIT, error);
+            }
+        }
         Err(_) => tracing::warn!(%peer, "quarantine ended: no certificate in {QUARANTINE:?}"),
     }
     link.close();
@@ -274,31 +314,75 @@ async fn say(stream: &mut BoxStream, telling: &Telling) -> io::Result<Duration> 
 
 /// Takes what peers tell, until the node stops.
 pub(super) async fn hear(core: Arc<Core>, mut incoming: Incoming) {
-    while let Some((peer, stream)) = incoming.recv().await {
-        let core = core.clone();
-        core.clone().spawn(async move {
-            let ended = hear_one(&core, peer, stream).await;
-            tracing::debug!(%peer, ?ended, "hearing ended");
-        });
+    let mut heard = JoinSet::new();
+    let mut streams: HashMap<PeerId, usize> = HashMap::new();
+    loop {
+        tokio::select! {
+            opened = incoming.recv() => {
+                let Some((peer, stream)) = opened else { return };
+                let open = streams.entry(peer).or_default();
+                if *open == STREAMS_A_PEER {
+                    core.conduct.report(peer, Misdeed::Streams(Protocol::Peers.name()));
+                    continue;
+                }
+                *open += 1;
+                let core = core.clone();
+                heard.spawn(async move {
+                    let ended = hear_one(&core, peer, stream).await;
+                    tracing::debug!(%peer, ?ended, "hearing ended");
+                    if let Err(error) = &ended {
+                        core.blame_garbage(peer, Protocol::Peers.name(), error);
+                    }
+                    peer
+                });
+            }
+            Some(ended) = heard.join_next() => match ended {
+                Ok(peer) => {
+                    if let Some(open) = streams.get_mut(&peer) {
+                        *open -= 1;
+                        if *open == 0 {
+                            streams.remove(&peer);
+                        }
+                    }
+                }
+                Err(error) => tracing::error!(%error, "hearing a peer panicked"),
+            }
+        }
     }
 }
 
 async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Result<()> {
+    let mut pace = Pace::new(TELLINGS_A_SECOND, TELLINGS_AT_ONCE);
     loop {
         let telling = timeout(2 * HEARTBEAT, frame::read(&mut stream, FRAME_LIMIT));
         let telling: Telling = telling.await??;
+        // Its acknowledgement waits with it, and so does the peer.
+        pace.take(1).await;
         if let Some(change) = &telling.key {
             // Acknowledged when it is on the disk.
-            core.learn_key(change).await.map_err(io::Error::other)?;
+            core.hear_key(change, peer).await.map_err(io::Error::other)?;
         }
         stream.write_u8(ACKNOWLEDGED).await?;
         stream.flush().await?;
-        let learned = core.learn_revocations(&telling.revocations).await;
+        let learned = core.learn_revocations(&telling.revocations, Some(peer)).await;
         learned.map_err(io::Error::other)?;
         let renew = telling.renew;
-        core.book().heard(peer, telling);
+        let misdeed = core.book().heard(peer, telling);
+        if let Some(misdeed) = misdeed {
+            core.conduct.report(peer, misdeed);
+        }
         if renew {
             core.renew(peer).map_err(io::Error::other)?;
+        }
+    }
+}
+
+impl Core {
+    /// Reports `peer` if it was no bad luck that `error` came of reading what it sent.
+    fn blame_garbage(&self, peer: PeerId, on: &'static str, error: &io::Error) {
+        // Of a stranger there is nothing to remember: it comes as another one.
+        if error.kind() == io::ErrorKind::InvalidData && self.book().certificate(peer).is_some() {
+            self.conduct.report(peer, Misdeed::Garbage { on, why: error.to_string() });
         }
     }
 }

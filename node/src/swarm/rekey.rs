@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::certificate::{BadCertificate, now_ms};
+use super::conduct::Misdeed;
 use super::identity::SwarmKey;
 use super::signed::{Signed, Statement};
 use super::{Core, Swarm, SwarmError};
@@ -144,6 +145,21 @@ impl Swarm {
 }
 
 impl Core {
+    /// Takes in what `teller` told.
+    pub(super) async fn hear_key(
+        &self,
+        signed: &Signed<KeyChange>,
+        teller: PeerId,
+    ) -> Result<(), SwarmError> {
+        let learned = self.learn_key(signed).await;
+        if let Err(SwarmError::Certificate(bad)) = &learned
+            && bad.is_forgery()
+        {
+            self.conduct.report(teller, Misdeed::Forged("a change of the swarm's key"));
+        }
+        learned
+    }
+
     /// Takes in a change of the swarm's key: on the disk when this returns. One that is not news
     /// changes nothing.
     pub(super) async fn learn_key(&self, signed: &Signed<KeyChange>) -> Result<(), SwarmError> {

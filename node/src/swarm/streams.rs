@@ -10,6 +10,8 @@ use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::conduct::Conduct;
+
 /// A protocol that runs over streams between admitted peers. Each has a version in its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -64,6 +66,9 @@ pub trait Streams: Send + Sync + 'static {
 
     /// The streams that peers open to us with `protocol`. Each protocol has one taker.
     fn incoming(&self, protocol: Protocol) -> Incoming;
+
+    /// Where to say that a peer broke the rules.
+    fn conduct(&self) -> &Conduct;
 }
 
 /// A stream could not be opened.
@@ -114,7 +119,9 @@ pub mod memory {
     use std::collections::HashMap;
     use std::sync::{Arc, Mutex};
 
-    use super::{BoxStream, Incoming, PeerId, Protocol, StreamError, Streams, async_trait, mpsc};
+    use super::{
+        BoxStream, Conduct, Incoming, PeerId, Protocol, StreamError, Streams, async_trait, mpsc,
+    };
 
     type Takers = HashMap<(PeerId, Protocol), mpsc::Sender<(PeerId, BoxStream)>>;
 
@@ -134,7 +141,7 @@ pub mod memory {
         /// Peer `id`'s end of the network.
         #[must_use]
         pub fn peer(&self, id: PeerId) -> Arc<Peer> {
-            Arc::new(Peer { id, network: self.clone() })
+            Arc::new(Peer { id, network: self.clone(), conduct: Conduct::alone() })
         }
 
         /// Cuts `id` off: nobody can open a stream to it any more. Open streams go on.
@@ -151,6 +158,7 @@ pub mod memory {
     pub struct Peer {
         id: PeerId,
         network: Network,
+        conduct: Conduct,
     }
 
     #[async_trait]
@@ -180,6 +188,10 @@ pub mod memory {
             let (sender, receiver) = mpsc::channel(16);
             self.network.takers().insert((self.id, protocol), sender);
             receiver
+        }
+
+        fn conduct(&self) -> &Conduct {
+            &self.conduct
         }
     }
 }

@@ -27,6 +27,8 @@ use crate::state::Db;
 use crate::state::members::Grant;
 use ipdc_gate::{self as gate, ADMIT, DialOpts, Link, OpenError};
 
+mod hostile;
+
 const MESSAGE_LIMIT: usize = 64 * 1024;
 
 /// Longer than anything here takes on a busy machine.
@@ -741,7 +743,8 @@ async fn an_old_change_of_the_key_told_again_changes_nothing() {
     let root = thief.public().to_peer_id();
     let forged = KeyChange { swarm: root, number: u64::MAX, key: SwarmKey::generate() };
     let forged = Signed::sign(&forged, &thief).unwrap();
-    let refused = one.swarm.core.learn_key(&forged).await;
+    let refused = one.swarm.core.hear_key(&forged, world.founder.id()).await;
+    assert_eq!(one.swarm.core.conduct.misdeeds(world.founder.id()), 1);
     assert!(
         matches!(refused, Err(SwarmError::Certificate(BadCertificate::OtherSwarm(by))) if by == root)
     );

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::super::block::Block;
 use super::Reply;
 use super::wire::{self, ANSWER_TIME, Answer, REQUEST_LIMIT};
+use crate::swarm::conduct::Misdeed;
 use crate::swarm::streams::{Protocol, Streams};
 
 /// Streams to one peer at most: the second is opened when the first has much to do, so that a small
@@ -105,7 +106,8 @@ impl Client {
         };
         match answer? {
             Answer::Block(bytes) => Block::check_async(cid, bytes).await.map_err(|error| {
-                tracing::warn!(%peer, %error, "a peer sent other bytes than it was asked for");
+                tracing::debug!(%peer, %error, "a peer sent other bytes than it was asked for");
+                self.inner.streams.conduct().report(peer, Misdeed::WrongBlock);
                 self.lanes().remove(&peer);
                 Reply::Lied
             }),
@@ -174,6 +176,10 @@ async fn run(
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a block stream broke");
+        if error.kind() == io::ErrorKind::InvalidData {
+            let misdeed = Misdeed::Garbage { on: Protocol::Blocks.name(), why: error.to_string() };
+            streams.conduct().report(peer, misdeed);
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::super::store::Store;
 use super::wire::{self, ANSWER_TIME, Answer};
-use crate::swarm::streams::{BoxStream, Incoming};
+use crate::swarm::conduct::{Conduct, Misdeed};
+use crate::swarm::streams::{BoxStream, Incoming, Protocol};
 
 /// Streams that one peer may have open: twice what our own client opens, so that a peer that comes
 /// back is served while its old streams time out.
@@ -27,8 +28,9 @@ const READ_AHEAD: usize = 4;
 /// blocking threads to the node's own work.
 const READS: usize = 16;
 
-/// Answers every stream of `incoming` from `store`, until it is closed or this is dropped.
-pub async fn serve(store: Store, mut incoming: Incoming) {
+/// Answers every stream of `incoming` from `store`, until it is closed or this is dropped. Who asks
+/// what is no question is reported to `conduct`.
+pub async fn serve(store: Store, mut incoming: Incoming, conduct: Conduct) {
     let reads = Arc::new(Semaphore::new(READS));
     let mut streams: HashMap<PeerId, usize> = HashMap::new();
     let mut serving = JoinSet::new();
@@ -38,14 +40,19 @@ pub async fn serve(store: Store, mut incoming: Incoming) {
                 let Some((peer, stream)) = opened else { return };
                 let open = streams.entry(peer).or_default();
                 if *open == STREAMS_A_PEER {
-                    tracing::debug!(%peer, "too many block streams: one is closed");
+                    conduct.report(peer, Misdeed::Streams(Protocol::Blocks.name()));
                     continue;
                 }
                 *open += 1;
-                let (store, reads) = (store.clone(), reads.clone());
+                let (store, reads, conduct) = (store.clone(), reads.clone(), conduct.clone());
                 serving.spawn(async move {
                     if let Err(error) = serve_stream(store, reads, stream).await {
                         tracing::debug!(%peer, %error, "a block stream ended");
+                        if error.kind() == io::ErrorKind::InvalidData {
+                            let on = Protocol::Blocks.name();
+                            let why = error.to_string();
+                            conduct.report(peer, Misdeed::Garbage { on, why });
+                        }
                     }
                     peer
                 });

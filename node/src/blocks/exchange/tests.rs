@@ -28,7 +28,8 @@ pub(in crate::blocks) struct Node {
 pub(in crate::blocks) async fn node(network: &Network) -> Node {
     let (id, world) = (PeerId::random(), world().await);
     let streams: Arc<dyn Streams> = network.peer(id);
-    let serving = serve(world.store.clone(), streams.incoming(Protocol::Blocks));
+    let serving =
+        serve(world.store.clone(), streams.incoming(Protocol::Blocks), streams.conduct().clone());
     let _serving = AbortOnDropHandle::new(tokio::spawn(serving));
     Node { id, world, streams, _serving }
 }
