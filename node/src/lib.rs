@@ -28,6 +28,7 @@ pub mod config;
 pub mod controller;
 pub mod heap;
 pub mod home;
+mod interrupt;
 pub mod lobby;
 pub mod machine;
 pub mod node;

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::controller::{self, Controller};
 use crate::heap;
 use crate::home::{Home, HomeError};
+use crate::interrupt::Interrupts;
 use crate::machine::{self, Sampler};
 use crate::post::Post;
 use crate::runtime::{Compiler, Runtime};
@@ -132,11 +133,13 @@ pub async fn run(
 ) -> Result<(), NodeError> {
     let _lock = home.lock()?;
     home.remove_run_info();
+    // From here on: who was told that the node is ready may ask it to go at once.
+    let mut interrupts = Interrupts::listen();
     let node = start(&home, config).await?;
     home.write_run_info(&node.run_info)?;
     ready(&node.run_info);
     tokio::select! {
-        () = signalled() => tracing::info!("asked to stop by a signal"),
+        () = interrupts.next() => tracing::info!("asked to stop by a signal"),
         () = node.stop.cancelled() => tracing::info!("asked to stop"),
     }
     node.shut_down().await;
@@ -492,14 +495,5 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
         labels: facts.labels.iter().cloned().collect(),
         memory: facts.memory,
         refuses: facts.paused.then(|| "it is paused".to_owned()),
-    }
-}
-
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("a signal handler can be set");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
     }
 }

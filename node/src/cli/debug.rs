@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Session;
 use super::error::CliError;
-use super::interrupt::Interrupts;
 use super::jobs::JobPrefix;
 use super::output::{Answer, size, span};
 use super::progress::Progress;
@@ -32,6 +31,7 @@ use crate::api::client::{Client, ClientError, Meter};
 use crate::blocks::store::{self, Store, Tier};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder};
 use crate::controller::SubmitError;
+use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
 use crate::runtime::{Allowance, Call, Listener, Runtime};

@@ -15,6 +15,7 @@ use crate::api::client::ClientError;
 use crate::config::ConfigError;
 use crate::controller::SubmitError;
 use crate::home::HomeError;
+use crate::interrupt::Interrupted;
 use crate::node::NodeError;
 use crate::problem::{Detail, Reported};
 use crate::swarm::SwarmError;
@@ -358,6 +359,12 @@ impl CliError {
     ) -> impl FnOnce(io::Error) -> CliError {
         let path = path.into();
         move |source| CliError::File { did, path, source }
+    }
+}
+
+impl From<Interrupted> for CliError {
+    fn from(Interrupted: Interrupted) -> Self {
+        CliError::Interrupted
     }
 }
 

@@ -13,7 +13,6 @@ mod error;
 mod fake;
 mod gather;
 mod inputs;
-mod interrupt;
 mod jobs;
 mod keys;
 mod local;

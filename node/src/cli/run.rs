@@ -19,13 +19,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Session;
 use super::error::CliError;
 use super::inputs::{Input, Inputs};
-use super::interrupt::Interrupts;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
 use super::progress::Progress;
 use super::transfer;
 use crate::api::client::{Client, ClientError};
 use crate::controller::SubmitError;
+use crate::interrupt::Interrupts;
 use crate::view::{Accepted, JobState, JobView, Submission};
 
 /// How long a job is followed without its node answering. A node that was killed and is started
