@@ -28,6 +28,8 @@
 pub mod block;
 pub mod exchange;
 pub mod fetch;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub mod pins;
 pub mod store;
 pub mod tables;

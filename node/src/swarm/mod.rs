@@ -18,6 +18,8 @@
 mod admission;
 mod book;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod open;
 mod peers;
 
