@@ -1,6 +1,7 @@
 # make demo     three local nodes count the words of 100 MiB of text
 # make test     every test but the longest; what a change must pass
-# make test-all those too
+# make test-all those too, and a minute of fuzzing
+# make fuzz     looks for inputs that break a decoder: for TIME=3600 seconds in all, ONLY="token tree"
 # make lint     format, compiler and clippy warnings, licences and sources of the dependencies
 # make bench    the figures of the README, into bench/RESULTS.md; a part of them: ONLY=sort,ingest ROUNDS=3
 # make bench-peers  beside Spark, Dask and Ray: installs them first, 0.7 GB
@@ -16,6 +17,8 @@ ASC       := $(TARGET)/npm/node_modules/.bin/asc
 ASC_FROM  := assemblyscript@0.28.20
 # One build serves all the tests: every cargo call on the dev profile names the same packages.
 DEV       := --locked --workspace --all-targets
+FUZZ      := $(TARGET)/fuzz
+TIME      := 60
 
 DEMO_MIB  := 100
 DEMO      := target/demo
@@ -28,9 +31,9 @@ ROUNDS    := 5
 MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --rounds $(ROUNDS) \
 	    $$(test -d $(YARDSTICK) && echo --yardstick $(YARDSTICK))
 
-.PHONY: demo test test-all lint bench bench-peers yardstick build-bench build-tests
+.PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-wasm setup-deny setup-mqtt setup-paho setup-peers
+.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -41,6 +44,16 @@ test: build-tests
 
 test-all: build-tests
 	tools/test --all
+	$(MAKE) fuzz
+
+fuzz: build-fuzz
+	tools/fuzz $(TARGET)/debug/examples/libfuzzer $(FUZZ) $(TIME) $(ONLY)
+
+# In the build of the tests, of which it takes the dependencies. Our own crates are built once more, with
+# what tells the fuzzer where it is.
+build-fuzz: setup-c++
+	CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/fuzz-rustc \
+	    cargo build --locked --workspace --example libfuzzer --features ipdc-fuzz/libfuzzer
 
 build-tests: setup-cc setup-mqtt setup-paho examples
 	cargo build $(DEV)
@@ -100,6 +113,10 @@ examples-as:
 # Some dependencies compile C (SQLite, zstd, libsodium).
 setup-cc:
 	@command -v cc >/dev/null || tools/apt-install gcc libc6-dev
+
+# So does libFuzzer, and C++.
+setup-c++: setup-cc
+	@command -v c++ >/dev/null || tools/apt-install g++
 
 setup-wasm:
 	@for target in $(WASM) $(WASI); do \

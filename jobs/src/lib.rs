@@ -16,10 +16,13 @@
 //! | [`kind`] | what a job kind must say; the registry of kinds |
 //! | [`mr`] | the map-reduce kind |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
+//! | `fuzz` | the decoders that get bytes from outside, for `fuzz/` (its builds only) |
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
 pub mod chunk;
 pub mod engine;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod ids;
 pub mod kind;
 pub mod log;

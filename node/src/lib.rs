@@ -15,6 +15,7 @@
 //! | [`controller`] | accepts jobs and drives their engines |
 //! | [`api`] | HTTP for the command line and programs |
 //! | [`cli`] | the command line |
+//! | `fuzz` | the decoders that get bytes from outside, for `fuzz/` (its builds only) |
 //!
 //! Dependencies point one way: `cli → api → controller, worker → broker, blocks, runtime → swarm,
 //! state → home, config`; and `node → jobs`. Nothing here knows a job kind by name.
@@ -26,6 +27,8 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod heap;
 pub mod home;
 mod interrupt;

@@ -154,7 +154,7 @@ impl Stored {
         let want = usize::try_from(left).unwrap_or(usize::MAX).min(AHEAD);
         self.piece = self
             .bytes
-            .read_at(self.offset + self.read, want)
+            .read_at(self.offset.saturating_add(self.read), want)
             .map_err(|error| TaskError::of_read(&self.file, error))?;
         if self.piece.is_empty() && left > 0 {
             return Err(error::corrupt("the input"));

@@ -114,7 +114,7 @@ fn map(
     sink: &mut Sink<'_>,
 ) -> Result<Vec<Skipped>, TaskError> {
     let limit = record_limit(host);
-    let total: u64 = group.splits.iter().map(|split| split.len).sum();
+    let total = group.len();
     let mut mapper = Mapper::new(config, given, host, share_in_one_piece(host))?;
     let mut done = 0;
     for split in &group.splits {

@@ -38,6 +38,8 @@ mod config;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod group;
 mod input;
 mod inputs;

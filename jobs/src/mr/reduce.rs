@@ -61,7 +61,7 @@ pub(super) fn run(
         let mut output = Output::create(config, host)?;
         let mut write = |key: &[u8], value: &[u8]| output.write(key, value);
         let mut grouper = Grouper::new(at_last);
-        let total = sources.iter().map(Source::len).sum();
+        let total = sources.iter().map(Source::len).fold(0, u64::saturating_add);
         let mut merge = Merge::open(&sources, host)?;
         let mut records = 0_u64;
         while let Some((key, value)) = merge.record() {

@@ -31,6 +31,9 @@ const READER_MEMORY: u64 = 8 << 10;
 /// What is held of a file that is read through, at most: two blocks of it.
 const HELD: u64 = 2 << 20;
 
+/// What a reader of a run holds at most: a block and a key. Another node says what it is of its runs.
+const WIDTH_LIMIT: u64 = 2 * BLOCK_LIMIT as u64;
+
 /// What a reader of a run holds at most where no record is long: a block and a key of it. More is told
 /// with the run.
 const USUAL_WIDTH: u64 = 3 * BLOCK as u64;
@@ -188,7 +191,7 @@ impl Source {
 
     /// Bytes that a reader of it takes, about.
     pub(super) fn memory(&self) -> u64 {
-        reader_memory(self.len(), self.width())
+        reader_memory(self.len(), self.width().min(WIDTH_LIMIT))
     }
 
     /// What [`Encoder::end`] says of it.

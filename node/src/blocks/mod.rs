@@ -30,6 +30,8 @@ pub mod block;
 pub mod car;
 pub mod exchange;
 pub mod fetch;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub mod pins;
 pub mod store;
 pub mod tables;

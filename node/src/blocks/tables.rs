@@ -102,7 +102,7 @@ fn known(file: &FileRef) -> Option<Table> {
 /// The chunks of a file that ipdc added, here or elsewhere, read off the nodes of its tree; none when
 /// that is not of the form. Should another program build such a tree over other cuts, whoever reads a
 /// chunk finds out: it would not end a line.
-async fn of_tree<S: Source>(
+pub(super) async fn of_tree<S: Source>(
     source: &S,
     file: &FileRef,
     records: RecordKind,

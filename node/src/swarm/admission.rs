@@ -33,7 +33,7 @@ use crate::state::members::{self, Redemption};
 use ipdc_gate::{ADMIT, Link, OpenError};
 
 /// The longest frame in quarantine, in bytes: a credential and [`REVOCATIONS_TOLD`] revocations.
-const FRAME_LIMIT: usize = 128 * 1024;
+pub(super) const FRAME_LIMIT: usize = 128 * 1024;
 
 /// The revocations told in the handshake at most, newest first; the first telling brings the rest.
 const REVOCATIONS_TOLD: usize = 100;

@@ -149,7 +149,7 @@ fn signed_bytes(bytes: &[u8]) -> Vec<u8> {
     [SIGNING_CONTEXT, bytes].concat()
 }
 
-fn encode(invitation: &Invitation) -> Result<Vec<u8>, BadToken> {
+pub(super) fn encode(invitation: &Invitation) -> Result<Vec<u8>, BadToken> {
     let key = |peer| public_key(peer).and_then(|key| key.try_into_ed25519().ok());
     let not_ed25519 = BadToken::Malformed("a key in it is not Ed25519");
     let root = key(&invitation.root).ok_or(not_ed25519.clone())?;
@@ -172,7 +172,8 @@ fn encode(invitation: &Invitation) -> Result<Vec<u8>, BadToken> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Result<Invitation, BadToken> {
+/// Reads what is signed of a token.
+pub(super) fn decode(bytes: &[u8]) -> Result<Invitation, BadToken> {
     let mut reader = Reader(bytes);
     let swarm_key = SwarmKey::from_bytes(reader.array()?);
     let root = reader.peer()?;

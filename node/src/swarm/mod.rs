@@ -23,6 +23,8 @@ mod admission;
 mod authority;
 mod book;
 mod frame;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod open;
 pub(crate) mod pace;
 mod peers;

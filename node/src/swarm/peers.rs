@@ -36,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The least time between tellings to one peer: what changes often goes together.
 const TELLING_PAUSE: Duration = Duration::from_millis(500);
 /// The longest telling, in bytes.
-const FRAME_LIMIT: usize = 512 * 1024;
+pub(super) const FRAME_LIMIT: usize = 512 * 1024;
 /// Time for a burst of changes to gather before it is written to the disk.
 const SAVING_PAUSE: Duration = Duration::from_millis(200);
 /// How long connections may take to close in good order.

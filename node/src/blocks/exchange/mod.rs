@@ -10,6 +10,8 @@
 //! [`Block`]: super::block::Block
 
 mod client;
+#[cfg(feature = "fuzz")]
+pub(in crate::blocks) mod fuzz;
 mod server;
 mod wire;
 

@@ -19,8 +19,11 @@ const NESTING_LIMIT: usize = 64;
 /// Bytes of one name at most: what Linux file systems allow.
 const NAME_LIMIT: usize = 255;
 
-/// Files listed at most: their names and CIDs take about 200 bytes each in memory.
-const FILES_LIMIT: usize = 1 << 20;
+/// Bytes of memory that a listing may take: a million files fit, if their paths are not long.
+const LISTING: usize = 256 << 20;
+
+/// Bytes that one entry takes of it, beside its path.
+const ENTRY: usize = 200;
 
 /// Nodes of a directory tree that are got at the same time.
 const IN_FLIGHT: usize = 16;
@@ -134,15 +137,44 @@ async fn link_to<S: Source>(source: &S, file: FileRef) -> Result<Link, Error> {
     Ok(Link { cid: file.cid, name: String::new(), dag_size })
 }
 
+/// The memory that a listing has left. What is passed on the way to an entry costs as much: one node may
+/// stand in very many places of a tree.
+pub(in crate::blocks) struct Room {
+    bytes: usize,
+    left: usize,
+}
+
+impl Room {
+    pub(in crate::blocks) fn of(bytes: usize) -> Self {
+        Room { bytes, left: bytes }
+    }
+
+    fn take(&mut self, path: &str) -> Result<(), Error> {
+        let left = self.left.checked_sub(ENTRY + path.len());
+        let limit = Error::Limit { what: "a listing of more bytes", limit: self.bytes };
+        self.left = left.ok_or(limit)?;
+        Ok(())
+    }
+}
+
 /// What is in the directory `cid`, sorted by the bytes of the names.
 ///
 /// # Errors
 /// When a node of it cannot be had, or it is no directory.
 pub async fn ls<S: Source>(source: &S, cid: Cid) -> Result<Vec<DirEntry>, Error> {
+    ls_in(source, cid, &mut Room::of(LISTING)).await
+}
+
+/// [`ls`], in this memory.
+pub(in crate::blocks) async fn ls_in<S: Source>(
+    source: &S,
+    cid: Cid,
+    room: &mut Room,
+) -> Result<Vec<DirEntry>, Error> {
     let root = Parsed::of(&source.get(&cid).await?)?;
     let mut entries = match root.entry.kind {
         Kind::Directory => entries_of(cid, root.links)?,
-        Kind::HamtShard => shards(source, cid, root).await?,
+        Kind::HamtShard => shards(source, cid, root, room).await?,
         _ => return Err(Error::NotADirectory(cid)),
     };
     entries.sort_by(|a, b| a.name.cmp(&b.name));
@@ -160,7 +192,12 @@ fn entries_of(cid: Cid, links: Vec<Link>) -> Result<Vec<DirEntry>, Error> {
 
 /// The entries of a sharded directory: a link's name begins with its slot in hexadecimal, and one
 /// that has no more is a further shard.
-async fn shards<S: Source>(source: &S, root: Cid, top: Parsed) -> Result<Vec<DirEntry>, Error> {
+async fn shards<S: Source>(
+    source: &S,
+    root: Cid,
+    top: Parsed,
+    room: &mut Room,
+) -> Result<Vec<DirEntry>, Error> {
     let mut entries = Vec::new();
     let mut open = vec![(root, top, 0)];
     while let Some((cid, shard, depth)) = open.pop() {
@@ -172,6 +209,7 @@ async fn shards<S: Source>(source: &S, root: Cid, top: Parsed) -> Result<Vec<Dir
             return Err(malformed("a shard that is none"));
         }
         for mut link in shard.links {
+            room.take(&link.name)?;
             match link.name.get(prefix..) {
                 Some("") => {
                     let below = Parsed::of(&source.get(&link.cid).await?)?;
@@ -182,9 +220,6 @@ async fn shards<S: Source>(source: &S, root: Cid, top: Parsed) -> Result<Vec<Dir
                     entries.extend(entries_of(cid, vec![link])?);
                 }
                 None => return Err(malformed("a shard's link without a slot")),
-            }
-            if entries.len() + open.len() > FILES_LIMIT {
-                return Err(Error::Limit { what: "more entries", limit: FILES_LIMIT });
             }
         }
     }
@@ -213,6 +248,15 @@ pub async fn resolve<S: Source>(source: &S, root: Cid, path: &str) -> Result<Cid
 /// # Errors
 /// When a node cannot be had, or something in it is neither a file nor a directory.
 pub async fn files<S: Source>(source: &S, root: Cid) -> Result<Vec<(String, FileRef)>, Error> {
+    files_in(source, root, &mut Room::of(LISTING)).await
+}
+
+/// [`files`], in this memory.
+pub(in crate::blocks) async fn files_in<S: Source>(
+    source: &S,
+    root: Cid,
+    room: &mut Room,
+) -> Result<Vec<(String, FileRef)>, Error> {
     let Some(file) = stat(source, root).await? else {
         let mut files = Vec::new();
         let mut open = vec![(String::new(), root, 0)];
@@ -221,7 +265,7 @@ pub async fn files<S: Source>(source: &S, root: Cid) -> Result<Vec<(String, File
                 let what = "directories nested deeper";
                 return Err(Error::Limit { what, limit: NESTING_LIMIT });
             }
-            let entries = ls(source, directory).await?;
+            let entries = ls_in(source, directory, room).await?;
             let stats = futures::stream::iter(entries).map(async |entry| {
                 let file = match entry.cid.codec() {
                     CODEC_RAW => Some(FileRef { cid: entry.cid, len: entry.dag_size }),
@@ -232,12 +276,10 @@ pub async fn files<S: Source>(source: &S, root: Cid) -> Result<Vec<(String, File
             let mut stats = std::pin::pin!(stats.buffered(IN_FLIGHT));
             while let Some((entry, file)) = stats.try_next().await? {
                 let path = format!("{prefix}{}", entry.name);
+                room.take(&path)?;
                 match file {
                     Some(file) => files.push((path, file)),
                     None => open.push((path + "/", entry.cid, depth + 1)),
-                }
-                if files.len() + open.len() > FILES_LIMIT {
-                    return Err(Error::Limit { what: "more files", limit: FILES_LIMIT });
                 }
             }
         }

@@ -13,7 +13,7 @@
 mod blocking;
 mod builder;
 pub(in crate::blocks) mod dagpb;
-mod dir;
+pub(in crate::blocks) mod dir;
 mod reader;
 
 use std::collections::HashSet;
