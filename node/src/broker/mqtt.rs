@@ -36,6 +36,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
+use super::linger::Shared;
 use super::retained::Ledger;
 pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
@@ -323,7 +324,8 @@ impl Inner {
         // Without it a small message waits for the acknowledgement of the one before; on the
         // loopback interface it cannot fail in a way that matters.
         let _ = stream.set_nodelay(true);
-        let stream = guest.guard(stream);
+        let tcp = Shared::new(stream);
+        let stream = guest.guard(tcp.clone());
         let transport = match rules {
             None => BrokerTransport::WebSocket(Box::new(stream)),
             Some(rules) => {
@@ -335,7 +337,11 @@ impl Inner {
             }
         };
         let proof = self.password.clone().map_or(Proof::Anonymous, Proof::Password);
-        self.serve(transport, addr, proof, guest).await;
+        self.serve(transport, addr, proof, Arc::clone(&guest)).await;
+        // A stranger is not waited for, and who is, keeps its place: so they are few.
+        if guest.is_proved() {
+            tcp.linger().await;
+        }
     }
 
     async fn serve(

@@ -302,3 +302,40 @@ async fn without_a_password_everyone_here_is_a_local_user_and_no_more() {
     let everywhere = Options { listen: open, ..Options::new(&settings, PASSWORD) };
     assert!(matches!(start(everywhere).await, Err(BrokerError::NotLoopback(_))));
 }
+
+#[tokio::test]
+async fn a_peer_has_nothing_kept_shared_or_abbreviated() {
+    let network = memory::Network::new();
+    let (a, me) = (PeerId::random(), PeerId::random());
+    let at_a = Node::start(network.peer(a)).await;
+    let name = ConnectOptions::new(me.to_string());
+    let own = topics::about_jobs(me);
+    let kept = WillMessage::new(own.clone(), b"boo".to_vec()).with_retain(true);
+    let (_, reason) = stranger(&network, a, name.clone().with_will(kept), me).await;
+    assert_eq!(reason, ReasonCode::NotAuthorized);
+    let will = WillMessage::new(own.clone(), b"boo".to_vec());
+    let lasting = name.with_will(will).with_session_expiry_interval(600);
+    let (mut peer, reason) = stranger(&network, a, lasting.clone(), me).await;
+    assert_eq!(reason, ReasonCode::Success);
+    let readable = topics::to_peer(me, "#");
+    let shared = format!("$share/g/{readable}");
+    assert_eq!(peer.subscribe(&shared).await.0, SubAckReasonCode::NotAuthorized);
+    assert_eq!(peer.subscribe(&readable).await.0, SubAckReasonCode::GrantedQoS1);
+    // QoS 2 and abbreviated topics, which links do not use, end the connection.
+    let twice = PublishPacket::new(&*own, "1", QoS::ExactlyOnce).with_packet_id(1);
+    peer.put(Packet::Publish(twice)).await;
+    peer.ends().await;
+    let (mut peer, reason) = stranger(&network, a, lasting.clone(), me).await;
+    assert_eq!(reason, ReasonCode::Success);
+    let mut short = message(&own, "1").with_packet_id(2);
+    short.properties.add(PropertyId::TopicAlias, PropertyValue::TwoByteInteger(1)).unwrap();
+    peer.put(Packet::Publish(short)).await;
+    peer.ends().await;
+    // Its session has not outlived its connection.
+    let (mut peer, _) = stranger(&network, a, lasting.with_clean_start(false), me).await;
+    let news = topics::to_peer(me, "news");
+    at_a.broker.publish(&news, bytes("old"), false, Properties::default()).await.unwrap();
+    assert_eq!(peer.subscribe(&readable).await.0, SubAckReasonCode::GrantedQoS1);
+    at_a.broker.publish(&news, bytes("new"), false, Properties::default()).await.unwrap();
+    assert_eq!(peer.hear().await.payload, "new");
+}
