@@ -260,7 +260,7 @@ impl Inner {
         };
         let kept = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queue)));
         let router = Arc::new_cyclic(|router| {
-            let ledger = Ledger::new(Weak::clone(router), options.retained);
+            let ledger = Ledger::new(Weak::clone(router), Arc::clone(&kept), options.retained);
             let (messages, bytes) = ledger.limits();
             MessageRouter::with_storage(Arc::clone(&kept))
                 .with_retained_limits(messages, bytes)

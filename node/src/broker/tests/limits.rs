@@ -149,7 +149,7 @@ async fn a_subscriber_that_never_reads_is_dropped_and_holds_nobody_up() {
     publisher.say("flood/last", &format!("{n:06}")).await;
     assert_eq!(soon(reader).await.unwrap(), n, "the other one heard them all");
     // The library waits at most two seconds for room in a client's line, once.
-    assert!(longest < Duration::from_millis(3_500), "a message took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
     slow.ends().await;
     assert_lives(&*broker).await;
 }
@@ -166,7 +166,7 @@ async fn a_subscriber_that_never_acknowledges_is_dropped() {
     for _ in 0..1_200 {
         longest = longest.max(publisher.timed("flood", "hello").await);
     }
-    assert!(longest < Duration::from_millis(3_500), "a message took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
     let mut heard = 0;
     while let Some(packet) = slow.next().await {
         assert!(matches!(packet, Packet::Publish(_)), "{packet:?}");
@@ -338,4 +338,42 @@ async fn a_peer_has_nothing_kept_shared_or_abbreviated() {
     assert_eq!(peer.subscribe(&readable).await.0, SubAckReasonCode::GrantedQoS1);
     at_a.broker.publish(&news, bytes("new"), false, Properties::default()).await.unwrap();
     assert_eq!(peer.hear().await.payload, "new");
+}
+
+#[tokio::test]
+async fn a_peer_that_never_reads_is_hung_up_on() {
+    let patience = Patience { take: Duration::from_secs(1), ..Patience::default() };
+    let broker = strict(patience).await;
+    let me = PeerId::random();
+    let (ours, theirs) = tokio::io::duplex(4096);
+    broker.serve(Box::new(theirs), me);
+    let (mut peer, _) = Client::on(Box::new(ours), ConnectOptions::new(me.to_string())).await;
+    // Each of these is answered; the answers soon fill what a stream holds.
+    let mut bytes = BytesMut::new();
+    let ping = Packet::PingReq;
+    for _ in 0..1_000 {
+        encode_packet_to_buffer(&ping, &mut bytes).unwrap();
+    }
+    let flood = async { while peer.stream.write_all(&bytes).await.is_ok() {} };
+    soon(flood).await;
+    assert_lives(&*broker).await;
+}
+
+#[tokio::test]
+async fn a_page_that_has_not_said_who_it_is_is_heard_out_only_so_far() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let websocket = WebSocket { listen, origins: vec!["http://localhost:8080".into()] };
+    let options = Options { websocket: Some(websocket), ..options(listen) };
+    let broker = start(options).await.unwrap();
+    let addr = broker.websocket_addr().unwrap();
+    let (head, mut stream) = upgrade(addr, "Origin: http://localhost:8080\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101"));
+    // A frame that says it has 16 MiB, which the library would take.
+    stream.write_all(&[0x82, 0xff, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut said = 0;
+    while stream.write_all(&[0; 4096]).await.is_ok() {
+        said += 4096;
+        assert!(said < 16 << 20, "all of it was taken");
+    }
+    assert_lives(&*broker).await;
 }
