@@ -120,7 +120,7 @@ impl Guest {
     /// again changes nothing.
     #[must_use]
     pub fn prove(self: &Arc<Guest>) -> bool {
-        if self.proved.load(Ordering::Relaxed) {
+        if self.is_proved() {
             return true;
         }
         let more = |proved: usize| (proved < self.lobby.limit).then_some(proved + 1);
@@ -131,6 +131,12 @@ impl Guest {
         self.proved.store(true, Ordering::Relaxed);
         self.lobby.waiting().retain(|other| !Arc::ptr_eq(other, self));
         true
+    }
+
+    /// Whether it has proved who it is.
+    #[must_use]
+    pub fn is_proved(&self) -> bool {
+        self.proved.load(Ordering::Relaxed)
     }
 
     /// How many connections to the same listener have proved themselves.
@@ -158,7 +164,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if self.proved.load(Ordering::Relaxed) {
+        if self.is_proved() {
             self.lobby.proved.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -198,12 +204,6 @@ pub struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Whose stream it is.
-    #[must_use]
-    pub fn guest(&self) -> &Arc<Guest> {
-        &self.guest
-    }
-
     /// An error if the connection was sent away; else has it polled when it is.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.end.as_mut().poll(cx) {
@@ -239,7 +239,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         this.check(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if !this.guest.proved.load(Ordering::Relaxed) {
+        if !this.guest.is_proved() {
             let read = buf.filled().len() - before;
             let Some(left) = this.unproved.checked_sub(read) else {
                 buf.set_filled(before);

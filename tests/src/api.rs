@@ -108,7 +108,21 @@ impl Api {
         headers: &[(&str, &str)],
         body: impl AsSendBody,
     ) -> Result<Answer, ureq::Error> {
-        let mut request = Request::builder().method(method).uri(format!("{}/v1{path}", self.base));
+        self.call_at(method, &format!("/v1{path}"), headers, body)
+    }
+
+    /// As [`Api::call`], of a path that is written out whole.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn call_at(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsSendBody,
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         if !self.token.is_empty() {
             request = request.header("authorization", format!("Bearer {}", self.token));
         }

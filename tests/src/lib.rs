@@ -8,6 +8,7 @@
 pub mod api;
 pub mod cgroup;
 pub mod job;
+pub mod mqtt;
 pub mod node;
 pub mod program;
 pub mod swarm;

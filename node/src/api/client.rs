@@ -42,6 +42,10 @@ pub const STALL_LIMIT: Duration = Duration::from_secs(120);
 /// longer than a blink.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long a connection is kept that nothing is asked on. The node keeps it for longer, so that it is
+/// never closed from there while a request is on its way.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+
 /// Bytes read from a file at once when it is sent: one block.
 const CHUNK: usize = 1 << 20;
 
@@ -175,6 +179,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_LIMIT)
+            .pool_idle_timeout(IDLE_LIMIT)
             .build()
             .expect("a client without TLS and proxies has nothing to fail on");
         Client { http, run: Arc::new(run), token: token.into() }

@@ -2,10 +2,12 @@
 //!
 //! Requests and answers are the types of [`crate::view`]. A browser page of another origin cannot
 //! use it: `Host` must name the loopback interface and `Origin`, when there is one, too.
+//! `openapi.json` describes it all, and is served; `routes.rs` holds it to the truth.
 
 pub mod client;
 mod jobs_mqtt;
 mod routes;
+mod server;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,18 +16,16 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use axum::{Json, middleware};
+use axum::{Extension, Json, middleware};
 use miette::Diagnostic;
 use tokio::net::TcpListener;
 
 pub(crate) use jobs_mqtt::publish;
 pub use jobs_mqtt::serve as serve_mqtt;
 
+use crate::lobby::Guest;
 use crate::node::Node;
 use crate::problem::{ErrorBody, Problem};
-
-/// The longest JSON body: a list of the files of a large directory.
-const BODY_LIMIT: usize = 64 << 20;
 
 /// Why HTTP is not served, or a request was refused.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -74,6 +74,29 @@ pub enum ApiError {
         help("docs/http.md lists the paths; compare `ipdc --version` with the node's")
     )]
     NoSuchPath(String),
+    /// The body is longer than the path takes.
+    #[error("the request's body is too long for this path")]
+    #[diagnostic(
+        code("IPDC-7007"),
+        help(
+            "docs/http.md says how long each may be; add what is large with POST /v1/files and name its CID"
+        )
+    )]
+    TooLong,
+    /// There is no room for another connection.
+    #[error(
+        "{} programs are connected to the node by HTTP: that is as many as may be",
+        server::CONNECTIONS
+    )]
+    #[diagnostic(
+        code("IPDC-7008"),
+        help("ask again later, and let programs close connections that they do not need")
+    )]
+    Crowded,
+    /// The body did not come.
+    #[error("the request's body did not come in time")]
+    #[diagnostic(code("IPDC-7009"), help("send it as soon as its headers are sent"))]
+    Slow,
 }
 
 /// Binds the address.
@@ -89,24 +112,25 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, ApiError> {
 
 /// Serves until the node stops.
 pub async fn serve(listener: TcpListener, node: Arc<Node>, token: String) {
-    let guard = Arc::new(Guard { token });
-    let app = routes::router(node.clone())
-        .layer(axum::extract::DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(guard, check));
     let stopped = node.stopped();
-    let served = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the HTTP server ended");
-    }
+    let guard = Arc::new(Guard { token });
+    let app = routes::router(node).layer(middleware::from_fn_with_state(guard, check));
+    server::run(listener, app, stopped).await;
 }
 
 struct Guard {
     token: String,
 }
 
-async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+async fn check(
+    State(guard): State<Arc<Guard>>,
+    Extension(guest): Extension<Arc<Guest>>,
+    request: Request,
+    next: Next,
+) -> Response {
     match guard.admit(request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) if guest.prove() => next.run(request).await,
+        Ok(()) => Failure::from(ApiError::Crowded).into_response(),
         Err(error) => Failure::from(error).into_response(),
     }
 }
@@ -114,11 +138,13 @@ async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
 impl Guard {
     fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        if !text(header::HOST).is_some_and(is_loopback) {
+        // Of two hosts, one is a lie.
+        let is_one = headers.get_all(header::HOST).iter().count() == 1;
+        if !is_one || !text(header::HOST).is_some_and(is_loopback) {
             return Err(ApiError::Foreign("Host"));
         }
-        if let Some(origin) = text(header::ORIGIN) {
-            let host = origin.strip_prefix("http://");
+        for origin in headers.get_all(header::ORIGIN) {
+            let host = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
             if !host.is_some_and(is_loopback) {
                 return Err(ApiError::Foreign("Origin"));
             }
@@ -169,6 +195,9 @@ fn status_of(code: &str) -> StatusCode {
         code if code.starts_with("IPDC-35") => StatusCode::BAD_REQUEST,
         "IPDC-7006" | "IPDC-5001" | "IPDC-5003" | "IPDC-5004" | "IPDC-3204" | "IPDC-3301"
         | "IPDC-2208" => StatusCode::NOT_FOUND,
+        "IPDC-7007" => StatusCode::PAYLOAD_TOO_LARGE,
+        "IPDC-7008" => StatusCode::SERVICE_UNAVAILABLE,
+        "IPDC-7009" => StatusCode::REQUEST_TIMEOUT,
         "IPDC-1501" | "IPDC-2010" | "IPDC-4007" => StatusCode::CONFLICT,
         "IPDC-4009" => StatusCode::TOO_MANY_REQUESTS,
         code if code.starts_with("IPDC-4") => StatusCode::UNPROCESSABLE_ENTITY,
@@ -194,6 +223,11 @@ mod tests {
         assert!(matches!(guard.admit(&headers(&rebound)), Err(ApiError::Foreign("Host"))));
         let page = [good[0].clone(), good[1].clone(), (origin, "https://evil.example")];
         assert!(matches!(guard.admit(&headers(&page)), Err(ApiError::Foreign("Origin"))));
+        let mut two = headers(&good);
+        two.append(host.clone(), header::HeaderValue::from_static("evil.example"));
+        assert!(matches!(guard.admit(&two), Err(ApiError::Foreign("Host"))));
+        let nowhere = [good[0].clone(), good[1].clone(), (header::ORIGIN, "null")];
+        assert!(matches!(guard.admit(&headers(&nowhere)), Err(ApiError::Foreign("Origin"))));
         let wrong = [(host, "localhost"), (auth, "Bearer secreT")];
         assert!(matches!(guard.admit(&headers(&wrong)), Err(ApiError::Unauthorized)));
         assert!(matches!(guard.admit(&headers(&good[..1])), Err(ApiError::Unauthorized)));

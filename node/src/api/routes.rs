@@ -36,6 +36,22 @@ use crate::view::{
 type Shared = State<Arc<Node>>;
 type Answer<T> = Result<Json<T>, Failure>;
 
+/// The longest JSON body: a job by name, or a question.
+const BODY_LIMIT: usize = 64 << 10;
+
+/// The longest submission: its files have 128 KiB, which JSON may write six times as long.
+const SUBMISSION_LIMIT: usize = 1 << 20;
+
+/// The longest list of a directory's files: half a million.
+const DIR_LIMIT: usize = 64 << 20;
+
+/// How long a JSON body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(60);
+
+/// How long a file that is added may stand still: it may come from a pipe, whose other end takes its
+/// time.
+const UPLOAD_STALL: Duration = Duration::from_secs(3_600);
+
 /// How much of a file is asked for at once while it is sent: so far ahead it is fetched.
 const CAT_AHEAD: usize = 8 << 20;
 
@@ -45,6 +61,8 @@ const FETCH_FIRST: Duration = Duration::from_secs(60);
 
 /// How long what follows a mistake in a body is read, and dropped: 1 GB over loopback.
 const REST: Duration = Duration::from_secs(2);
+/// The description of all this.
+const OPENAPI: &str = include_str!("openapi.json");
 
 pub(super) fn router(node: Arc<Node>) -> Router {
     let v1 = Router::new()
@@ -60,7 +78,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/resume", post(resume))
         .route("/stop", post(stop))
         .route("/files", post(add_file).layer(DefaultBodyLimit::disable()))
-        .route("/dirs", post(add_dir))
+        .route("/dirs", post(add_dir).layer(DefaultBodyLimit::max(DIR_LIMIT)))
         .route("/cars", post(import).layer(DefaultBodyLimit::disable()))
         .route("/car/{*path}", get(export))
         .route("/cat/{*path}", get(cat))
@@ -69,12 +87,23 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/pins/{cid}", put(pin).delete(unpin))
         .route("/gc", post(gc))
         .route("/du", get(du))
-        .route("/jobs", get(jobs).post(submit))
+        .route("/jobs", get(jobs).post(submit).layer(DefaultBodyLimit::max(SUBMISSION_LIMIT)))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/jobs/{id}/logs", get(logs))
         .route("/jobs/{id}/tasks/{task}", get(task));
-    Router::new().nest(crate::view::PREFIX, v1).fallback(nothing).with_state(node)
+    Router::new()
+        .nest(crate::view::PREFIX, v1)
+        .route("/openapi.json", get(openapi))
+        .fallback(nothing)
+        .method_not_allowed_fallback(nothing)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(node)
+}
+
+/// What is at which path, for programs that write clients.
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 async fn nothing(uri: Uri) -> Failure {
@@ -137,7 +166,7 @@ async fn add_file(State(node): Shared, Query(query): Query<AddQuery>, body: Body
     let add = node.blocks.store().add(Tier::Durable);
     let mut file = FileBuilder::chunked(add.clone());
     let mut parts = body.into_data_stream();
-    while let Some(part) = parts.next().await {
+    while let Some(part) = timeout(UPLOAD_STALL, parts.next()).await.map_err(|_| ApiError::Slow)? {
         let part = part.map_err(|error| ApiError::Malformed(error.to_string()))?;
         file.write(&part).await?;
     }
@@ -373,9 +402,13 @@ where
     type Rejection = Failure;
 
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
-        match axum::Json::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Json(value)),
-            Err(rejection) => Err(ApiError::Malformed(rejection.body_text()).into()),
+        match timeout(BODY_TIME, axum::Json::from_request(request, state)).await {
+            Ok(Ok(axum::Json(value))) => Ok(Json(value)),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(ApiError::TooLong.into())
+            }
+            Ok(Err(rejection)) => Err(ApiError::Malformed(rejection.body_text()).into()),
+            Err(_) => Err(ApiError::Slow.into()),
         }
     }
 }
@@ -408,8 +441,52 @@ where
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::byte_range;
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::{OPENAPI, byte_range};
+
+    /// The routes as this file's source spells them: method and path.
+    fn routes() -> BTreeSet<(&'static str, String)> {
+        let source = include_str!("routes.rs").split("#[cfg(test)]").next().unwrap();
+        let mut routes = BTreeSet::new();
+        for piece in source.split(".route(").skip(1) {
+            let (path, handlers) = piece.split_once(',').unwrap();
+            let path = path.trim().trim_matches('"').replace("{*", "{");
+            let prefix = if path == "/openapi.json" { "" } else { crate::view::PREFIX };
+            let handlers = handlers.split([';', '\n']).next().unwrap();
+            let methods = ["get", "post", "put", "delete", "patch", "any"];
+            let has = |method: &&str| {
+                [" ", "."].iter().any(|before| handlers.contains(&format!("{before}{method}(")))
+            };
+            let methods: Vec<_> = methods.into_iter().filter(has).collect();
+            assert!(!methods.is_empty(), "{piece}");
+            routes.extend(methods.into_iter().map(|method| (method, format!("{prefix}{path}"))));
+        }
+        routes
+    }
+
+    #[test]
+    fn the_description_has_every_route_and_no_other() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = description["paths"].as_object().unwrap();
+        let described: BTreeSet<(&str, String)> = paths
+            .iter()
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().keys();
+                methods.map(|method| (method.as_str(), path.clone()))
+            })
+            .collect();
+        let served = routes();
+        assert!(served.len() > 20, "{served:?}");
+        let missing: Vec<_> = served.difference(&described).collect();
+        let stale: Vec<_> = described.difference(&served).collect();
+        assert!(missing.is_empty(), "openapi.json does not have {missing:?}");
+        assert!(stale.is_empty(), "openapi.json has what is not served: {stale:?}");
+    }
 
     #[test]
     fn ranges_stay_inside_the_file() {

@@ -3,7 +3,7 @@
 //! A node's broker serves three kinds of clients: local users on a loopback listener, other
 //! nodes over streams of the swarm, and the node's own rooms, in process. [`Broker`] is all that
 //! the rest of the node sees of it; `mqtt.rs` implements it and alone knows the MQTT library, with
-//! `session.rs`, its hooks, `retained.rs`, which counts what is retained, and [`link`], which speaks to the brokers of other
+//! `session.rs`, its hooks, `retained.rs`, which counts what is retained, `linger.rs`, by which its last words are heard, and [`link`], which speaks to the brokers of other
 //! nodes. [`topics`] says who may read and write what.
 //!
 //! The broker keeps nothing on disk and promises nothing by an acknowledgement: what must last is
@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::BoxStream;
 
+mod linger;
 pub mod link;
 mod mqtt;
 mod retained;

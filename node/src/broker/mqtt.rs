@@ -36,6 +36,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
+use super::linger::Shared;
 use super::retained::Ledger;
 pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
@@ -260,7 +261,7 @@ impl Inner {
         };
         let kept = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queue)));
         let router = Arc::new_cyclic(|router| {
-            let ledger = Ledger::new(Weak::clone(router), options.retained);
+            let ledger = Ledger::new(Weak::clone(router), Arc::clone(&kept), options.retained);
             let (messages, bytes) = ledger.limits();
             MessageRouter::with_storage(Arc::clone(&kept))
                 .with_retained_limits(messages, bytes)
@@ -324,7 +325,8 @@ impl Inner {
         // Without it a small message waits for the acknowledgement of the one before; on the
         // loopback interface it cannot fail in a way that matters.
         let _ = stream.set_nodelay(true);
-        let stream = guest.guard(stream);
+        let tcp = Shared::new(stream);
+        let stream = guest.guard(tcp.clone());
         let transport = match rules {
             None => BrokerTransport::WebSocket(Box::new(stream)),
             Some(rules) => {
@@ -337,7 +339,11 @@ impl Inner {
         };
         let proof = self.password.clone().map_or(Proof::Anonymous, Proof::Password);
         // How it ended was noted; with local users nothing follows from it.
-        let _ = self.serve(transport, addr, proof, guest).await;
+        let _ = self.serve(transport, addr, proof, Arc::clone(&guest)).await;
+        // A stranger is not waited for, and who is, keeps its place: so they are few.
+        if guest.is_proved() {
+            tcp.linger().await;
+        }
     }
 
     async fn serve(

@@ -1,18 +1,19 @@
 //! How much of the node's memory local users' retained messages take.
 //!
-//! The library limits how many there are and how long each is; what they take together is counted
-//! here, topic by topic. When it is too much, the library's limits are drawn so tight that it refuses
+//! The library limits how many there are and how long the payload of each is; what they take together,
+//! properties included, is counted here, topic by topic. When it is too much, the library's limits are drawn so tight that it refuses
 //! whatever would add to it, and tells the client so; a message taken back makes room again. The
 //! node's own retained messages are not counted: it takes back those of the jobs that it forgets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mqtt5::broker::BrokerEventHandler;
 use mqtt5::broker::events::RetainedSetEvent;
 use mqtt5::broker::router::MessageRouter;
+use mqtt5::broker::storage::{RetainedMessage, StorageBackend as _};
+use mqtt5::broker::{BrokerEventHandler, DynamicStorage};
 
-use super::session::{Answer, ready};
+use super::session::Answer;
 use super::topics;
 
 /// The longest message that a local user may have retained, in bytes: a state or a description, not
@@ -29,6 +30,8 @@ const OVERHEAD: usize = 256;
 /// Counts what is retained.
 pub(super) struct Ledger {
     router: Weak<MessageRouter>,
+    /// Where the library keeps the second copy.
+    kept: Arc<DynamicStorage>,
     /// How many messages there may be.
     messages: usize,
     taken: Mutex<Taken>,
@@ -42,8 +45,12 @@ struct Taken {
 
 impl Ledger {
     /// The ledger of `router`, in which local users may have so many messages retained.
-    pub(super) fn new(router: Weak<MessageRouter>, messages: usize) -> Self {
-        Ledger { router, messages, taken: Mutex::default() }
+    pub(super) fn new(
+        router: Weak<MessageRouter>,
+        kept: Arc<DynamicStorage>,
+        messages: usize,
+    ) -> Self {
+        Ledger { router, kept, messages, taken: Mutex::default() }
     }
 
     /// The library's limits while there is room: how many messages, and how long each.
@@ -51,11 +58,14 @@ impl Ledger {
         (self.messages, MESSAGE)
     }
 
-    fn note(&self, event: &RetainedSetEvent) {
+    async fn note(&self, event: RetainedSetEvent) {
         if !topics::is_free(&event.topic) {
             return;
         }
-        let bytes = OVERHEAD + event.topic.len() + event.payload.len();
+        // The event does not tell of the properties.
+        let kept = self.kept.get_retained_message(&event.topic).await.ok().flatten();
+        let bytes = kept.map_or(event.payload.len(), |message| size(&message));
+        let bytes = OVERHEAD + event.topic.len() + bytes;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let was_full = taken.bytes >= TOTAL;
         let before = if event.cleared {
@@ -79,48 +89,70 @@ impl Ledger {
 
 impl BrokerEventHandler for Ledger {
     fn on_retained_set<'a>(&'a self, event: RetainedSetEvent) -> Answer<'a, ()> {
-        self.note(&event);
-        ready(())
+        Box::pin(self.note(event))
     }
 }
 
+/// Bytes of a message's payload and properties.
+fn size(message: &RetainedMessage) -> usize {
+    let texts = [&message.content_type, &message.response_topic];
+    let texts = texts.into_iter().flatten().map(String::len);
+    let user = message.user_properties.iter().map(|(name, value)| name.len() + value.len());
+    let correlation = message.correlation_data.as_ref().map_or(0, |data| data.len());
+    message.payload.len() + correlation + texts.chain(user).sum::<usize>()
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use bytes::Bytes;
     use mqtt5::QoS;
+    use mqtt5::broker::MemoryBackend;
+    use mqtt5::packet::publish::PublishPacket;
 
     use super::*;
 
-    fn set(topic: &str, bytes: usize) -> RetainedSetEvent {
-        let payload = Bytes::from(vec![0; bytes]);
-        RetainedSetEvent {
-            topic: topic.into(),
-            cleared: payload.is_empty(),
-            payload,
-            qos: QoS::AtMostOnce,
-        }
+    /// A router with a ledger, as in a broker.
+    fn router(messages: usize) -> Arc<MessageRouter> {
+        let kept = Arc::new(DynamicStorage::Memory(MemoryBackend::new()));
+        Arc::new_cyclic(|router| {
+            let ledger = Ledger::new(Weak::clone(router), Arc::clone(&kept), messages);
+            let (messages, bytes) = ledger.limits();
+            MessageRouter::with_storage(kept)
+                .with_retained_limits(messages, bytes)
+                .with_event_handler(Arc::new(ledger))
+        })
     }
 
-    #[test]
-    fn the_limits_are_drawn_tight_when_it_is_too_much_and_eased_when_room_returns() {
-        let router = Arc::new(MessageRouter::new());
-        let ledger = Ledger::new(Arc::downgrade(&router), 10_000);
-        let limits = || (router.max_retained_messages(), router.max_retained_message_size());
-        let (messages, bytes) = ledger.limits();
-        router.update_retained_limits(messages, bytes);
-        let most = TOTAL / (MESSAGE + OVERHEAD + "topic/00000".len());
-        for n in 0..=most {
-            assert_eq!(limits(), (10_000, MESSAGE), "{n}");
-            ledger.note(&set(&format!("topic/{n:05}"), MESSAGE));
-            ledger.note(&set(&format!("ipdc/v1/node/{n}"), MESSAGE));
+    async fn retain(router: &MessageRouter, topic: &str, payload: usize, properties: usize) {
+        let packet = PublishPacket::new(topic, vec![b'x'; payload], QoS::AtMostOnce);
+        let mut packet = packet.with_retain(true);
+        packet.properties.add_user_property("name".into(), "x".repeat(properties));
+        router.route_message(&packet, None).await;
+    }
+
+    fn limits(router: &MessageRouter) -> (usize, usize) {
+        (router.max_retained_messages(), router.max_retained_message_size())
+    }
+
+    #[tokio::test]
+    async fn the_limits_are_drawn_tight_when_it_is_too_much_and_eased_when_room_returns() {
+        const EACH: usize = 64 << 10;
+        let router = router(10_000);
+        let mut n = 0;
+        while limits(&router) == (10_000, MESSAGE) {
+            retain(&router, &format!("topic/{n:05}"), MESSAGE, EACH).await;
+            retain(&router, &format!("ipdc/v1/node/{n}"), MESSAGE, EACH).await;
+            n += 1;
         }
-        assert_eq!(limits(), (1, 1));
-        ledger.note(&set("topic/00000", 0));
-        assert_eq!(limits(), (10_000, MESSAGE));
+        let taken = n * (MESSAGE + EACH);
+        assert!((TOTAL - MESSAGE - EACH - n * 2 * OVERHEAD..=TOTAL).contains(&taken), "{taken}");
+        assert_eq!(limits(&router), (1, 1));
+        retain(&router, "topic/00000", 0, 0).await;
+        assert_eq!(limits(&router), (10_000, MESSAGE));
         // The same topic again takes the place of what it had.
         for _ in 0..10 {
-            ledger.note(&set("topic/00001", MESSAGE));
+            retain(&router, "topic/00001", MESSAGE, EACH).await;
         }
-        assert_eq!(limits(), (10_000, MESSAGE));
+        assert_eq!(limits(&router), (10_000, MESSAGE));
     }
 }

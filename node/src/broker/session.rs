@@ -395,3 +395,18 @@ impl BrokerEventHandler for Session {
         ready(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_so_many_shared_subscriptions_and_those_that_were_may_be_again() {
+        let hub = Hub::default();
+        for n in 0..SHARES {
+            assert!(hub.may_share(&format!("$share/g{n}/x")), "{n}");
+        }
+        assert!(!hub.may_share("$share/one more/x"));
+        assert!(hub.may_share("$share/g0/x"));
+    }
+}

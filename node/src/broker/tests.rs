@@ -344,26 +344,30 @@ async fn a_shutdown_sends_clients_away_and_frees_the_port() {
     assert_eq!(soon(inside.recv()).await, None);
 }
 
+/// Asks for a WebSocket; gives the answer's headers and the connection.
+async fn upgrade(addr: SocketAddr, origin: &str) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!(
+        "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: mqtt\r\n{origin}\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(soon(stream.read_u8()).await.unwrap());
+    }
+    (String::from_utf8(head).unwrap(), stream)
+}
+
 #[tokio::test]
 async fn a_browser_page_connects_only_from_an_allowed_origin() {
     let listen = "127.0.0.1:0".parse().unwrap();
     let websocket = WebSocket { listen, origins: vec!["http://localhost:8080".into()] };
     let options = Options { websocket: Some(websocket), ..options(listen) };
     let broker = start(options).await.unwrap();
-    let ask = async |origin: &str| {
-        let mut stream = TcpStream::connect(broker.websocket_addr().unwrap()).await.unwrap();
-        let request = format!(
-            "GET /mqtt HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Protocol: mqtt\r\n{origin}\r\n"
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(soon(stream.read_u8()).await.unwrap());
-        }
-        (String::from_utf8(head).unwrap(), stream)
-    };
+    let addr = broker.websocket_addr().unwrap();
+    let ask = |origin: &'static str| upgrade(addr, origin);
     for origin in ["", "Origin: http://evil.example\r\n", "Origin: null\r\n"] {
         assert!(ask(origin).await.0.starts_with("HTTP/1.1 403"), "{origin}");
     }

@@ -32,6 +32,9 @@ pub const FROM_PEERS_ABOUT_JOBS: &str = "ipdc/v1/from/+/jobs";
 const ROOMS: [&str; 5] =
     ["ipdc/v1/jobs", "ipdc/v1/submissions", "ipdc/v1/node", "ipdc/v1/from", "ipdc/v1/to"];
 
+/// What MQTT brokers say of themselves, and what is no topic but a way to subscribe.
+const RESERVED: [&str; 2] = ["$SYS", "$share"];
+
 /// The longest key of a submission, in bytes: room for a few hashes, far below MQTT's 64 KiB.
 pub const KEY_LIMIT: usize = 256;
 
@@ -207,7 +210,7 @@ pub(super) fn is_free(topic: &str) -> bool {
     let is_in = |room: &str| {
         topic.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    !topic.starts_with('$') && !ROOMS.into_iter().any(is_in)
+    !RESERVED.into_iter().chain(ROOMS).any(is_in)
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@ use serde::Serialize;
 use super::address::{self, Whereabouts};
 use super::admission::{self, Message};
 use super::book::{Telling, ToldMember};
-use super::certificate::{Certificate, Credential, Revocation, Revocations};
+use super::certificate::{Certificate, Credential};
 use super::facts::PeerFacts;
 use super::frame;
 use super::identity::SwarmKey;
 use super::invitation::{self, Invitation, InvitationId, TOKEN_LIMIT, Token};
+use super::rekey::KeyChange;
+use super::revocation::{Notice, Revocation, Revocations, Whom};
 use super::signed::{Signed, Statement};
 
 /// A time before which nothing in the seeds ends.
@@ -97,6 +99,7 @@ fn certificate(peer: u8, issuer: u8, may_invite: bool) -> Certificate {
         owner: "ann".into(),
         serial: 7,
         issuer: id(&keypair(issuer)),
+        through: vec![id(&keypair(2))],
         may_invite,
         expires_ms: NOW + 1,
     }
@@ -130,7 +133,18 @@ fn credential_seeds() -> Vec<Vec<u8>> {
 
 fn a_revocation() -> Revocation {
     let (root, peer) = (id(&keypair(1)), id(&keypair(3)));
-    Revocation { swarm: root, peer, issuer: root, at_ms: NOW }
+    Revocation { swarm: root, whom: Whom::Peer(peer), issuer: root, at_ms: NOW }
+}
+
+/// Of an owner, by a member that may invite.
+fn a_notice() -> Notice {
+    let whom = Whom::Owner { owner: "bob".into() };
+    let said = Revocation { whom, issuer: id(&keypair(2)), ..a_revocation() };
+    Notice { revocation: signed(&said, 2), issuer: Some(signed(&certificate(2, 1, true), 1)) }
+}
+
+fn a_key_change() -> KeyChange {
+    KeyChange { swarm: id(&keypair(1)), number: NOW, key: SwarmKey::from_bytes([5; 32]) }
 }
 
 fn whereabouts() -> Whereabouts {
@@ -149,6 +163,7 @@ fn statement(bytes: &[u8]) {
     open::<Certificate>(bytes);
     open::<Revocation>(bytes);
     open::<Whereabouts>(bytes);
+    open::<KeyChange>(bytes);
     if let Ok(said) = serde_json::from_slice::<Whereabouts>(bytes) {
         let _ = said.addresses.iter().map(address::split_peer).count();
     }
@@ -161,6 +176,7 @@ fn statement_seeds() -> Vec<Vec<u8>> {
         json(&whereabouts()),
         json(&signed(&a_revocation(), 1)),
         json(&signed(&whereabouts(), 3)),
+        json(&signed(&a_key_change(), 1)),
     ]
 }
 
@@ -185,7 +201,7 @@ fn stream(messages: &[impl Serialize]) -> Vec<u8> {
 /// The stream of `/ipdc/admit/1`: all that somebody with a leaked swarm key can reach.
 fn admission(bytes: &[u8]) {
     frames(bytes, admission::FRAME_LIMIT, |message: Message| match message {
-        Message::Member { credential, revocations } => {
+        Message::Member { credential, revocations, .. } => {
             check(&credential);
             learn(&revocations);
         }
@@ -195,7 +211,7 @@ fn admission(bytes: &[u8]) {
     });
 }
 
-fn learn(revocations: &[Signed<Revocation>]) {
+fn learn(revocations: &[Notice]) {
     let mut known = Revocations::default();
     for revocation in revocations {
         let _ = known.learn(revocation, id(&keypair(1)));
@@ -203,9 +219,9 @@ fn learn(revocations: &[Signed<Revocation>]) {
 }
 
 fn admission_seeds() -> Vec<Vec<u8>> {
-    let revocations = vec![signed(&a_revocation(), 1)];
+    let revocations = vec![a_notice()];
     let token = Token::sign(an_invitation(), &keypair(2)).expect("the issuer signs").to_string();
-    let first = Message::Member { credential: a_credential(), revocations };
+    let first = Message::Member { credential: a_credential(), revocations, run: 6 };
     let granted = Message::Granted { credential: Box::new(a_credential()) };
     let refused = Message::Refused(admission::Refusal::UsedUp);
     vec![stream(&[first, Message::Done]), stream(&[Message::Redeem { token }, granted, refused])]
@@ -219,6 +235,7 @@ fn telling(bytes: &[u8]) {
             let _ = said.open();
         }
         learn(&telling.revocations);
+        let _ = telling.key.map(|change| change.open());
     });
 }
 
@@ -227,7 +244,8 @@ fn telling_seeds() -> Vec<Vec<u8>> {
     let (credential, peer) = (a_credential(), id(&keypair(3)));
     let whereabouts = Some(signed(&whereabouts(), 3));
     let members = vec![ToldMember { peer, credential, whereabouts }];
-    let revocations = vec![signed(&a_revocation(), 1)];
-    let whole = Telling { facts: Some(facts), members, revocations };
+    let key = Some(signed(&a_key_change(), 1));
+    let whole =
+        Telling { facts: Some(facts), members, key, revocations: vec![a_notice()], renew: true };
     vec![stream(&[whole, Telling::default()])]
 }

@@ -149,7 +149,7 @@ async fn a_subscriber_that_never_reads_is_dropped_and_holds_nobody_up() {
     publisher.say("flood/last", &format!("{n:06}")).await;
     assert_eq!(soon(reader).await.unwrap(), n, "the other one heard them all");
     // The library waits at most two seconds for room in a client's line, once.
-    assert!(longest < Duration::from_millis(3_500), "a message took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
     slow.ends().await;
     assert_lives(&*broker).await;
 }
@@ -166,7 +166,7 @@ async fn a_subscriber_that_never_acknowledges_is_dropped() {
     for _ in 0..1_200 {
         longest = longest.max(publisher.timed("flood", "hello").await);
     }
-    assert!(longest < Duration::from_millis(3_500), "a message took {longest:?}");
+    assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
     let mut heard = 0;
     while let Some(packet) = slow.next().await {
         assert!(matches!(packet, Packet::Publish(_)), "{packet:?}");
@@ -301,4 +301,79 @@ async fn without_a_password_everyone_here_is_a_local_user_and_no_more() {
     let open = "0.0.0.0:0".parse().unwrap();
     let everywhere = Options { listen: open, ..Options::new(&settings, PASSWORD) };
     assert!(matches!(start(everywhere).await, Err(BrokerError::NotLoopback(_))));
+}
+
+#[tokio::test]
+async fn a_peer_has_nothing_kept_shared_or_abbreviated() {
+    let network = memory::Network::new();
+    let (a, me) = (PeerId::random(), PeerId::random());
+    let at_a = Node::start(network.peer(a)).await;
+    let name = ConnectOptions::new(me.to_string());
+    let own = topics::about_jobs(me);
+    let kept = WillMessage::new(own.clone(), b"boo".to_vec()).with_retain(true);
+    let (_, reason) = stranger(&network, a, name.clone().with_will(kept), me).await;
+    assert_eq!(reason, ReasonCode::NotAuthorized);
+    let will = WillMessage::new(own.clone(), b"boo".to_vec());
+    let lasting = name.with_will(will).with_session_expiry_interval(600);
+    let (mut peer, reason) = stranger(&network, a, lasting.clone(), me).await;
+    assert_eq!(reason, ReasonCode::Success);
+    let readable = topics::to_peer(me, "#");
+    let shared = format!("$share/g/{readable}");
+    assert_eq!(peer.subscribe(&shared).await.0, SubAckReasonCode::NotAuthorized);
+    assert_eq!(peer.subscribe(&readable).await.0, SubAckReasonCode::GrantedQoS1);
+    // QoS 2 and abbreviated topics, which links do not use, end the connection.
+    let twice = PublishPacket::new(&*own, "1", QoS::ExactlyOnce).with_packet_id(1);
+    peer.put(Packet::Publish(twice)).await;
+    peer.ends().await;
+    let (mut peer, reason) = stranger(&network, a, lasting.clone(), me).await;
+    assert_eq!(reason, ReasonCode::Success);
+    let mut short = message(&own, "1").with_packet_id(2);
+    short.properties.add(PropertyId::TopicAlias, PropertyValue::TwoByteInteger(1)).unwrap();
+    peer.put(Packet::Publish(short)).await;
+    peer.ends().await;
+    // Its session has not outlived its connection.
+    let (mut peer, _) = stranger(&network, a, lasting.with_clean_start(false), me).await;
+    let news = topics::to_peer(me, "news");
+    at_a.broker.publish(&news, bytes("old"), false, Properties::default()).await.unwrap();
+    assert_eq!(peer.subscribe(&readable).await.0, SubAckReasonCode::GrantedQoS1);
+    at_a.broker.publish(&news, bytes("new"), false, Properties::default()).await.unwrap();
+    assert_eq!(peer.hear().await.payload, "new");
+}
+
+#[tokio::test]
+async fn a_peer_that_never_reads_is_hung_up_on() {
+    let patience = Patience { take: Duration::from_secs(1), ..Patience::default() };
+    let broker = strict(patience).await;
+    let me = PeerId::random();
+    let (ours, theirs) = tokio::io::duplex(4096);
+    broker.serve(Box::new(theirs), me, &Conduct::alone());
+    let (mut peer, _) = Client::on(Box::new(ours), ConnectOptions::new(me.to_string())).await;
+    // Each of these is answered; the answers soon fill what a stream holds.
+    let mut bytes = BytesMut::new();
+    let ping = Packet::PingReq;
+    for _ in 0..1_000 {
+        encode_packet_to_buffer(&ping, &mut bytes).unwrap();
+    }
+    let flood = async { while peer.stream.write_all(&bytes).await.is_ok() {} };
+    soon(flood).await;
+    assert_lives(&*broker).await;
+}
+
+#[tokio::test]
+async fn a_page_that_has_not_said_who_it_is_is_heard_out_only_so_far() {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let websocket = WebSocket { listen, origins: vec!["http://localhost:8080".into()] };
+    let options = Options { websocket: Some(websocket), ..options(listen) };
+    let broker = start(options).await.unwrap();
+    let addr = broker.websocket_addr().unwrap();
+    let (head, mut stream) = upgrade(addr, "Origin: http://localhost:8080\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 101"));
+    // A frame that says it has 16 MiB, which the library would take.
+    stream.write_all(&[0x82, 0xff, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut said = 0;
+    while stream.write_all(&[0; 4096]).await.is_ok() {
+        said += 4096;
+        assert!(said < 16 << 20, "all of it was taken");
+    }
+    assert_lives(&*broker).await;
 }
