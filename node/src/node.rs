@@ -133,10 +133,12 @@ pub async fn run(
     let _lock = home.lock()?;
     home.remove_run_info();
     let node = start(&home, config).await?;
+    // Who knows of the node may send it one at once.
+    let signalled = signalled();
     home.write_run_info(&node.run_info)?;
     ready(&node.run_info);
     tokio::select! {
-        () = signalled() => tracing::info!("asked to stop by a signal"),
+        () = signalled => tracing::info!("asked to stop by a signal"),
         () = node.stop.cancelled() => tracing::info!("asked to stop"),
     }
     node.shut_down().await;
@@ -493,11 +495,16 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
     }
 }
 
-async fn signalled() {
+/// Ends when the process is asked to end. From the call on, signals do not end it by themselves.
+fn signalled() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("a signal handler can be set");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let listen = |kind| signal(kind).expect("a signal handler can be set");
+    let mut terminate = listen(SignalKind::terminate());
+    let mut interrupt = listen(SignalKind::interrupt());
+    async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
