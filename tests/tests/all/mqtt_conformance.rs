@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipdc_tests::mqtt::{Connect, Message, Mqtt, packet, text, user_property};
-use ipdc_tests::{Node, Program, root};
+use ipdc_tests::{Node, Program, Ran, root};
 
 const VERSIONS: [u8; 2] = [4, 5];
 
@@ -384,10 +384,9 @@ fn what_is_no_mqtt_ends_the_connection_and_nothing_else() {
     }
 }
 
-/// Paho's tests that do not pass: the script, those that never do, those that do not at times. The
-/// same list is in `docs/mqtt.md`, with the causes.
-const EXCEPTIONS: [(&str, &[&str], &[&str]); 2] = [
-    ("client_test.py", &["test_subscribe_failure"], &["test_unsubscribe"]),
+/// Paho's tests that do not pass, by script. The same list is in `docs/mqtt.md`, with the causes.
+const EXCEPTIONS: [(&str, &[&str]); 2] = [
+    ("client_test.py", &["test_subscribe_failure"]),
     (
         "client_test5.py",
         &[
@@ -401,9 +400,26 @@ const EXCEPTIONS: [(&str, &[&str], &[&str]); 2] = [
             "test_user_properties",
             "test_will_message",
         ],
-        &["test_request_response", "test_unsubscribe"],
     ),
 ];
+
+/// How often a test of Paho's is tried that is no exception and fails: some publish before the other
+/// client's subscription is acknowledged, and what they expect comes true when the machine is idle.
+const TRIES: usize = 10;
+
+/// Runs `script` of Paho's, or some of its tests; gives those that failed.
+fn paho(folder: &Path, script: &str, port: &str, tests: &[&str]) -> (Ran, BTreeSet<String>) {
+    let runner = root().join("tests/mqtt/interoperability.py");
+    let run = Program::new("python3").dir(folder).arg(runner).args([script, port]).args(tests);
+    let ran = run.within(Duration::from_secs(600)).run();
+    assert!(ran.stderr.contains("\nRan "), "{ran}");
+    let verdicts = ran.stderr.lines().filter_map(|line| line.split_once(": test"));
+    let failed = verdicts
+        .filter(|(verdict, _)| ["FAIL", "ERROR"].contains(verdict))
+        .filter_map(|(_, name)| Some(format!("test{}", name.split(' ').next()?)))
+        .collect();
+    (ran, failed)
+}
 
 #[test]
 #[ignore = "needs a copy of Eclipse's paho.mqtt.testing: PAHO_TESTING=DIR make test-all"]
@@ -416,27 +432,16 @@ fn paho_s_interoperability_tests_pass_but_for_those_that_are_listed() {
     let (_node, address) = node();
     let port = address.rsplit(':').next().unwrap();
     let listed = std::fs::read_to_string(root().join("docs/mqtt.md")).unwrap();
-    for (script, never, at_times) in EXCEPTIONS {
-        let runner = root().join("tests/mqtt/interoperability.py");
-        let run = Program::new("python3").dir(&folder).arg(runner).args([script, port]);
-        let ran = run.within(Duration::from_secs(600)).run();
-        let failed: BTreeSet<_> = ran
-            .stderr
-            .lines()
-            .filter_map(|line| line.strip_prefix("FAIL: ").or(line.strip_prefix("ERROR: test")))
-            .filter_map(|rest| rest.split(' ').next())
-            .map(|name| if name.starts_with('_') { format!("test{name}") } else { name.into() })
-            .collect();
-        assert!(ran.stderr.contains("\nRan "), "{ran}");
+    for (script, exceptions) in EXCEPTIONS {
+        let (ran, failed) = paho(&folder, script, port, &[]);
         println!("{script}: these failed: {failed:?}");
-        for name in never {
+        for name in exceptions {
             assert!(failed.contains(*name), "{name} passes now: it is no exception any more");
-        }
-        let others = failed.iter().filter(|name| !never.contains(&name.as_str()));
-        let others: Vec<_> = others.filter(|name| !at_times.contains(&name.as_str())).collect();
-        assert!(others.is_empty(), "{others:?} failed\n{ran}");
-        for name in never.iter().chain(at_times) {
             assert!(listed.contains(name), "docs/mqtt.md does not say why {name} fails");
+        }
+        for name in failed.iter().filter(|name| !exceptions.contains(&name.as_str())) {
+            let passes = |_| paho(&folder, script, port, &[name.as_str()]).1.is_empty();
+            assert!((0..TRIES).any(passes), "{name} fails\n{ran}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What one client may do to the others: nothing. Each limit, from both sides.
 
 use mqtt5::packet::puback::PubAckPacket;
+use mqtt5::packet::pubrel::PubRelPacket;
 use mqtt5::protocol::v5::properties::{PropertyId, PropertyValue};
 
 use super::*;
@@ -158,22 +159,37 @@ async fn a_subscriber_that_never_reads_is_dropped_and_holds_nobody_up() {
 async fn a_subscriber_that_never_acknowledges_is_dropped() {
     let patience = Patience { acknowledge: Duration::from_secs(2), ..Patience::default() };
     let broker = strict(patience).await;
-    let mut slow = Client::user(&*broker, "slow").await;
-    assert_eq!(slow.subscribe("flood").await.0, SubAckReasonCode::GrantedQoS1);
-    let mut publisher = Client::user(&*broker, "publisher").await;
-    let mut longest = Duration::ZERO;
-    // Its window, its line, and more.
-    for _ in 0..1_200 {
-        longest = longest.max(publisher.timed("flood", "hello").await);
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut slow = Client::user(&*broker, "slow").await;
+        let filter =
+            SubscribePacket::new(7).add_filter_with_options(TopicFilter::new("flood", qos));
+        slow.put(Packet::Subscribe(filter)).await;
+        assert!(matches!(slow.next().await, Some(Packet::SubAck(_))));
+        let mut publisher = Client::user(&*broker, "publisher").await;
+        let mut longest = Duration::ZERO;
+        // Its window, its line, and more.
+        for _ in 0..1_200 {
+            let asked = Instant::now();
+            publisher
+                .put(Packet::Publish(PublishPacket::new("flood", "x", qos).with_packet_id(1)))
+                .await;
+            if qos == QoS::ExactlyOnce {
+                assert!(matches!(publisher.next().await, Some(Packet::PubRec(_))));
+                publisher.put(Packet::PubRel(PubRelPacket::new(1))).await;
+            }
+            let done = publisher.next().await;
+            assert!(matches!(done, Some(Packet::PubAck(_) | Packet::PubComp(_))), "{done:?}");
+            longest = longest.max(asked.elapsed());
+        }
+        assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
+        let mut heard = 0;
+        while let Some(packet) = slow.next().await {
+            assert!(matches!(packet, Packet::Publish(_)), "{packet:?}");
+            heard += 1;
+        }
+        assert_eq!(heard, 64, "no more than its window");
+        assert_lives(&*broker).await;
     }
-    assert!(longest < Duration::from_secs(5), "a message took {longest:?}");
-    let mut heard = 0;
-    while let Some(packet) = slow.next().await {
-        assert!(matches!(packet, Packet::Publish(_)), "{packet:?}");
-        heard += 1;
-    }
-    assert_eq!(heard, 64, "no more than its window");
-    assert_lives(&*broker).await;
 }
 
 #[tokio::test]
