@@ -92,8 +92,16 @@ fn body_seeds() -> Vec<Vec<u8>> {
         Split { file: all, offset: 0, len: all.len, name: all.cid, closed: true, packed: None };
     let packed = Some(Packed { codec: Codec::Zstd, path: "a.zst".into() });
     let other = Split { offset: 5, len: 6, closed: false, packed, ..split.clone() };
+    let vast = Split { offset: u64::MAX, len: u64::MAX, ..split.clone() };
     let group = Group { splits: vec![split, other], input: 1 };
-    let bodies = [Body::Sample(vec![group.clone()]), Body::Map(group), Body::Reduce(3), Body::Top];
+    let vast = Group { splits: vec![vast; 2], input: u32::MAX };
+    let bodies = [
+        Body::Sample(vec![group.clone()]),
+        Body::Map(group),
+        Body::Map(vast),
+        Body::Reduce(3),
+        Body::Top,
+    ];
     bodies.iter().map(json).collect()
 }
 
@@ -117,7 +125,10 @@ fn output_seeds() -> Vec<Vec<u8>> {
     let run = Run::Inline(packed(&[(b"key", b"value")]).into());
     let runs = vec![Run::Empty, run, Run::File(file, 0), Run::File(file, 1 << 20)];
     let whole = MapOutput { runs: runs.clone(), skipped: vec![skipped()] };
-    [MapOutput { runs, skipped: Vec::new() }, whole].map(|output| output.encode().to_vec()).into()
+    let vast = Run::File(FileRef { len: u64::MAX, ..file }, u64::MAX);
+    let vast = MapOutput { runs: vec![vast], skipped: Vec::new() };
+    let outputs = [MapOutput { runs, skipped: Vec::new() }, whole, vast];
+    outputs.map(|output| output.encode().to_vec()).into()
 }
 
 fn skipped() -> Skipped {

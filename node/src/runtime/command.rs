@@ -13,10 +13,10 @@ use ipdc_jobs::kind::{Form, Guest, RECORD_LIMIT, TaskError};
 use memchr::memchr;
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
-use super::GuestError;
 use super::imports::{LOG_LINE, Outlet, Sink};
 use super::instance::{State, explain};
 use super::preview1::{self, World};
+use super::{GuestError, shown};
 
 /// What a command begins with; a module that exports it is one.
 const START: &str = "_start";
@@ -32,8 +32,16 @@ pub(super) fn is_command(module: &Module) -> bool {
     module.get_export(START).is_some()
 }
 
-/// Checks that `module` is a command that the sandbox can run.
-pub(super) fn check(module: &Module) -> Result<(), GuestError> {
+/// `module` with what it imports, if it is a command that the sandbox can run.
+pub(super) fn linked(module: &Module) -> Result<InstancePre<Process>, GuestError> {
+    check(module)?;
+    let mut linker = Linker::new(module.engine());
+    let linked = preview1::link(&mut linker, module);
+    let linked = linked.and_then(|()| linker.instantiate_pre(module));
+    linked.map_err(|error| GuestError::ImportType(shown(&format!("{error:#}"))))
+}
+
+fn check(module: &Module) -> Result<(), GuestError> {
     preview1::check_imports(module)?;
     if !matches!(module.get_export("memory"), Some(ExternType::Memory(_))) {
         return Err(GuestError::Export("its memory as `memory`".to_owned()));
@@ -53,12 +61,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
-        check(module)?;
-        let mut linker = Linker::new(module.engine());
-        let linked = preview1::link(&mut linker, module);
-        let program = linked.and_then(|()| linker.instantiate_pre(module));
-        let program = program.map_err(|error| GuestError::Import(format!("{error:#}")))?;
-        Ok(Command { program, process: Some(Process::new(state)) })
+        Ok(Command { program: linked(module)?, process: Some(Process::new(state)) })
     }
 }
 

@@ -143,7 +143,8 @@ fn explain(status: ExitStatus, child: &mut Child, memory: u64) -> TaskError {
                 // It has ended: what it said is all there, and not long.
                 let _ = stderr.take(4096).read_to_string(&mut said);
             }
-            GuestError::NotWasm(shown(said.lines().next().unwrap_or("the compiler broke"))).into()
+            let first = said.lines().find(|line| !line.is_empty());
+            GuestError::NotWasm(shown(first.unwrap_or("the compiler broke"))).into()
         }
         None => {
             // A node with less than others does not speak for them.

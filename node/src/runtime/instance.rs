@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use ipdc_jobs::kind::{Given, Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
-use wasmtime::{Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline};
+use wasmtime::{
+    InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
+};
 
 use super::allowance::Allowance;
 use super::imports::{self, Outlet, Sink};
@@ -192,6 +194,14 @@ enum Interrupted {
     NoRoom { wanted: u64, room: u64 },
 }
 
+/// `module` with what it imports, if it may and there is such a thing.
+pub(super) fn linked(module: &Module) -> Result<InstancePre<State>, GuestError> {
+    super::check_imports(module)?;
+    let mut linker = Linker::new(module.engine());
+    let linked = imports::link(&mut linker).and_then(|()| linker.instantiate_pre(module));
+    linked.map_err(|error| GuestError::ImportType(shown(&format!("{error:#}"))))
+}
+
 /// An instance.
 pub(super) struct Instance {
     store: Store<State>,
@@ -202,14 +212,11 @@ pub(super) struct Instance {
 
 impl Instance {
     pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
-        super::check_imports(module)?;
+        let linked = linked(module)?;
         let mut store = Store::new(module.engine(), state);
         store.limiter(State::cap);
         store.epoch_deadline_callback(|context| context.data().may_go_on());
         store.set_epoch_deadline(1);
-        let mut linker = Linker::new(module.engine());
-        let linked = imports::link(&mut linker).and_then(|()| linker.instantiate_pre(module));
-        let linked = linked.map_err(|error| GuestError::Import(shown(&format!("{error:#}"))))?;
         // A module may have a function that runs now.
         store.data_mut().begin();
         let instance = linked.instantiate(&mut store);

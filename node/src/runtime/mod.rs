@@ -157,6 +157,9 @@ pub(crate) enum GuestError {
     /// It wants something that the sandbox does not have.
     #[error("the module imports {0}, which the sandbox does not have")]
     Import(String),
+    /// It wants something as another thing, or with another type, than the sandbox has it.
+    #[error("an import of the module is not what the sandbox has: {0}")]
+    ImportType(String),
     /// It imports WASI and is no command.
     #[error("the module imports {0}; only a command may, a module that exports `_start`")]
     NoCommand(String),
@@ -177,7 +180,9 @@ impl GuestError {
             GuestError::Bounds { .. } => "IPDC-5304",
             GuestError::NotWasm(_) => "IPDC-5305",
             GuestError::Export(_) => "IPDC-5306",
-            GuestError::Import(_) | GuestError::NoCommand(_) => "IPDC-5307",
+            GuestError::Import(_) | GuestError::ImportType(_) | GuestError::NoCommand(_) => {
+                "IPDC-5307"
+            }
             GuestError::Counter(_) => "IPDC-5308",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
@@ -267,9 +272,9 @@ impl Runtime {
         let module = machine.cache.module(&machine.engine, code, &CancellationToken::new());
         let module = module.map_err(|error| error.to_string())?;
         let checked = if command::is_command(&module) {
-            command::check(&module)
+            command::linked(&module).map(drop)
         } else {
-            check_imports(&module).and_then(|()| check_exports(&module, function))
+            instance::linked(&module).and_then(|_| check_exports(&module, function))
         };
         checked.map_err(|error| error.to_string())
     }

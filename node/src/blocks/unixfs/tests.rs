@@ -230,6 +230,31 @@ async fn a_sharded_directory_lists_the_names_of_all_its_shards() {
 }
 
 #[tokio::test]
+async fn a_node_that_stands_in_very_many_places_is_not_listed_in_all_of_them() {
+    let heap = Heap::default();
+    let leaf = heap.put(Block::raw(Bytes::from_static(b"x")));
+    let empty = heap.put(Block::dag_pb(
+        Node { links: Vec::new(), data: Entry::directory().encode() }.encode().into(),
+    ));
+    let shard = Entry { kind: Kind::HamtShard, fanout: Some(256), ..Entry::directory() };
+    // Each names the one before it three times, forty times over. Of directories without files nothing
+    // but time would be used up.
+    for (entry, mut below, names) in [
+        (Entry::directory(), leaf, ["a", "b", "c"]),
+        (Entry::directory(), empty, ["a", "b", "c"]),
+        (shard, leaf, ["00", "01", "02"]),
+    ] {
+        for _ in 0..40 {
+            let link = |name: &str| dagpb::Link { cid: below, name: name.into(), dag_size: 1 };
+            let node = Node { links: names.map(link).into(), data: entry.encode() };
+            below = heap.put(Block::dag_pb(node.encode().into()));
+        }
+        let listed = dir::files_in(&heap, below, &mut dir::Room::of(1 << 20)).await;
+        assert!(matches!(listed, Err(Error::Limit { .. } | Error::Form { .. })), "{listed:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_tree_that_lies_about_its_lengths_is_refused() {
     let heap = Heap::default();
     let leaf = heap.put(Block::raw(Bytes::from_static(b"four")));

@@ -470,6 +470,8 @@ fn what_is_no_module_the_sandbox_takes_is_refused_for_what_it_is() {
         let message = ends(&mut bench, code, 10_000, error);
         assert!(!message.is_empty());
     }
+    let mistyped = "(module (import \"ipdc\" \"flush\" (func (param i64))))";
+    assert!(bench.check(mistyped, "map").unwrap_err().contains("flush"));
     let long = "(;".to_owned() + &" ".repeat(MODULE_LIMIT) + ";)";
     let message = ends(&mut bench, &long, 10_000, "IPDC-5313");
     assert!(message.contains(&MODULE_LIMIT.to_string()), "{message}");
