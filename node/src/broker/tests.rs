@@ -23,6 +23,8 @@ use super::*;
 use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::{Incoming, Protocol, StreamError, Streams, memory};
 
+mod hostile;
+
 const PASSWORD: &str = "correct horse";
 
 /// Longer than anything here takes on a machine that is busy.

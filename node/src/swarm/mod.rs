@@ -49,7 +49,7 @@ use ipdc_jobs::ids::PeerId;
 use libp2p_identity::Keypair;
 use rust_ipfs::Ipfs;
 use rust_ipfs::repo::Repo;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -74,6 +74,10 @@ pub use self::join::{Founded, JoinError, Joined, certify, found, join};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
+
+/// Connections in quarantine whose peers are not known, at most: an eighth of all connections. So
+/// many join at once where a cluster is set up; the rest come again. Members find room beside them.
+const STRANGERS_LIMIT: usize = 128;
 
 /// Events that a slow listener may be behind; then it is told that it missed some, and should look
 /// at [`Swarm::peers`].
@@ -232,6 +236,8 @@ struct Core {
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
     conduct: Conduct,
+    /// Places in quarantine for those that are not known.
+    strangers: Arc<Semaphore>,
     orders: mpsc::UnboundedSender<gate::Order>,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
@@ -272,6 +278,7 @@ impl Swarm {
             listening: Mutex::default(),
             takers: Takers::default(),
             conduct,
+            strangers: Arc::new(Semaphore::new(STRANGERS_LIMIT)),
             orders: ends.orders,
             events,
             stopping: CancellationToken::new(),

@@ -11,6 +11,7 @@ mod docs;
 mod end_condition;
 mod examples;
 mod guests;
+mod hostile_peers;
 mod http;
 mod input;
 mod jobs;
