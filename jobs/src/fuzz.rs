@@ -18,7 +18,7 @@ use crate::ids::{Attempt, CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_
 use crate::kind::{JobFiles, KINDS};
 use crate::manifest::{Limits, Manifest, SignedManifest, VERSION};
 use crate::message::{
-    Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Report,
+    Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Proof, Report,
     ToController, ToWorker, Wanted, WorkerOrder,
 };
 use crate::{mr, spec};
@@ -193,6 +193,7 @@ fn to_worker_seeds() -> Vec<Vec<u8>> {
     let assignment = Assignment {
         task: TaskId(1),
         attempt: attempt(),
+        proof: Proof(7),
         body: Payload::Inline(Bytes::from_static(b"body")),
         inputs: Payload::File(file(b"inputs")),
         holders: vec![peer()],
@@ -213,7 +214,7 @@ fn to_worker_seeds() -> Vec<Vec<u8>> {
 }
 
 fn to_controller_seeds() -> Vec<Vec<u8>> {
-    let (task, attempt) = (TaskId(1), attempt());
+    let (task, attempt, proof) = (TaskId(1), attempt(), Proof(7));
     let log = crate::log::Log { lines: ["a line".to_owned()].into(), left_out: 3 };
     let counters = BTreeMap::from([("lines".to_owned(), 9)]);
     let outcomes = [
@@ -233,8 +234,8 @@ fn to_controller_seeds() -> Vec<Vec<u8>> {
         Outcome::Returned { reason: "stopping".into() },
     ];
     let cost = Cost { wall_ms: 1, bytes_in: 2, bytes_out: 3, fetched: 4 };
-    let reports = outcomes.map(|outcome| Report { task, attempt, outcome, cost }).into();
-    let held = vec![Held { task, attempt, running: true, done: 1, total: 2 }];
+    let reports = outcomes.map(|outcome| Report { task, attempt, proof, outcome, cost }).into();
+    let held = vec![Held { task, attempt, proof, running: true, done: 1, total: 2 }];
     let notes = [
         ControllerNote::Renew { held, free_slots: 2, granted: Some(1) },
         ControllerNote::Report { reports },

@@ -63,6 +63,12 @@ pub trait Kind: Send + Sync {
         None
     }
 
+    /// Whether `output` has the form of an output of `task`, as far as can be seen without its
+    /// file. What a worker reported that has not is none.
+    fn is_output(&self, _task: &TaskSpec, _output: &Payload) -> bool {
+        true
+    }
+
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
@@ -364,11 +370,12 @@ impl TaskError {
     }
 
     /// What a failed read of `file` means for the attempt: nobody has it, when the error's kind is
-    /// `NotFound`; the attempt was stopped, when it is `Interrupted`; else the worker's fault.
+    /// `NotFound`, or `InvalidData`, for blocks are what their CIDs say and whoever named the file so
+    /// never had it; the attempt was stopped, when it is `Interrupted`; else the worker's fault.
     #[must_use]
     pub fn of_read(file: &FileRef, error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::NotFound => {
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidData => {
                 TaskError::Missing { file: Box::new(*file), task: None, message: error.to_string() }
             }
             io::ErrorKind::Interrupted => TaskError::Stopped,

@@ -53,6 +53,12 @@ pub struct Input {
     pub holders: Vec<PeerId>,
 }
 
+/// What a controller gives with an attempt, and knows it by when it has forgotten to whom it gave it:
+/// nobody else can make it up. A worker says it with all that it says of the attempt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Proof(pub u64);
+
 /// One attempt, given to a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -60,6 +66,9 @@ pub struct Assignment {
     pub task: TaskId,
     /// Which try of it this is.
     pub attempt: Attempt,
+    /// That it was given to this worker.
+    #[serde(default)]
+    pub proof: Proof,
     /// What the kind wrote about the task when it planned the job.
     pub body: Payload,
     /// JSON of a `Vec<Input>`: the outputs this task depends on, in task order.
@@ -182,6 +191,25 @@ pub enum ControllerNote {
     Gone,
 }
 
+impl ControllerNote {
+    /// What of it is beyond the limits that every worker keeps.
+    #[must_use]
+    pub fn excess(&self) -> Option<&'static str> {
+        let ControllerNote::Report { reports } = self else { return None };
+        reports.iter().find_map(|report| match &report.outcome {
+            Outcome::Done { output: Payload::Inline(bytes), .. } if bytes.len() > INLINE_LIMIT => {
+                Some("an output too long for a message")
+            }
+            Outcome::Done { counters, .. } => {
+                let is_long = |name: &String| name.len() > COUNTER_NAME_LIMIT;
+                let is_excess = counters.len() > COUNTERS_LIMIT || counters.keys().any(is_long);
+                is_excess.then_some("more counters than an attempt has")
+            }
+            _ => None,
+        })
+    }
+}
+
 /// An attempt that a worker holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
@@ -189,6 +217,9 @@ pub struct Held {
     pub task: TaskId,
     /// The attempt.
     pub attempt: Attempt,
+    /// As it came with the assignment.
+    #[serde(default)]
+    pub proof: Proof,
     /// False while it waits for a slot.
     pub running: bool,
     /// Input bytes done.
@@ -204,6 +235,9 @@ pub struct Report {
     pub task: TaskId,
     /// The attempt.
     pub attempt: Attempt,
+    /// As it came with the assignment.
+    #[serde(default)]
+    pub proof: Proof,
     /// How.
     pub outcome: Outcome,
     /// What it cost.
@@ -325,7 +359,8 @@ mod tests {
         let attempt = Attempt { epoch: Epoch(u64::MAX), n: u32::MAX };
         let (wall_ms, bytes_in, bytes_out, fetched) = (u64::MAX, u64::MAX, u64::MAX, u64::MAX);
         let cost = Cost { wall_ms, bytes_in, bytes_out, fetched };
-        let report = Report { task: TaskId(u32::MAX), attempt, outcome, cost };
+        let proof = Proof(u64::MAX);
+        let report = Report { task: TaskId(u32::MAX), attempt, proof, outcome, cost };
         let body = ControllerNote::Report { reports: vec![report; BATCH_LIMIT] };
         let message = ToController { job: JobId::of_manifest(b"job"), epoch: attempt.epoch, body };
         let text = serde_json::to_vec(&message).unwrap();

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::broker::Links;
 use crate::broker::link::Incoming;
-use crate::swarm::conduct::Misdeed;
+use crate::swarm::conduct::{Conduct, Misdeed};
 
 /// Letters that wait for the worker or the controllers of this node. When a mailbox is full the
 /// letter is dropped, as a link would: its sender repeats it.
@@ -69,7 +69,7 @@ impl Post {
                     }
                     Err(error) => {
                         let (on, why) = ("a letter", error.to_string());
-                        inbound.links.conduct().report(from, Misdeed::Garbage { on, why });
+                        inbound.conduct().report(from, Misdeed::Garbage { on, why });
                     }
                 }
             }
@@ -95,6 +95,12 @@ impl Post {
         let bytes = serde_json::to_vec(&letter).expect("a letter has string keys only");
         debug_assert!(bytes.len() <= MESSAGE_LIMIT, "the engine cuts its batches below the limit");
         self.links.send(to, bytes.into());
+    }
+
+    /// Where to say what is wrong with a letter that could be read.
+    #[must_use]
+    pub fn conduct(&self) -> &Conduct {
+        self.links.conduct()
     }
 
     /// Closes the links, when what they hold is out or after a moment.

@@ -14,7 +14,7 @@ use super::rank::Homes;
 use super::state::{Fate, Live, Made, TaskState, Timer, Waiting};
 use super::{Engine, Finish};
 use crate::ids::{Attempt, PeerId, TaskId};
-use crate::message::{Assignment, Input, Payload, WorkerOrder};
+use crate::message::{Assignment, Input, Payload, Proof, WorkerOrder};
 
 impl Engine {
     /// Picks the peers that work for the job: the first K by rank of those that can. Whoever was
@@ -377,6 +377,18 @@ impl Engine {
         }
     }
 
+    /// What proves that an attempt was given to `worker`, in whichever term.
+    pub(super) fn proof(&self, worker: PeerId, task: TaskId, attempt: Attempt) -> Proof {
+        let mut hasher = Sha256::new();
+        hasher.update(self.plan.secret);
+        hasher.update(task.0.to_be_bytes());
+        hasher.update(attempt.epoch.0.to_be_bytes());
+        hasher.update(attempt.n.to_be_bytes());
+        hasher.update(worker.to_bytes());
+        let digest = hasher.finalize();
+        Proof(digest.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte)))
+    }
+
     /// Makes an attempt of `task` for `worker`.
     fn give(&mut self, task: TaskId, worker: PeerId) {
         self.dequeue(task);
@@ -419,7 +431,7 @@ impl Engine {
                 let made = self.task(*task).made.get(attempt);
                 made.is_some_and(|made| matches!(made.fate, Fate::Live(_)))
             })
-            .filter_map(|(task, attempt)| self.assignment(*task, *attempt))
+            .filter_map(|(task, attempt)| self.assignment(worker, *task, *attempt))
             .collect();
         if assignments.is_empty() {
             return;
@@ -437,7 +449,7 @@ impl Engine {
         holders
     }
 
-    fn assignment(&self, task: TaskId, attempt: Attempt) -> Option<Assignment> {
+    fn assignment(&self, worker: PeerId, task: TaskId, attempt: Attempt) -> Option<Assignment> {
         let spec = self.spec(task);
         let inputs: Option<Vec<Input>> = spec
             .needs
@@ -458,6 +470,7 @@ impl Engine {
         Some(Assignment {
             task,
             attempt,
+            proof: self.proof(worker, task, attempt),
             body: Payload::Inline(spec.body.clone()),
             inputs: Payload::Inline(inputs.into()),
             holders,

@@ -155,6 +155,7 @@ impl Engine {
                 continue;
             }
             if !self.renew(from, held) && !self.take_back(from, held) {
+                self.blame_if_lied(from, held.task, held.attempt);
                 self.outbox.revoked.entry(from).or_default().push((held.task, held.attempt));
             }
         }
@@ -186,11 +187,11 @@ impl Engine {
     fn take_back(&mut self, from: PeerId, held: &Held) -> bool {
         let known = match self.task(held.task).made.get(&held.attempt) {
             Some(made) => made.worker == from && matches!(made.fate, Fate::Lost),
-            None => held.attempt.epoch < self.epoch && self.recovered,
+            None => self.is_of_earlier_term(from, held.task, held.attempt, held.proof),
         };
         let task = self.task(held.task);
         let is_free = task.state == TaskState::Open && task.live().next().is_none();
-        let is_newer = task.last_commit < Some(held.attempt);
+        let is_newer = task.last_commit.max(task.outdated) < Some(held.attempt);
         let is_peer = self.peers.contains_key(&from);
         let is_working = matches!(self.finish, Finish::Working);
         if !(known && is_free && is_newer && is_peer && is_working)
@@ -422,9 +423,8 @@ impl Engine {
         else {
             return;
         };
-        let outgrown = Outgrown { memory: *memory, slots: *slots, message };
-        self.outgrown
-            .retain(|other| other.memory > outgrown.memory || other.slots < outgrown.slots);
+        let outgrown = Outgrown { peer, memory: *memory, slots: *slots, message };
+        self.outgrown.retain(|other| other.peer != peer);
         self.outgrown.push(outgrown);
         self.choose();
     }
@@ -432,8 +432,14 @@ impl Engine {
     /// Whether a peer can work for the job, whatever state it is in.
     pub(super) fn fit(&self, peer: &Peer) -> Result<(), Unfit> {
         rank::fit(&peer.facts, &self.plan.needs, self.plan.manifest.limits.memory)?;
-        let is_outgrown = self.outgrown.iter().any(|outgrown| outgrown.covers(&peer.facts));
-        if is_outgrown { Err(Unfit::Outgrown) } else { Ok(()) }
+        let of_like = self.outgrown.iter().filter(|outgrown| outgrown.covers(&peer.facts));
+        // Its own word holds for a peer, and that of two for others: one alone may say anything.
+        let is_its_own =
+            |outgrown: &Outgrown| rank::rank(&self.plan.job, &outgrown.peer) == peer.rank;
+        if of_like.clone().count() > 1 || of_like.clone().any(is_its_own) {
+            return Err(Unfit::Outgrown);
+        }
+        Ok(())
     }
 
     /// Whether no peer that would run the job ever can, for want of memory.

@@ -5,7 +5,7 @@ use super::finish::Finish;
 use super::state::{Commit, TaskState};
 use super::types::{Action, End, Record};
 use super::{Engine, Peer};
-use crate::ids::{PeerId, TaskId};
+use crate::ids::{Attempt, Epoch, PeerId, TaskId};
 
 impl Engine {
     /// The journal holds `seq` and all before it.
@@ -85,9 +85,8 @@ impl Engine {
                 assert!(state.last_commit < Some(attempt), "attempts of task {task} only rise");
                 state.state = TaskState::Committed;
                 state.last_commit = Some(attempt);
-                if state.first_output.is_none() {
-                    state.first_output = Some(output.clone());
-                }
+                let before = state.first_output.replace(output.clone());
+                let is_replaced = before.is_some_and(|before| before != output);
                 let holders = vec![worker];
                 state.commit = Some(Commit {
                     attempt,
@@ -103,6 +102,9 @@ impl Engine {
                 self.stage_mut(task).done += 1;
                 for group in self.groups.iter_mut().filter(|g| g.tasks.contains(&task.0)) {
                     group.missing -= 1;
+                }
+                if is_replaced {
+                    self.outdate_readers(task, replayed);
                 }
             }
             Record::Lost { task } => {
@@ -121,6 +123,24 @@ impl Engine {
                 self.finish = Finish::store(result, report, self.now);
             }
             Record::Epoch { .. } | Record::Ended(_) => {}
+        }
+    }
+
+    /// What those that need `task` were given out with is no more: their attempts count no longer.
+    fn outdate_readers(&mut self, task: TaskId, replayed: bool) {
+        let groups = self.groups.iter().filter(|group| group.tasks.contains(&task.0));
+        let readers: Vec<TaskId> = groups.flat_map(|group| &group.consumers).copied().collect();
+        // Which of them earlier terms gave out is not in the journal.
+        let earlier = Attempt { epoch: Epoch(self.epoch.0.saturating_sub(1)), n: u32::MAX };
+        for reader in readers {
+            let state = self.task_mut(reader);
+            let newest = state.made.keys().next_back().copied();
+            let last = if replayed { Some(earlier) } else { newest };
+            state.outdated = state.outdated.max(last);
+            let live: Vec<_> = state.live().map(|(attempt, worker, _)| (attempt, worker)).collect();
+            for (attempt, worker) in live {
+                self.revoke(reader, attempt, worker);
+            }
         }
     }
 

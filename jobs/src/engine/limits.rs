@@ -26,6 +26,10 @@ pub const HOLDERS_LIMIT: usize = 8;
 /// Failures kept for each task, for the report. What comes after is counted only.
 pub(super) const FAILURES_KEPT: usize = 8;
 
+/// Slots that a peer is believed to have: four times what the largest machine has cores. Who says
+/// more is given no more than this to lose.
+pub(super) const SLOTS_LIMIT: u32 = 1024;
+
 /// Lines of a guest's log that the job's error shows: what fits on a screen.
 pub(super) const LOG_LINES: usize = 50;
 
@@ -75,6 +79,9 @@ pub struct Limits {
     pub other_tries: u32,
     /// Times that one task's output may be lost before the job fails.
     pub losses: u32,
+    /// And times that it may be lost by the word of one worker: three such, and it has them made by
+    /// who can.
+    pub losses_a_worker: u32,
     /// Failures of a worker's own making before this job avoids it for a while.
     pub strikes: u32,
     /// How long it is avoided the first time; doubled each time. A full disk takes minutes to
@@ -131,6 +138,7 @@ impl Default for Limits {
             deaths: 6,
             other_tries: 10,
             losses: 20,
+            losses_a_worker: 3,
             strikes: 3,
             block: Duration::from_secs(60),
             block_max: Duration::from_secs(3600),

@@ -343,6 +343,10 @@ impl Engine {
             }
             return;
         }
+        if let Some(what) = message.body.excess() {
+            self.outbox.actions.push(Action::Blame { peer: from, what });
+            return;
+        }
         self.on_note(from, message.body);
     }
 

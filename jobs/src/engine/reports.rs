@@ -6,15 +6,17 @@ use super::faults::Fault;
 use super::finish::Finish;
 use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, back_off};
 use super::state::{Fate, Made, TaskState};
-use super::types::{FailureReport, Record};
+use super::types::{Action, FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::log::{LOG_LIMIT, Log};
-use crate::message::{self, Cost, FailureClass, Outcome, Payload, Report};
+use crate::message::{self, Cost, FailureClass, Outcome, Payload, Proof, Report};
 
 /// The code of a job whose code gives another output when it is run again.
 const NOT_DETERMINISTIC: &str = "IPDC-5103";
 /// The code of a job that keeps losing an output.
 const OUTPUT_LOST: &str = "IPDC-5104";
+/// The code of an attempt whose worker reported what is no output of its task.
+const NO_OUTPUT: &str = "IPDC-5109";
 /// The code of an attempt whose input could not be had although somebody should have it.
 const INPUT_MISSING: &str = "IPDC-5105";
 
@@ -36,12 +38,25 @@ impl Engine {
             // What is in the journal is final; the worker hears of the end next.
             return;
         }
-        let Report { task, attempt, outcome, cost } = report;
-        if !self.is_known(from, task, attempt) {
+        let Report { task, attempt, proof, outcome, cost } = report;
+        if !self.is_known(from, task, attempt, proof) {
+            self.blame_if_lied(from, task, attempt);
             self.settle(from, task, attempt);
             return;
         }
         match outcome {
+            Outcome::Done { output, .. } if !self.plan.kind.is_output(self.spec(task), &output) => {
+                let what = "an output that is none";
+                self.outbox.actions.push(Action::Blame { peer: from, what });
+                let outcome = Outcome::Failed {
+                    class: FailureClass::Worker,
+                    code: NO_OUTPUT.to_owned(),
+                    message: "what it reported is no output of this task".to_owned(),
+                    log: Log::default(),
+                };
+                self.end_attempt(task, attempt, from, outcome);
+                self.settle(from, task, attempt);
+            }
             Outcome::Done { output, memoized, counters, log } => {
                 let worker = from;
                 self.on_good(Good { task, attempt, worker, output, memoized, counters, log, cost });
@@ -53,13 +68,39 @@ impl Engine {
         }
     }
 
-    /// Whether this worker was given this attempt: by this term, or, as far as can be known, by an
-    /// earlier one.
-    fn is_known(&self, from: PeerId, task: TaskId, attempt: Attempt) -> bool {
+    /// Whether this worker was given this attempt: by this term, or, as it proves, by an earlier one.
+    fn is_known(&self, from: PeerId, task: TaskId, attempt: Attempt, proof: Proof) -> bool {
         let Some(state) = self.tasks.get(task.0 as usize) else { return false };
         match state.made.get(&attempt) {
             Some(made) => made.worker == from,
-            None => attempt.epoch < self.epoch && self.recovered,
+            None => self.is_of_earlier_term(from, task, attempt, proof),
+        }
+    }
+
+    /// Whether an earlier term gave this attempt to this worker. What it knew of that died with it.
+    pub(super) fn is_of_earlier_term(
+        &self,
+        from: PeerId,
+        task: TaskId,
+        attempt: Attempt,
+        proof: Proof,
+    ) -> bool {
+        let is_earlier = attempt.epoch < self.epoch && self.recovered;
+        is_earlier && self.proof(from, task, attempt) == proof
+    }
+
+    /// Remembers of a peer that it told of an attempt which it was never given. An attempt of an
+    /// earlier term may be that of a worker too old to prove it.
+    pub(super) fn blame_if_lied(&mut self, from: PeerId, task: TaskId, attempt: Attempt) {
+        let state = self.tasks.get(task.0 as usize);
+        let made = state.and_then(|state| state.made.get(&attempt));
+        let may_be_true = match made {
+            Some(made) => made.worker == from,
+            None => state.is_some() && attempt.epoch < self.epoch,
+        };
+        if !may_be_true {
+            let what = "of an attempt that it was not given";
+            self.outbox.actions.push(Action::Blame { peer: from, what });
         }
     }
 
@@ -98,8 +139,9 @@ impl Engine {
     /// The first good report of an open task: off into the journal.
     fn commit(&mut self, good: Good) {
         let Good { task, attempt, worker, output, memoized, counters, log, cost } = good;
-        if self.task(task).last_commit >= Some(attempt) {
-            // A copy of a report from before the output was lost.
+        let state = self.task(task);
+        if state.last_commit.max(state.outdated) >= Some(attempt) {
+            // A copy of a report from before the output was lost, or it read another's that was.
             self.settle(worker, task, attempt);
             return;
         }
@@ -108,17 +150,17 @@ impl Engine {
             return;
         }
         let first = &self.task(task).first_output;
-        if first.as_ref().is_some_and(|first| *first != output) {
-            let message = format!(
-                "task {task} gave another output when it was run again: its code is not deterministic"
-            );
-            self.fail(NOT_DETERMINISTIC, message, Some(task), Log::default());
+        // A worker may have reported what it never had, and nothing was made of it.
+        if first.as_ref().is_some_and(|first| *first != output) && self.was_read(task) {
+            self.on_difference(task, attempt, worker);
             return;
         }
         self.dequeue(task);
         if !memoized {
             let took = std::time::Duration::from_millis(cost.wall_ms);
-            self.stage_mut(task).sample(took);
+            // Not more than there was, whatever the worker says.
+            let most = self.now.saturating_sub(self.born);
+            self.stage_mut(task).sample(took.min(most));
         }
         if !self.task(task).made.contains_key(&attempt) {
             // An earlier term made it.
@@ -148,6 +190,25 @@ impl Engine {
         });
     }
 
+    /// A task gave another output than the one that something was made of. Once it may be its
+    /// worker's doing; twice, by two where there are two, it is the code's.
+    fn on_difference(&mut self, task: TaskId, attempt: Attempt, worker: PeerId) {
+        let state = self.task_mut(task);
+        state.tries.differing += 1;
+        let differing = state.tries.differing;
+        let message = format!("task {task} gave another output when it was run again");
+        let (code, log) = (NOT_DETERMINISTIC, Log::default());
+        if differing > 1 {
+            let message = format!("{message}: its code is not deterministic");
+            self.fail(code, message, Some(task), log);
+            return;
+        }
+        let class = FailureClass::Worker;
+        self.settle(worker, task, attempt);
+        self.note_failure(task, attempt, worker, Some(class), code, &message, log.clone());
+        self.on_failure(task, worker, class, code.to_owned(), message, log);
+    }
+
     /// A live attempt ended without an output. Later copies of the report change nothing.
     pub(super) fn end_attempt(
         &mut self,
@@ -175,6 +236,7 @@ impl Engine {
                     .into_iter()
                     .filter(|needed| self.spec(task).needs.contains(&needed.0))
                     .filter(|needed| self.was_committed_before(*needed, given_at))
+                    .filter(|needed| self.believes_loss(worker, *needed))
                     .collect();
                 if lost.is_empty() && !self.is_missing_input(task) {
                     let class = FailureClass::Missing;
@@ -190,7 +252,10 @@ impl Engine {
                     let code = INPUT_MISSING.to_owned();
                     self.on_failure(task, worker, class, code, message, Log::default());
                 }
-                lost.into_iter().for_each(|needed| self.lose_output(needed));
+                for needed in lost {
+                    *self.task_mut(needed).lost_by.entry(worker).or_default() += 1;
+                    self.lose_output(needed);
+                }
                 self.retry(task, self.now);
             }
             Outcome::Returned { reason } => {
@@ -206,6 +271,22 @@ impl Engine {
         let task = self.task(task);
         let commit = task.commit.as_ref().filter(|_| task.state == TaskState::Committed);
         commit.is_some_and(|commit| commit.at.is_none_or(|at| at <= given_at))
+    }
+
+    /// Whether `worker` is believed that an output is lost: not again and again, or it could have any
+    /// task made without end.
+    fn believes_loss(&self, worker: PeerId, needed: TaskId) -> bool {
+        let said = self.task(needed).lost_by.get(&worker).copied().unwrap_or(0);
+        said < self.plan.limits.losses_a_worker
+    }
+
+    /// Whether anything was made of the outputs that this task gave so far.
+    fn was_read(&self, task: TaskId) -> bool {
+        let groups = self.groups.iter().filter(|group| group.tasks.contains(&task.0));
+        groups.flat_map(|group| &group.consumers).any(|consumer| {
+            let consumer = self.task(*consumer);
+            consumer.state != TaskState::Open || consumer.last_commit.is_some()
+        })
     }
 
     /// A committed output is nowhere to be had.
@@ -259,6 +340,7 @@ impl Engine {
             }
             FailureClass::Missing => {
                 state.tries.other += 1;
+                state.avoid.insert(worker);
                 (state.tries.other, other_tries)
             }
             FailureClass::TooSmall => {

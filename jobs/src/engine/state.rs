@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
+use super::limits::SLOTS_LIMIT;
 use super::types::{FailureReport, PeerFacts};
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::log::Log;
@@ -53,8 +54,12 @@ pub(super) struct Task {
     pub(super) to_settle: Vec<(PeerId, Attempt)>,
     /// The newest attempt ever committed: after a loss only later ones count.
     pub(super) last_commit: Option<Attempt>,
-    /// The first output ever committed: a rerun must give the same.
+    /// The output that was committed last: once something was made of it, a rerun must give the same.
     pub(super) first_output: Option<Payload>,
+    /// Attempts up to this one read an output that has been replaced by another.
+    pub(super) outdated: Option<Attempt>,
+    /// By whose word its output was lost, how often.
+    pub(super) lost_by: BTreeMap<PeerId, u32>,
 }
 
 /// A task's place in a queue.
@@ -71,6 +76,8 @@ pub(super) struct Tries {
     pub(super) other: u32,
     pub(super) deaths: u32,
     pub(super) losses: u32,
+    /// Reports of another output than the one that something was made of.
+    pub(super) differing: u32,
 }
 
 /// One attempt, from this engine's side.
@@ -141,6 +148,8 @@ impl Task {
             to_settle: Vec::new(),
             last_commit: None,
             first_output: None,
+            outdated: None,
+            lost_by: BTreeMap::new(),
         }
     }
 
@@ -236,13 +245,15 @@ impl Peer {
 
     /// Attempts of the job that it runs at once.
     pub(super) fn slots(&self) -> usize {
-        self.granted.map_or(self.facts.slots, |granted| granted.min(self.facts.slots)) as usize
+        let slots = self.facts.slots.min(SLOTS_LIMIT);
+        self.granted.map_or(slots, |granted| granted.min(slots)) as usize
     }
 }
 
 /// A peer on which the job's code did not fit.
 #[derive(Debug)]
 pub(super) struct Outgrown {
+    pub(super) peer: PeerId,
     pub(super) memory: u64,
     pub(super) slots: u32,
     /// What it said.

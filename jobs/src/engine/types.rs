@@ -35,6 +35,9 @@ pub struct JobPlan {
     /// Who gave a task's output the last time it was asked for: that peer's memo may have it. A
     /// hint: wrong ones cost time only.
     pub warm: BTreeMap<TaskId, PeerId>,
+    /// Known to the job's controllers alone, and the same in all their terms: it proves to whom an
+    /// attempt was given.
+    pub secret: [u8; 32],
     /// The bounds to keep.
     pub limits: super::Limits,
 }
@@ -186,6 +189,13 @@ pub enum Action {
     /// Nothing is left to do: the engine can be dropped. What workers still ask about this job is
     /// answered by [`Engine::farewell`](super::Engine::farewell).
     Over,
+    /// Remember of this peer what it told of the job: no worker of it would.
+    Blame {
+        /// Who.
+        peer: PeerId,
+        /// What it told.
+        what: &'static str,
+    },
 }
 
 /// An output of a committed task.

@@ -110,6 +110,13 @@ impl Kind for MapReduce {
         memo::files(body, output)
     }
 
+    fn is_output(&self, task: &TaskSpec, output: &Payload) -> bool {
+        match output {
+            Payload::Inline(text) => memo::files(&task.body, text).is_some(),
+            Payload::File(_) => true,
+        }
+    }
+
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload {
         match Body::decode(&task.body) {
             Some(Body::Reduce(partition)) => shuffle::pick(partition, output),

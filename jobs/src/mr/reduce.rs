@@ -135,7 +135,14 @@ fn source(
 ) -> Result<(Option<Source>, Vec<Skipped>), TaskError> {
     let whole = matches!(input.payload, Payload::File(_));
     let text: Bytes = shuffle::read(input, INDEX_LIMIT, host)?;
-    let (run, skipped) = run_of(&text, partition, whole)?;
+    let (run, skipped) = run_of(&text, partition, whole).map_err(|error| match &input.payload {
+        // Its maker named a file that is none of its outputs: it never had one.
+        Payload::File(file) => {
+            let (file, task) = (Box::new(*file), Some(input.task));
+            TaskError::Missing { file, task, message: error.to_string() }
+        }
+        Payload::Inline(_) => error,
+    })?;
     let source = match run {
         Run::Empty => None,
         Run::Inline(bytes) => Some(Source::Inline(bytes)),

@@ -268,8 +268,10 @@ impl Reader {
         if self.next == self.block().len() && !self.next_block(zstd)? {
             return Ok(false);
         }
-        self.read_record().ok_or_else(|| error::corrupt("a run"))?;
-        Ok(true)
+        match self.read_record() {
+            Some(()) => Ok(true),
+            None => Err(self.corrupt()),
+        }
     }
 
     /// The current record.
@@ -335,7 +337,7 @@ impl Reader {
         let header = self.read_bytes(HEADER)?;
         let [raw, packed] = lengths(header[..].try_into().expect("so many bytes were read"));
         if raw == 0 || raw > BLOCK_LIMIT || packed > compress_bound(BLOCK_LIMIT) {
-            return Err(error::corrupt("a run"));
+            return Err(self.corrupt());
         }
         let bytes = self.read_bytes(packed)?;
         self.unpacked.clear();
@@ -347,12 +349,24 @@ impl Reader {
             self.unpacked.reserve_exact(raw);
             let unpacked = zstd.decompress_to_buffer(&bytes, &mut self.unpacked);
             if unpacked.ok() != Some(raw) {
-                return Err(error::corrupt("a run"));
+                return Err(self.corrupt());
             }
         }
         self.next = 0;
         self.key.clear();
         Ok(true)
+    }
+
+    /// It is none. Of a file, whose bytes are what its CID says, its maker never had a run: it is as
+    /// good as gone.
+    fn corrupt(&self) -> TaskError {
+        match &self.file {
+            Some(file) => {
+                let message = format!("file {} is named as a run and is none", file.cid);
+                TaskError::Missing { file: Box::new(*file), task: None, message }
+            }
+            None => error::corrupt("a run"),
+        }
     }
 
     /// The next `want` bytes: shared with what holds them, unless they lie in two pieces of the file.
@@ -376,7 +390,7 @@ impl Reader {
             None => error::corrupt("a run"),
         })?;
         if read.is_empty() {
-            return Err(error::corrupt("a run"));
+            return Err(self.corrupt());
         }
         self.offset += read.len() as u64;
         Ok(read)

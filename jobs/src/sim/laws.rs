@@ -64,6 +64,9 @@ pub enum Broken {
     /// `done` was said and no other node has the result.
     #[error("the job is done without a note, and no other node holds its result")]
     NotStored,
+    /// Who did nothing is accused.
+    #[error("{0}, which is honest, was blamed")]
+    BlamedUnjustly(PeerId),
     /// A machine found itself in a state that cannot be.
     #[error("a machine panicked: {0}")]
     Panicked(String),

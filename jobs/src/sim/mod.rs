@@ -2,7 +2,7 @@
 //!
 //! A seed says how many nodes there are, what they are given to do and what goes wrong: messages
 //! lost, doubled, late and out of order; the network split; nodes crashed, frozen, slow, drained,
-//! paused, gone for good; clocks that jump; outputs that vanish; nodes too small for a job. Each node is a real
+//! paused, gone for good; clocks that jump; outputs that vanish; nodes too small for a job; a member that lies. Each node is a real
 //! [`Worker`](crate::engine::Worker), each job a real [`Engine`](crate::engine::Engine) with a
 //! journal that forgets at a crash what was not yet on the disk. Then the faults stop, and every
 //! job must end, with the result that it would have had without them.
@@ -65,6 +65,9 @@ pub struct Tally {
     pub lost_inputs: u64,
     pub memo_hits: u64,
     pub memo_losses: u64,
+    pub lies: u64,
+    pub blames: u64,
+    pub forged: u64,
     pub engines: Counters,
 }
 
@@ -125,6 +128,9 @@ impl Tally {
             lost_inputs,
             memo_hits,
             memo_losses,
+            lies,
+            blames,
+            forged,
             engines,
         } = other;
         self.events += events;
@@ -158,6 +164,9 @@ impl Tally {
         self.lost_inputs += lost_inputs;
         self.memo_hits += memo_hits;
         self.memo_losses += memo_losses;
+        self.lies += lies;
+        self.blames += blames;
+        self.forged += forged;
         self.engines.add(engines);
     }
 }

@@ -12,6 +12,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Nodes of the swarm.
     pub nodes: usize,
+    /// The node that means harm, if any: one that controls no job.
+    pub hostile: Option<usize>,
     /// The jobs submitted.
     pub jobs: Vec<JobDraw>,
     /// Messages lost, in a thousand, while faults last.
@@ -82,12 +84,17 @@ impl Scenario {
             96 | 97 => rng.between(31, 120),
             _ => 200,
         } as usize;
-        let jobs = (0..rng.between(1, 3)).map(|_| JobDraw::of(&mut rng, nodes)).collect();
+        let jobs: Vec<_> = (0..rng.between(1, 3)).map(|_| JobDraw::of(&mut rng, nodes)).collect();
+        // Of its own chance, so that what else a seed stands for stays.
+        let mut hostile = Rng::new(seed ^ 0x0ff);
+        let hostile = Some(hostile.index(nodes)).filter(|_| hostile.chance(400));
+        let hostile = hostile.filter(|node| jobs.iter().all(|job| job.controller != *node));
         let is_calm = rng.chance(100);
         let mean = rng.millis(400, 8_000);
         Scenario {
             seed,
             nodes,
+            hostile,
             jobs,
             loss: if is_calm { 0 } else { rng.between(0, 200) },
             doubling: if is_calm { 0 } else { rng.between(0, 150) },

@@ -45,7 +45,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { scrapped, partitions, clock_jumps, freezes, slow_nodes, wiped_disks, .. } = *sum;
     let Tally { drains, pauses, refusals, failed_attempts, failed_builds, failed_stores, .. } =
         *sum;
-    let Tally { memo_hits, memo_losses, misfits, .. } = *sum;
+    let Tally { memo_hits, memo_losses, misfits, lies, blames, forged, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -74,6 +74,9 @@ fn everything_happened(sum: &Tally) {
         ("failed stores", failed_stores, 30),
         ("answers from a memo", memo_hits, 1_000),
         ("memos that lost what they had just answered", memo_losses, 50),
+        ("lies of a hostile member", lies, 10_000),
+        ("lies that were seen through", blames, 2_000),
+        ("outputs that a hostile member made up", forged, 30),
         ("commits", engines.commits, 10_000),
         ("retries", engines.retries, 2_000),
         ("steals", engines.steals, 1_000),

@@ -24,6 +24,7 @@ use crate::config;
 use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::{Incoming, Protocol, StreamError, Streams, memory};
 
+mod hostile;
 mod limits;
 
 const PASSWORD: &str = "correct horse";

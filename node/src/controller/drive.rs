@@ -22,6 +22,7 @@ use super::pace::Pace;
 use super::{Context, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
+use crate::swarm::conduct::Misdeed;
 use crate::view::{AttemptFailure, JobLogs, JobState, JobView, StageView};
 
 /// Events that wait for one engine. Messages beyond that are dropped, and come again.
@@ -149,6 +150,10 @@ impl Drive {
                     self.context.ended(&view, &logs_of(&report)).await;
                 }
                 Action::Over => over = true,
+                Action::Blame { peer, what } => {
+                    let misdeed = Misdeed::Note { job: self.job, what };
+                    self.context.post.conduct().report(peer, misdeed);
+                }
             }
         }
         over

@@ -28,7 +28,8 @@ use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::ToController;
-use libp2p_identity::Keypair;
+use libp2p_identity::{Keypair, SigningError};
+use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +51,9 @@ pub const CHANGES_LIMIT: usize = 1_024;
 
 /// Users that wait for one job's logs at once.
 const LOGS_ASKED_LIMIT: usize = 16;
+
+/// Put before a job's ID when its [`secret`] is signed: the signature stands for nothing else.
+const SECRET_CONTEXT: &[u8] = b"ipdc/attempts/1\n";
 
 /// What every job under control works with.
 pub struct Context {
@@ -153,18 +157,26 @@ impl Controller {
             }
         };
         let records = jobs::journal(&self.context.db, stored.id).await?;
-        let records = records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let records: Vec<Record> =
+            records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        // Also of a job of which nothing but its first epoch was written: what that gave out before
+        // is not known here.
+        let before = records.iter().filter_map(|record| match record {
+            Record::Epoch { epoch } => Some(epoch.0),
+            _ => None,
+        });
+        let epoch = Epoch(before.max().unwrap_or(0) + 1);
         let notes = serde_json::from_str(&stored.notes).unwrap_or_default();
         let cid = cid_of(CODEC_RAW, &stored.manifest);
         let file = FileRef { cid, len: stored.manifest.len() as u64 };
-        self.drive(stored.id, file, manifest, notes, records);
+        self.drive((stored.id, epoch), file, manifest, notes, records);
         Ok(())
     }
 
-    /// Sets a job's engine going, with its journal so far.
+    /// Sets a job's engine going, in this term, with its journal so far.
     fn drive(
         &self,
-        job: JobId,
+        (job, epoch): (JobId, Epoch),
         manifest_file: FileRef,
         manifest: Manifest,
         notes: Vec<String>,
@@ -189,7 +201,7 @@ impl Controller {
         tokio::spawn(async move {
             let context = Arc::clone(&controller.context);
             let peers = controller.peers().clone().into_iter().collect();
-            match plan(&context, job, manifest_file, manifest, peers, &records).await {
+            match plan(&context, (job, epoch), manifest_file, manifest, peers).await {
                 Ok((plan, names)) => {
                     let mail = drive::Mail { sender: events, events: mail, logs_asked };
                     drive::Drive::run(context, plan, names, records, view, mail).await;
@@ -403,11 +415,10 @@ fn now_ms() -> u64 {
 /// The job's plan: its kind looks at the input.
 async fn plan(
     context: &Arc<Context>,
-    job: JobId,
+    (job, epoch): (JobId, Epoch),
     manifest_file: FileRef,
     manifest: Manifest,
     peers: Vec<(PeerId, PeerFacts)>,
-    records: &[Record],
 ) -> Result<(JobPlan, Names), JobError> {
     let failed = |code: &str, message: String| JobError {
         code: code.into(),
@@ -420,13 +431,6 @@ async fn plan(
     let needs = Needs { runtimes: kind.runtimes(&manifest.config), ..Needs::default() };
     let tasks = plan_tasks(context, kind, &manifest).await;
     let tasks = tasks.map_err(|error| failed("IPDC-5010", error.to_string()))?;
-    let before = records.iter().filter_map(|record| match record {
-        Record::Epoch { epoch } => Some(epoch.0),
-        _ => None,
-    });
-    let before = before.max().unwrap_or(0);
-    // A new job's first epoch was committed with it.
-    let epoch = if records.len() == 1 { Epoch(before) } else { Epoch(before + 1) };
     let names = name(kind, &manifest, &tasks);
     let warm = warm(context, &names).await;
     let plan = JobPlan {
@@ -440,9 +444,16 @@ async fn plan(
         needs,
         peers,
         warm,
+        secret: secret(context, job).map_err(|error| failed("IPDC-5010", error.to_string()))?,
         limits: Limits::default(),
     };
     Ok((plan, names))
+}
+
+/// What only this node can know of a job, in whichever run: a signature that it shows nobody.
+fn secret(context: &Context, job: JobId) -> Result<[u8; 32], SigningError> {
+    let signed = context.keypair.sign(&[SECRET_CONTEXT, job.as_bytes()].concat())?;
+    Ok(Sha256::digest(signed).into())
 }
 
 /// The names under which it is noted who gave the outputs of a job's tasks: their memo keys, those

@@ -175,7 +175,8 @@ impl Controller {
             }
         };
         tokio::try_join!(pins.pin(file.cid, reason), pins.pin(code, reason), input)?;
-        let first = Record::Epoch { epoch: Epoch(1) };
+        let epoch = Epoch(1);
+        let first = Record::Epoch { epoch };
         let stored = StoredJob {
             id: job,
             manifest: bytes.to_vec(),
@@ -186,7 +187,7 @@ impl Controller {
         match jobs::accept(&context.db, stored, key, to_json(&first), most).await? {
             jobs::Accepted::New => {
                 context.note(What::Accepted, job, format!("kind {}", manifest.kind));
-                self.drive(job, file, manifest, notes.clone(), vec![first]);
+                self.drive((job, epoch), file, manifest, notes.clone(), vec![first]);
             }
             jobs::Accepted::Before(before) => {
                 pins.release(reason).await?;

@@ -56,7 +56,7 @@ use libp2p_identity::Keypair;
 use rust_ipfs::Ipfs;
 use rust_ipfs::repo::Repo;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -84,6 +84,10 @@ pub use self::rekey::{Rekeyed, SWITCH_AFTER};
 
 /// How long a connection may take to show a certificate. Loopback takes 2 ms, a satellite link 3 s.
 pub const QUARANTINE: Duration = Duration::from_secs(5);
+
+/// Connections in quarantine whose peers are not known, at most: an eighth of all connections. So
+/// many join at once where a cluster is set up; the rest come again. Members find room beside them.
+const STRANGERS_LIMIT: usize = 128;
 
 /// Events that a slow listener may be behind; then it is told that it missed some, and should look
 /// at [`Swarm::peers`].
@@ -255,6 +259,8 @@ struct Core {
     listening: Mutex<Vec<Multiaddr>>,
     takers: Takers,
     conduct: Conduct,
+    /// Places in quarantine for those that are not known.
+    strangers: Arc<Semaphore>,
     events: broadcast::Sender<SwarmEvent>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -306,6 +312,7 @@ impl Swarm {
             listening: Mutex::default(),
             takers: Takers::default(),
             conduct,
+            strangers: Arc::new(Semaphore::new(STRANGERS_LIMIT)),
             events,
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -161,8 +161,15 @@ fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, 
             if let Some(target) = target {
                 book.dial_succeeded(target);
             }
+            let is_known = link.dialled.is_some() || book.certificate(link.peer).is_some();
             drop(book);
-            core.spawn(quarantined(core.clone(), link));
+            let place = core.strangers.clone().try_acquire_owned().ok().filter(|_| !is_known);
+            if place.is_none() && !is_known {
+                tracing::debug!(peer = %link.peer, "closed: too many strangers are in quarantine");
+                link.close();
+                return;
+            }
+            core.spawn(quarantined(core.clone(), link, place));
         }
         gate::Event::Closed(link) => core.book().closed(&link),
         gate::Event::Arrived(arrival) => core.spawn(open::greet(core.clone(), *arrival)),
@@ -216,9 +223,11 @@ pub(super) async fn put_out(core: Arc<Core>, mut verdicts: mpsc::UnboundedReceiv
 }
 
 /// What a connection goes through: quarantine, then tellings until it ends.
-async fn quarantined(core: Arc<Core>, link: Arc<Link>) {
+async fn quarantined(core: Arc<Core>, link: Arc<Link>, place: Option<OwnedSemaphorePermit>) {
     let peer = link.peer;
-    match timeout(QUARANTINE, admission::run(&core, &link)).await {
+    let ended = timeout(QUARANTINE, admission::run(&core, &link)).await;
+    drop(place);
+    match ended {
         Ok(Ok(admitted)) => {
             if enter(&core, &link, admitted) {
                 tracing::debug!(%peer, "admitted");

@@ -119,6 +119,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether somebody made up the manifest: no version of any node reads it otherwise.
+    #[must_use]
+    pub fn is_forgery(&self) -> bool {
+        matches!(self, Refusal::Forged(BadManifest::Signature(_) | BadManifest::OtherJob(_)))
+    }
+
     /// Its stable code.
     #[must_use]
     pub fn code(&self) -> &'static str {

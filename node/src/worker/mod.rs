@@ -44,6 +44,7 @@ use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
 use crate::state::{self, Db, StateError};
+use crate::swarm::conduct::Misdeed;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::{Swarm, SwarmEvent};
 
@@ -178,8 +179,8 @@ struct Desk {
     load: watch::Sender<Load>,
 }
 
-/// What a job claims, once its manifest was looked at.
-type Check = (JobId, Result<Claim, Refusal>);
+/// What a job claims, once the manifest that a peer named was looked at.
+type Check = (JobId, PeerId, Result<Claim, Refusal>);
 
 /// A job's claim, and what the policy said to it last.
 struct Judged {
@@ -206,7 +207,7 @@ impl Desk {
             let event = tokio::select! {
                 Some(event) = inbox.events.recv() => event,
                 Some((from, message)) = inbox.mail.recv() => WorkerEvent::Message { from, message },
-                Some((job, claim)) = inbox.checked.recv() => self.judge_claim(job, claim),
+                Some((job, from, claim)) = inbox.checked.recv() => self.judge_claim(job, from, claim),
                 Ok(()) = facts.changed() => {
                     self.judge_again();
                     continue;
@@ -266,7 +267,15 @@ impl Desk {
     }
 
     /// What the policy says to a job whose manifest was looked at.
-    fn judge_claim(&mut self, job: JobId, claim: Result<Claim, Refusal>) -> WorkerEvent {
+    fn judge_claim(
+        &mut self,
+        job: JobId,
+        from: PeerId,
+        claim: Result<Claim, Refusal>,
+    ) -> WorkerEvent {
+        if matches!(&claim, Err(refusal) if refusal.is_forgery()) {
+            self.parts.post.conduct().report(from, Misdeed::Forged("a manifest"));
+        }
         let submitter = claim.as_ref().ok().map(|claim| claim.submitter);
         let owner = submitter.and_then(|peer| self.parts.swarm.owner(peer)).unwrap_or_default();
         let checked = claim.map_err(|refusal| refusal.to_string()).and_then(|claim| {
@@ -280,7 +289,7 @@ impl Desk {
             let entry = Entry::now(What::Refused, &owner, reason.as_str());
             self.parts.audit.note(Entry { peer: submitter, job: Some(job), ..entry });
         }
-        WorkerEvent::ManifestChecked { job, checked }
+        WorkerEvent::ManifestChecked { job, from, checked }
     }
 
     /// Tells the machine where the policy has another answer by now.
@@ -290,7 +299,8 @@ impl Desk {
         for job in jobs {
             let Some(Judged { claim, verdict, .. }) = self.judged.get(&job) else { continue };
             if self.judge(job, claim) != *verdict {
-                let event = self.judge_claim(job, Ok(claim.clone()));
+                let (claim, from) = (claim.clone(), claim.roster.first().copied());
+                let event = self.judge_claim(job, from.unwrap_or(self.parts.me), Ok(claim));
                 self.apply(event);
             }
         }
@@ -336,7 +346,7 @@ impl Desk {
                     let (parts, checks) = (Arc::clone(&self.parts), self.checks.clone());
                     tokio::spawn(async move {
                         let claim = admit::claim(&parts, job, manifest, from).await;
-                        let _ = checks.send((job, claim)).await;
+                        let _ = checks.send((job, from, claim)).await;
                     });
                 }
                 WorkerAction::Recall { job, assignments, manifest } => {
@@ -379,6 +389,9 @@ impl Desk {
                         let error = held.err();
                         let _ = events.send(WorkerEvent::StoreDone { job, roots, error }).await;
                     });
+                }
+                WorkerAction::Blame { peer, job } => {
+                    self.parts.post.conduct().report(peer, Misdeed::Order(job));
                 }
                 WorkerAction::Forget { job } => {
                     let parts = Arc::clone(&self.parts);

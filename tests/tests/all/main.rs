@@ -13,6 +13,7 @@ mod end_condition;
 mod examples;
 mod guests;
 mod hostile_guests;
+mod hostile_peers;
 mod http;
 mod input;
 mod jobs;

@@ -75,7 +75,12 @@ fn a_task_that_does_not_fit_a_node_goes_to_larger_ones_alone_and_fails_without()
     assert_eq!(worker, peer(2));
     lab.failed(worker, key, FailureClass::TooSmall);
     assert_eq!(lab.settled(), (worker, vec![key]));
-    // The first has less, and needs no try; the third may have more for each of its two attempts.
+    // Not there again; the word of one holds for no other.
+    let (worker, key) = lab.one_assigned();
+    assert_eq!(worker, peer(1));
+    lab.failed(worker, key, FailureClass::TooSmall);
+    assert_eq!(lab.settled(), (worker, vec![key]));
+    // The third may have more for each of its two attempts.
     let (worker, key) = lab.one_assigned();
     assert_eq!(worker, peer(3));
     assert_eq!(lab.engine.progress().why, None);
@@ -298,8 +303,9 @@ fn a_note_of_an_older_epoch_changes_nothing_but_is_answered() {
     lab.wait(5 * S);
     lab.said.clear();
     let old = Attempt { epoch: Epoch(1), n: 1 };
-    let report =
-        Report { task: TaskId(0), attempt: old, outcome: done(TaskId(0)), cost: Cost::default() };
+    let (task, cost) = (TaskId(0), Cost::default());
+    let proof = lab.engine.proof(peer(1), task, old);
+    let report = Report { task, attempt: old, proof, outcome: done(task), cost };
     let note = ControllerNote::Report { reports: vec![report] };
     lab.note(peer(1), Epoch(1), note.clone());
     assert_eq!(lab.order(), (peer(1), WorkerOrder::Query));

@@ -166,7 +166,7 @@ fn with_a_consumer() -> (Lab, PeerId, PeerId, (TaskId, Attempt)) {
 }
 
 #[test]
-fn a_lost_output_is_made_again_elsewhere_and_must_be_the_same() {
+fn a_lost_output_is_made_again_elsewhere() {
     let (mut lab, maker, reader, key) = with_a_consumer();
     let lost = |tasks| Outcome::InputLost { tasks, message: "nobody has it".to_owned() };
     lab.report(reader, key, lost(vec![TaskId(0)]));
@@ -182,21 +182,43 @@ fn a_lost_output_is_made_again_elsewhere_and_must_be_the_same() {
     lab.good(maker, (TaskId(0), Attempt { n: 1, ..attempt }));
     assert_eq!(lab.settled().0, maker);
 
-    let different = Payload::Inline("something else".into());
-    lab.report(
-        other,
-        (task, attempt),
-        Outcome::Done {
-            output: different,
-            memoized: false,
-            counters: Default::default(),
-            log: Log::default(),
-        },
-    );
-    let error = lab.fails();
-    assert_eq!(error.code, "IPDC-5103");
-    lab.goodbyes();
+    lab.good(other, (task, attempt));
+    assert_eq!(lab.committed(), task);
+    assert_eq!(lab.one_assigned().1.0, key.0);
     lab.finish_looking();
+}
+
+#[test]
+fn an_output_that_is_made_again_must_be_the_same_once_something_was_made_of_it() {
+    let mut lab = Lab::new(job(1, 2, &[1, 1]));
+    let (maker, first) = lab.one_assigned();
+    lab.good(maker, first);
+    assert_eq!(lab.committed(), TaskId(0));
+    let readers = lab.assigned();
+    let [(one, a), (other, b)] = &readers[..] else { panic!("two consumers: {readers:?}") };
+    lab.good(*one, (a.task, a.attempt));
+    assert_eq!(lab.committed(), a.task);
+    let lost = Outcome::InputLost { tasks: vec![TaskId(0)], message: "nobody has it".to_owned() };
+    lab.report(*other, (b.task, b.attempt), lost);
+    let (seq, record) = lab.appending();
+    assert_eq!(record, Record::Lost { task: TaskId(0) });
+    assert_eq!(lab.settled(), (*other, vec![(b.task, b.attempt)]));
+    lab.tell(Event::Appended { seq });
+    // One worker may be wrong, or lie; two are not.
+    let (one, again) = lab.one_assigned();
+    lab.report(one, again, other_output());
+    assert_eq!(lab.settled(), (one, vec![again]));
+    lab.wait(S);
+    let (other, again) = lab.one_assigned();
+    assert_ne!(other, one);
+    lab.report(other, again, other_output());
+    assert_eq!(lab.fails().code, "IPDC-5103");
+}
+
+/// An output that no honest attempt gives.
+pub(super) fn other_output() -> Outcome {
+    let output = Payload::Inline("something else".into());
+    Outcome::Done { output, memoized: false, counters: Default::default(), log: Log::default() }
 }
 
 #[test]

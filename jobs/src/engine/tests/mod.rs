@@ -3,6 +3,7 @@
 
 mod ending;
 mod failing;
+mod lies;
 mod running;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -86,6 +87,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         needs: Needs::default(),
         peers: std::iter::once((controller(), facts(0))).chain(workers).collect(),
         warm: BTreeMap::new(),
+        secret: [7; 32],
         limits: Limits::default(),
     }
 }
@@ -132,7 +134,8 @@ impl Lab {
 
     fn report(&mut self, from: PeerId, (task, attempt): (TaskId, Attempt), outcome: Outcome) {
         let cost = Cost { wall_ms: 100, bytes_out: 10, ..Cost::default() };
-        let reports = vec![Report { task, attempt, outcome, cost }];
+        let proof = self.engine.proof(from, task, attempt);
+        let reports = vec![Report { task, attempt, proof, outcome, cost }];
         self.note(from, self.engine.epoch, ControllerNote::Report { reports });
     }
 
@@ -149,6 +152,7 @@ impl Lab {
         let held = held.iter().map(|(task, attempt)| Held {
             task: *task,
             attempt: *attempt,
+            proof: self.engine.proof(from, *task, *attempt),
             running,
             done: 0,
             total: 100,
@@ -186,6 +190,14 @@ impl Lab {
                 (to, message.body)
             }
             other => panic!("expected an order, not {other:?}"),
+        }
+    }
+
+    /// The next action blames this peer.
+    fn blamed(&mut self) -> PeerId {
+        match self.next() {
+            Action::Blame { peer, .. } => peer,
+            other => panic!("expected blame, not {other:?}"),
         }
     }
 

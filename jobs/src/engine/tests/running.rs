@@ -175,10 +175,13 @@ fn a_report_by_a_worker_that_was_not_asked_commits_nothing() {
     let (worker, key) = lab.one_assigned();
     let other = if worker == peer(1) { peer(2) } else { peer(1) };
     lab.good(other, key);
+    assert_eq!(lab.blamed(), other);
     assert_eq!(lab.settled(), (other, vec![key]));
     lab.good(worker, (key.0, Attempt { n: 7, ..key.1 }));
+    assert_eq!(lab.blamed(), worker);
     assert_eq!(lab.settled().0, worker);
     lab.good(worker, (TaskId(99), key.1));
+    assert_eq!(lab.blamed(), worker);
     assert_eq!(lab.settled().0, worker);
     lab.finish_looking();
 }
@@ -316,7 +319,8 @@ fn a_worker_whose_policy_grants_fewer_slots_takes_nothing_that_it_could_not_begi
     let (helper, stolen) = lab.one_assigned();
     assert_eq!((helper, stolen.0), (peer(2), held[2].0));
     let (task, attempt) = stolen;
-    let held = vec![Held { task, attempt, running: true, done: 0, total: 0 }];
+    let proof = crate::message::Proof::default();
+    let held = vec![Held { task, attempt, proof, running: true, done: 0, total: 0 }];
     let busy = ControllerNote::Renew { held, free_slots: 3, granted: Some(1) };
     lab.note(peer(2), Epoch(1), busy);
     lab.wait(5 * S);

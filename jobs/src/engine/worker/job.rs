@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::types::Grant;
 use crate::engine::limits::{WorkerLimits, back_off};
 use crate::ids::{Attempt, Cid, Epoch, FileRef, PeerId, TaskId};
-use crate::message::{Assignment, Held, Report, ToWorker};
+use crate::message::{Assignment, Held, Report};
 
 /// The name of an attempt within a job.
 pub(super) type Key = (TaskId, Attempt);
@@ -18,12 +18,10 @@ pub(super) struct Job {
     pub(super) epoch: Epoch,
     pub(super) controller: PeerId,
     pub(super) manifest: FileRef,
-    /// Who is believed; none until the manifest is checked.
-    pub(super) roster: Option<Vec<PeerId>>,
+    /// Who is believed, by the manifest.
+    pub(super) roster: Vec<PeerId>,
     /// Whether its attempts may begin.
     pub(super) standing: Standing,
-    /// Orders that wait for that.
-    pub(super) unchecked: Vec<(PeerId, ToWorker)>,
     /// The record that must be durable before anything is said; none when it is.
     pub(super) awaits: Option<u64>,
     pub(super) lease: Duration,
@@ -41,7 +39,7 @@ pub(super) struct Job {
 /// Whether the node's policy lets attempts of a job begin.
 #[derive(Debug)]
 pub(super) enum Standing {
-    /// Its manifest is being checked: for the first time, or again after a restart.
+    /// Its manifest is being checked again, after a restart.
     Unknown,
     Granted(Grant),
     /// Why not, for the user.
@@ -90,14 +88,18 @@ pub(super) enum Store {
 
 impl Job {
     /// A job of which nothing is held yet.
-    pub(super) fn new(controller: PeerId, manifest: FileRef, idle_until: Duration) -> Job {
+    pub(super) fn new(
+        controller: PeerId,
+        manifest: FileRef,
+        roster: Vec<PeerId>,
+        idle_until: Duration,
+    ) -> Job {
         Job {
             epoch: Epoch(0),
             controller,
             manifest,
-            roster: None,
+            roster,
             standing: Standing::Unknown,
-            unchecked: Vec::new(),
             awaits: None,
             lease: Duration::ZERO,
             attempts: BTreeMap::new(),
@@ -115,6 +117,7 @@ impl Job {
         live.map(|((task, attempt), mine)| Held {
             task: *task,
             attempt: *attempt,
+            proof: mine.assignment.proof,
             running: matches!(mine.stage, Stage::Recalling | Stage::Running),
             done: mine.done,
             total: mine.total,
@@ -160,7 +163,7 @@ impl Job {
 
     /// Whether the controller owes an answer.
     pub(super) fn is_owed(&self) -> bool {
-        !self.reports.is_empty() || !self.unchecked.is_empty()
+        !self.reports.is_empty()
     }
 
     /// When something is due next.
@@ -170,7 +173,6 @@ impl Job {
         }
         let reports = self.reports.values().map(|unsettled| unsettled.at).min();
         let gone = self.quiet_since.map(|since| since + limits.controller_gone);
-        let renewal = self.roster.as_ref().map(|_| self.renew_at);
-        [reports, gone, renewal].into_iter().flatten().min()
+        [reports, gone, Some(self.renew_at)].into_iter().flatten().min()
     }
 }

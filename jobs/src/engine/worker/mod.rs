@@ -14,6 +14,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unchecked;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -25,12 +26,19 @@ use crate::log::Log;
 use crate::message::{
     Assignment, ControllerNote, Cost, Outcome, Report, ToController, ToWorker, WorkerOrder,
 };
-use job::{Job, Key, Mine, Stage, Standing, Store, Unsettled};
+use job::{Job, Key, Mine, Stage, Store, Unsettled};
+use unchecked::Unchecked;
 
 pub use types::{CheckedManifest, Grant, Remembered, WorkerAction, WorkerEvent, WorkerRecord};
 
-/// Orders kept while a manifest is checked. The rest comes again.
-const UNCHECKED_LIMIT: usize = 64;
+/// Orders for tasks from this on are not looked at: a job has 100,000 maps and 1,024 reducers at most.
+const TASKS_LIMIT: u32 = 1 << 17;
+
+/// Results of one job that are held or fetched: it has one, and a few that were built before it.
+const STORES_LIMIT: usize = 16;
+
+/// The bounds of a lease. A shorter one is all renewals, a longer one is never missed.
+const LEASES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3600));
 
 /// Why a stopping node takes nothing.
 const STOPPING: &str = "the node is stopping";
@@ -41,6 +49,8 @@ pub struct Worker {
     limits: WorkerLimits,
     now: Duration,
     jobs: BTreeMap<JobId, Job>,
+    /// Orders for jobs whose manifests are being checked, by who gave them.
+    unchecked: BTreeMap<(PeerId, JobId), Unchecked>,
     /// Jobs that ended while attempts of theirs were still stopping, and whom to tell then.
     leaving: BTreeMap<JobId, Leaving>,
     /// Attempts that have a slot.
@@ -76,6 +86,7 @@ impl Worker {
             limits,
             now,
             jobs: BTreeMap::new(),
+            unchecked: BTreeMap::new(),
             leaving: BTreeMap::new(),
             started: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -110,10 +121,9 @@ impl Worker {
                 let known = self
                     .jobs
                     .entry(job)
-                    .or_insert_with(|| Job::new(controller, manifest, idle_until));
+                    .or_insert_with(|| Job::new(controller, manifest, roster, idle_until));
                 known.epoch = epoch;
                 known.controller = controller;
-                known.roster = Some(roster);
             }
             WorkerRecord::Report { job, report } => {
                 let Some(known) = self.jobs.get_mut(&job) else { return };
@@ -142,7 +152,9 @@ impl Worker {
         self.now = now.max(self.now);
         match event {
             WorkerEvent::Message { from, message } => self.on_message(from, message),
-            WorkerEvent::ManifestChecked { job, checked } => self.on_checked(job, checked),
+            WorkerEvent::ManifestChecked { job, from, checked } => {
+                self.on_checked(job, from, checked);
+            }
             WorkerEvent::Recalled { job, attempts } => self.on_recalled(job, attempts),
             WorkerEvent::Finished { job, task, attempt, outcome, cost } => {
                 self.on_finished(job, (task, attempt), outcome, cost);
@@ -178,7 +190,7 @@ impl Worker {
     /// The highest epoch seen of a job that this node works for.
     #[must_use]
     pub fn epoch_of(&self, job: JobId) -> Option<Epoch> {
-        self.jobs.get(&job).and_then(|job| job.roster.as_ref().map(|_| job.epoch))
+        self.jobs.get(&job).map(|job| job.epoch)
     }
 
     /// Attempts of all jobs: those that have a slot, and those that wait for one.
@@ -197,24 +209,19 @@ impl Worker {
             self.on_unknown(from, message);
             return;
         };
-        let Some(roster) = &job.roster else {
-            if matches!(message.body, WorkerOrder::End) {
-                self.jobs.remove(&message.job);
-                self.say(from, message.job, message.epoch, ControllerNote::Gone);
-            } else if job.unchecked.len() < UNCHECKED_LIMIT {
-                job.unchecked.push((from, message));
-            }
+        if !job.roster.contains(&from) {
+            self.actions.push(WorkerAction::Blame { peer: from, job: message.job });
             return;
-        };
+        }
         let is_older = message.epoch < job.epoch;
         if is_older && !self.planted.has(Fault::WorkerObeysOldEpochs) {
             return;
         }
         let is_newer = message.epoch > job.epoch;
-        if is_newer && roster.contains(&from) {
+        if is_newer {
             let job = message.job;
             self.follow(job, from, message.epoch);
-        } else if is_newer || from != job.controller {
+        } else if from != job.controller {
             return;
         }
         self.obey(from, message);
@@ -223,96 +230,14 @@ impl Worker {
     /// A controller with a higher epoch took over.
     fn follow(&mut self, id: JobId, controller: PeerId, epoch: Epoch) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let Some(roster) = job.roster.clone() else { return };
         assert!(epoch > job.epoch, "epochs only rise");
         job.epoch = epoch;
         job.controller = controller;
-        let manifest = job.manifest;
+        let (manifest, roster) = (job.manifest, job.roster.clone());
         let record = WorkerRecord::Epoch { job: id, epoch, controller, manifest, roster };
         let seq = self.persist(record);
         if let Some(job) = self.jobs.get_mut(&id) {
             job.awaits = Some(seq);
-        }
-    }
-
-    /// A message about a job that this node has nothing of.
-    fn on_unknown(&mut self, from: PeerId, message: ToWorker) {
-        let ToWorker { job, epoch, body } = message;
-        if let Some(leaving) = self.leaving.get_mut(&job) {
-            if matches!(body, WorkerOrder::End) {
-                leaving.tell = Some(from);
-            }
-            return;
-        }
-        let has_ended = self.ended.iter().any(|(ended, last)| *ended == job && epoch <= *last);
-        match &body {
-            WorkerOrder::End => self.say(from, job, epoch, ControllerNote::Gone),
-            WorkerOrder::Query => {
-                let free_slots = self.free_slots();
-                let held = Vec::new();
-                let note = ControllerNote::Renew { held, free_slots, granted: None };
-                self.say(from, job, epoch, note);
-            }
-            // Late copies: an ended job does not come back.
-            _ if has_ended => {}
-            WorkerOrder::Assign { .. } if self.draining => {
-                let reason = STOPPING.to_owned();
-                self.say(from, job, epoch, ControllerNote::Refused { reason });
-            }
-            WorkerOrder::Assign { .. } if self.jobs.len() >= self.limits.jobs => {
-                let reason = format!("the node works for {} jobs already", self.jobs.len());
-                self.say(from, job, epoch, ControllerNote::Refused { reason });
-            }
-            WorkerOrder::Assign { manifest, .. } | WorkerOrder::Store { manifest, .. } => {
-                let manifest = *manifest;
-                let idle_until = self.now + self.limits.idle_ping;
-                let mut known = Job::new(from, manifest, idle_until);
-                known.quiet_since = Some(self.now);
-                known.unchecked.push((from, ToWorker { job, epoch, body }));
-                self.jobs.insert(job, known);
-                self.actions.push(WorkerAction::CheckManifest { job, manifest, from });
-            }
-            WorkerOrder::Revoke { .. }
-            | WorkerOrder::Settled { .. }
-            | WorkerOrder::Fetch { .. } => {}
-        }
-    }
-
-    fn on_checked(&mut self, id: JobId, checked: Result<CheckedManifest, String>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        if job.roster.is_some() {
-            self.reconsider(id, checked.map(|checked| checked.grant));
-            return;
-        }
-        let orders = std::mem::take(&mut job.unchecked);
-        match checked {
-            Ok(CheckedManifest { roster, grant }) => {
-                // The first order from a member of the roster says which epoch to begin with.
-                let first = orders.iter().find(|(from, _)| roster.contains(from));
-                let Some((controller, epoch)) = first.map(|(from, m)| (*from, m.epoch)) else {
-                    self.jobs.remove(&id);
-                    return;
-                };
-                job.roster = Some(roster);
-                job.standing = Standing::Granted(grant);
-                job.quiet_since = None;
-                self.follow(id, controller, epoch);
-                for (from, message) in orders {
-                    self.on_message(from, message);
-                }
-            }
-            Err(reason) => {
-                self.jobs.remove(&id);
-                for (from, ToWorker { epoch, body, .. }) in orders {
-                    let note = match body {
-                        WorkerOrder::Store { roots, .. } => {
-                            ControllerNote::Stored { roots, error: Some(reason.clone()) }
-                        }
-                        _ => ControllerNote::Refused { reason: reason.clone() },
-                    };
-                    self.say(from, id, epoch, note);
-                }
-            }
         }
     }
 
@@ -322,8 +247,9 @@ impl Worker {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.quiet_since = None;
         match body {
-            WorkerOrder::Assign { lease_ms, assignments, .. } => {
-                job.lease = Duration::from_millis(lease_ms);
+            WorkerOrder::Assign { lease_ms, mut assignments, .. } => {
+                assignments.retain(|assignment| assignment.task.0 < TASKS_LIMIT);
+                job.lease = Duration::from_millis(lease_ms).clamp(LEASES.0, LEASES.1);
                 if let Some(reason) = self.unwillingness(id) {
                     self.turn_away(id, assignments, &reason);
                     return;
@@ -332,7 +258,7 @@ impl Worker {
                 self.renew_soon(id);
             }
             WorkerOrder::Revoke { attempts } => {
-                for key in attempts {
+                for key in attempts.into_iter().filter(|(task, _)| task.0 < TASKS_LIMIT) {
                     self.give_up(id, key);
                 }
                 self.fall_silent_if_idle(id);
@@ -367,7 +293,8 @@ impl Worker {
         let mut fresh = Vec::new();
         for assignment in assignments {
             let newest = job.newest.get(&assignment.task);
-            let is_full = waiting as usize >= self.limits.queue;
+            // Also of reports: a controller that settles none is given no more.
+            let is_full = (waiting as usize).max(job.reports.len()) >= self.limits.queue;
             if newest >= Some(&assignment.attempt) || is_full {
                 continue;
             }
@@ -395,11 +322,12 @@ impl Worker {
             }
             mine.stage = Stage::Waiting;
             if let Some(Remembered { output, counters, bytes_out }) = found {
+                let proof = mine.assignment.proof;
                 job.attempts.remove(&(task, attempt));
                 let log = Log::default();
                 let outcome = Outcome::Done { output, memoized: true, counters, log };
                 let cost = Cost { bytes_out, ..Cost::default() };
-                self.report(id, Report { task, attempt, outcome, cost });
+                self.report(id, Report { task, attempt, proof, outcome, cost });
             }
         }
         self.fall_silent_if_idle(id);
@@ -435,7 +363,8 @@ impl Worker {
         {
             let reason = "the node stopped it".to_owned();
             let outcome = outcome.unwrap_or(Outcome::Returned { reason });
-            self.report(id, Report { task: key.0, attempt: key.1, outcome, cost });
+            let ((task, attempt), proof) = (key, mine.assignment.proof);
+            self.report(id, Report { task, attempt, proof, outcome, cost });
         }
         self.fall_silent_if_idle(id);
         self.leave_if_stopped(id);
@@ -478,6 +407,7 @@ impl Worker {
                 }
                 self.say(to, id, epoch, ControllerNote::Stored { roots, error });
             }
+            None if job.stores.len() >= STORES_LIMIT => {}
             None => {
                 job.stores.insert(roots.clone(), Store::Fetching);
                 self.actions.push(WorkerAction::Store { job: id, roots, holders });
@@ -587,7 +517,7 @@ impl Worker {
             self.leave(id, None);
             return;
         }
-        if job.awaits.is_some() || job.roster.is_none() {
+        if job.awaits.is_some() {
             return;
         }
         let (to, epoch) = (job.controller, job.epoch);

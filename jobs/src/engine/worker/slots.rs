@@ -10,7 +10,7 @@ use super::types::{Grant, WorkerAction};
 use super::{STOPPING, Worker};
 use crate::engine::faults::Fault;
 use crate::ids::JobId;
-use crate::message::{Assignment, Cost, Outcome, Report};
+use crate::message::{Assignment, Cost, Outcome, Proof, Report};
 
 impl Worker {
     /// Fills free slots: the job with the fewest running first, within it the oldest attempt. An
@@ -95,13 +95,14 @@ impl Worker {
 
     /// Hands back those of `assignments` that were not seen before. Only those: what runs goes on.
     pub(super) fn turn_away(&mut self, id: JobId, assignments: Vec<Assignment>, reason: &str) {
-        for Assignment { task, attempt, .. } in assignments {
+        for Assignment { task, attempt, proof, .. } in assignments {
             let Some(job) = self.jobs.get_mut(&id) else { return };
-            if job.newest.get(&task) >= Some(&attempt) {
+            let is_full = job.reports.len() >= self.limits.queue;
+            if job.newest.get(&task) >= Some(&attempt) || is_full {
                 continue;
             }
             job.newest.insert(task, attempt);
-            self.return_attempt(id, (task, attempt), reason);
+            self.return_attempt(id, (task, attempt), proof, reason);
         }
     }
 
@@ -112,17 +113,17 @@ impl Worker {
         let unbegun = job.attempts.iter().filter(|(_, mine)| is_unbegun(mine));
         let keys: Vec<Key> = unbegun.map(|(key, _)| *key).collect();
         for key in keys {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.attempts.remove(&key);
-            }
-            self.return_attempt(id, key, reason);
+            let mine = self.jobs.get_mut(&id).and_then(|job| job.attempts.remove(&key));
+            let Some(mine) = mine else { continue };
+            self.return_attempt(id, key, mine.assignment.proof, reason);
         }
         self.fall_silent_if_idle(id);
     }
 
-    fn return_attempt(&mut self, id: JobId, (task, attempt): Key, reason: &str) {
+    fn return_attempt(&mut self, id: JobId, key: Key, proof: Proof, reason: &str) {
         let outcome = Outcome::Returned { reason: reason.to_owned() };
-        self.report(id, Report { task, attempt, outcome, cost: Cost::default() });
+        let ((task, attempt), cost) = (key, Cost::default());
+        self.report(id, Report { task, attempt, proof, outcome, cost });
     }
 
     /// The node is stopping: what has not begun goes back at once.

@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::{CODEC_RAW, FileRef, cid_of};
-use crate::message::{Counters, FailureClass, Held, Payload};
+use crate::message::{Counters, FailureClass, Held, Payload, Proof};
+
+mod hostile;
 
 const S: Duration = Duration::from_secs(1);
 const LEASE_MS: u64 = 12_000;
@@ -32,6 +34,7 @@ fn assign(keys: &[Key]) -> WorkerOrder {
     let assignment = |(task, attempt): &Key| Assignment {
         task: *task,
         attempt: *attempt,
+        proof: Proof(u64::from(task.0)),
         body: Payload::Inline(Bytes::new()),
         inputs: Payload::Inline(Bytes::from_static(b"[]")),
         holders: Vec::new(),
@@ -128,7 +131,7 @@ impl Lab {
     fn judge(&mut self, of: u8, grant: Result<Grant, &str>) {
         let checked = grant.map(|grant| CheckedManifest { roster: vec![peer(1), peer(2)], grant });
         let checked = checked.map_err(str::to_owned);
-        self.tell(WorkerEvent::ManifestChecked { job: job(of), checked });
+        self.tell(WorkerEvent::ManifestChecked { job: job(of), from: peer(of), checked });
     }
 
     fn finish(&mut self, of: u8, (task, attempt): Key, outcome: Option<Outcome>) {
@@ -285,8 +288,9 @@ fn an_older_epoch_and_a_stranger_are_not_obeyed() {
 
     lab.order(1, 1, 1, WorkerOrder::End);
     lab.order(1, 1, 2, WorkerOrder::End);
+    assert!(lab.said.is_empty(), "the old one, and another of this epoch");
     lab.order(9, 1, 3, WorkerOrder::End);
-    assert!(lab.said.is_empty(), "the old one, another of this epoch, and no member of the roster");
+    assert_eq!(lab.next(), WorkerAction::Blame { peer: peer(9), job: job(1) });
     assert_eq!(lab.worker.epoch_of(job(1)), Some(Epoch(2)));
     lab.finish_looking();
 }
@@ -348,7 +352,7 @@ fn a_job_that_policy_refuses_is_refused_with_the_reason() {
     lab.order(1, 1, 1, store);
     lab.next();
     let checked = Err("not for you".to_owned());
-    lab.tell(WorkerEvent::ManifestChecked { job: job(1), checked });
+    lab.tell(WorkerEvent::ManifestChecked { job: job(1), from: peer(1), checked });
     let reason = "not for you".to_owned();
     assert_eq!(lab.note(1).body, ControllerNote::Refused { reason: reason.clone() });
     assert_eq!(lab.note(1).body, ControllerNote::Stored { roots, error: Some(reason) });
@@ -551,7 +555,7 @@ fn an_attempt_that_is_revoked_while_the_memo_is_asked_is_not_started() {
     lab.order(1, 1, 1, assign(&[key(0, 1)]));
     let checked = Ok(CheckedManifest { roster: vec![peer(1)], grant: grant("ann", None) });
     lab.next();
-    let message = WorkerEvent::ManifestChecked { job: job(1), checked };
+    let message = WorkerEvent::ManifestChecked { job: job(1), from: peer(1), checked };
     let asked = lab.worker.apply(lab.now, message);
     assert!(asked.iter().any(|action| matches!(action, WorkerAction::Recall { .. })));
     lab.order(1, 1, 1, WorkerOrder::Revoke { attempts: vec![key(0, 1)] });

@@ -22,6 +22,8 @@ pub enum WorkerEvent {
     ManifestChecked {
         /// The job.
         job: JobId,
+        /// Who sent the order that named it; said again, a member of its roster.
+        from: PeerId,
         /// What the manifest says, or why this node does not work for the job: it could not be
         /// had, is not what it claims, or the node's policy refuses its submitter.
         checked: Result<CheckedManifest, String>,
@@ -191,6 +193,13 @@ pub enum WorkerAction {
     },
     /// The job is over for this node: free its scratch files.
     Forget {
+        /// The job.
+        job: JobId,
+    },
+    /// Remember of this peer that it gave orders for a job of which it is no controller.
+    Blame {
+        /// Who.
+        peer: PeerId,
         /// The job.
         job: JobId,
     },

@@ -56,6 +56,7 @@ impl World {
             needs: Needs::default(),
             peers,
             warm,
+            secret: *b"known to no node but controllers",
             limits: self.scenario.limits.clone(),
         };
         let now = self.now + self.nodes[controller].ahead;
@@ -108,6 +109,7 @@ impl World {
                     self.send(controller, to, Wire::Order(message));
                 }
                 Action::Append { seq, record } => {
+                    self.watch_commit(job, &record);
                     let pause = self.rng.millis(0, 20);
                     let now = self.now;
                     let known = &mut self.jobs[job];
@@ -124,6 +126,7 @@ impl World {
                     let pause = self.rng.millis(5, 300);
                     self.at(pause, Happening::Built { job, life, outputs, report });
                 }
+                Action::Blame { peer, .. } => self.blamed(peer)?,
                 Action::Ended(end) => self.jobs[job].laws.on_told(&end)?,
                 Action::Over => {
                     let engine = self.jobs[job].engine.take();
@@ -141,6 +144,13 @@ impl World {
         to: PeerId,
         message: &ToWorker,
     ) -> Result<(), Broken> {
+        let hostile = self.scenario.hostile.map(|node| self.nodes[node].id);
+        if let WorkerOrder::Assign { assignments, .. } = &message.body
+            && hostile == Some(to)
+        {
+            let keys = assignments.iter().map(|given| (job, given.task, given.attempt));
+            self.given_to_hostile.extend(keys);
+        }
         if let WorkerOrder::Settled { attempts } = &message.body {
             for (task, attempt) in attempts {
                 self.jobs[job].laws.on_settled(to, *task, *attempt)?;
@@ -198,8 +208,12 @@ impl World {
         task: TaskId,
         holders: &[PeerId],
     ) -> bool {
+        let of = self.job_index(job).map(|job| (job, task));
+        let is_forged = of.is_some_and(|of| self.forged.contains(&of));
         holders.iter().filter_map(|holder| self.index.get(holder)).any(|holder| {
-            self.is_linked(reader, *holder) && self.nodes[*holder].scratch.contains(&(job, task))
+            let has_it = self.nodes[*holder].scratch.contains(&(job, task));
+            let is_lie = is_forged && self.scenario.hostile == Some(*holder);
+            self.is_linked(reader, *holder) && has_it && !is_lie
         })
     }
 }

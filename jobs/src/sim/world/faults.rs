@@ -107,7 +107,9 @@ impl World {
         let held = self.nodes[node].worker.iter().flat_map(Worker::jobs);
         for job in held.collect::<Vec<JobId>>() {
             let checked = self.judge(node, job);
-            self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })?;
+            let Some(known) = self.job_index(job) else { continue };
+            let from = self.nodes[self.jobs[known].draw.controller].id;
+            self.tell_worker(node, WorkerEvent::ManifestChecked { job, from, checked })?;
         }
         self.hint_about(node);
         Ok(())

@@ -1,11 +1,12 @@
 //! The simulated swarm: nodes with their machines and disks, a network that misbehaves, and one
 //! queue of what happens next. Everything is drawn from the scenario's seed; nothing else is read.
 //!
-//! This file holds the state and the loop; `network`, `controllers`, `workers` and `faults` hold
-//! what happens where.
+//! This file holds the state and the loop; `network`, `controllers`, `workers`, `faults` and `malice`
+//! hold what happens where.
 
 mod controllers;
 mod faults;
+mod malice;
 mod network;
 mod workers;
 
@@ -43,7 +44,7 @@ enum Happening {
     WakeEngine { job: usize, life: u32 },
     Journaled { job: usize, life: u32, seq: u64 },
     Persisted { node: usize, life: u32, seq: u64 },
-    Checked { node: usize, life: u32, job: JobId },
+    Checked { node: usize, life: u32, job: JobId, from: PeerId, is_forged: bool },
     Recalled { node: usize, life: u32, job: JobId, assignments: Vec<Assignment> },
     Halfway { node: usize, life: u32, run: RunKey },
     Ran { node: usize, life: u32, run: RunKey },
@@ -51,6 +52,7 @@ enum Happening {
     Built { job: usize, life: u32, outputs: Vec<Output>, report: Cid },
     Hint { job: usize, node: usize },
     Mishap,
+    Malice,
     Mend,
     Restart { node: usize },
     Resume { node: usize },
@@ -135,6 +137,12 @@ type Belief = (bool, u32, u32, bool);
 pub(super) struct World {
     scenario: Scenario,
     rng: Rng,
+    /// What the hostile node draws from: the others' luck does not depend on it.
+    malice: Rng,
+    /// The attempts that are its own, by the index of their jobs.
+    given_to_hostile: BTreeSet<(usize, TaskId, Attempt)>,
+    /// The tasks whose committed outputs it made up: nobody can read them from it.
+    forged: BTreeSet<(usize, TaskId)>,
     now: Duration,
     order: u64,
     agenda: BTreeMap<(Duration, u64), Happening>,
@@ -155,6 +163,9 @@ impl World {
         let rng = Rng::new(scenario.seed ^ 0x5eed);
         let mut world = World {
             rng,
+            malice: Rng::new(scenario.seed ^ 0xbad),
+            given_to_hostile: BTreeSet::new(),
+            forged: BTreeSet::new(),
             now: Duration::ZERO,
             order: 0,
             agenda: BTreeMap::new(),
@@ -217,6 +228,7 @@ impl World {
         if let Some(pause) = self.scenario.fault_every {
             self.at(pause, Happening::Mishap);
         }
+        self.at(Duration::from_secs(1), Happening::Malice);
         self.at(self.scenario.faults_last, Happening::StopFaults);
     }
 
@@ -337,9 +349,12 @@ impl World {
                 }
                 self.tell_worker(node, WorkerEvent::Persisted { seq })
             }
-            Happening::Checked { node, life, job } if self.nodes[node].life == life => {
-                let checked = self.judge(node, job);
-                self.tell_worker(node, WorkerEvent::ManifestChecked { job, checked })
+            Happening::Checked { node, life, job, from, is_forged }
+                if self.nodes[node].life == life =>
+            {
+                let forged = || Err("the manifest is forged".to_owned());
+                let checked = if is_forged { forged() } else { self.judge(node, job) };
+                self.tell_worker(node, WorkerEvent::ManifestChecked { job, from, checked })
             }
             Happening::Recalled { node, life, job, assignments }
                 if self.nodes[node].life == life =>
@@ -366,6 +381,10 @@ impl World {
             }
             Happening::Hint { job, node } => self.hint(job, node),
             Happening::Mishap => self.mishap(),
+            Happening::Malice => {
+                self.malice();
+                Ok(())
+            }
             Happening::Mend => {
                 self.sides = None;
                 self.hint_all();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::workers::PAUSED;
 use super::{Happening, Wire, World};
-use crate::engine::{Action, Engine, Event, PeerFacts, WorkerEvent};
+use crate::engine::{Action, Engine, Event, PeerFacts, WorkerAction, WorkerEvent};
 use crate::ids::PeerId;
 use crate::message::{ControllerNote, ToController, ToWorker, WorkerOrder};
 use crate::sim::laws::Broken;
@@ -81,7 +81,10 @@ impl World {
         self.tally.old_orders += 1;
         self.tell_worker(to, WorkerEvent::Tick)?;
         let actions = self.apply_to_worker(to, WorkerEvent::Message { from, message });
-        match actions.first() {
+        let is_harmless = |action: &WorkerAction| matches!(action, WorkerAction::Blame { .. });
+        let effect = actions.iter().find(|action| !is_harmless(action)).cloned();
+        self.perform(to, actions)?;
+        match effect {
             Some(action) => Err(Broken::OldEpochObeyed(format!("a worker do {action:?}"))),
             None => Ok(()),
         }

@@ -1,5 +1,6 @@
 //! The workers' side: machines that boot and crash, their disks, the attempts they run.
 
+use super::malice::forged_manifest;
 use super::{Happening, Run, RunKey, Wire, World, needs};
 use crate::engine::{
     CheckedManifest, Grant, Record, Remembered, Worker, WorkerAction, WorkerEvent,
@@ -97,9 +98,10 @@ impl World {
         let life = self.nodes[node].life;
         for action in actions {
             match action {
-                WorkerAction::CheckManifest { job, .. } => {
+                WorkerAction::CheckManifest { job, manifest, from } => {
                     let pause = self.rng.millis(1, 200);
-                    self.at(pause, Happening::Checked { node, life, job });
+                    let is_forged = manifest == forged_manifest();
+                    self.at(pause, Happening::Checked { node, life, job, from, is_forged });
                 }
                 WorkerAction::Recall { job, assignments, .. } => {
                     let pause = self.rng.millis(0, 50);
@@ -138,6 +140,7 @@ impl World {
                 WorkerAction::Forget { job } => {
                     self.nodes[node].scratch.retain(|(of, _)| *of != job);
                 }
+                WorkerAction::Blame { peer, .. } => self.blamed(peer)?,
             }
         }
         Ok(())
@@ -228,6 +231,10 @@ impl World {
 
     pub(super) fn watch_note(&mut self, node: usize, message: &ToController) {
         let ControllerNote::Report { reports } = &message.body else { return };
+        if self.scenario.hostile == Some(node) {
+            // It may say otherwise of the same attempt in the next moment.
+            return;
+        }
         let Some(job) = self.job_index(message.job) else { return };
         let worker = self.nodes[node].id;
         for report in reports {

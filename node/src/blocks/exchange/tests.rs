@@ -157,6 +157,16 @@ async fn a_silent_peer_and_a_lying_peer_are_found_out() {
     assert_eq!(client.ask(hung.id, block.cid()).await, Err(Reply::Silent(silence)));
     let liar = Fake::new(&network, |_, _| Deed::Give(Bytes::from_static(b"y")));
     assert_eq!(client.ask(liar.id, block.cid()).await, Err(Reply::Lied));
+    let conduct = here.streams.conduct();
+    assert_eq!((conduct.misdeeds(liar.id), conduct.misdeeds(hung.id)), (1, 0));
+    let unlucky = Fake::new(&network, |_, before| match before {
+        0 => Deed::Deny,
+        _ => Deed::BreakOff,
+    });
+    for _ in 0..3 {
+        client.ask(unlucky.id, block.cid()).await.unwrap_err();
+    }
+    assert_eq!(conduct.misdeeds(unlucky.id), 0);
 }
 
 #[tokio::test]
@@ -168,4 +178,24 @@ async fn a_peer_that_speaks_nonsense_is_cut_off() {
     let mut end = [0];
     let read = tokio::io::AsyncReadExt::read(&mut stream, &mut end);
     assert_eq!(tokio::time::timeout(SILENCE, read).await.unwrap().unwrap(), 0);
+    assert_eq!(there.streams.conduct().misdeeds(here.id), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_many_streams_gets_a_few_and_one_that_never_reads_harms_nobody() {
+    let network = Network::new();
+    let (mute, there, other) = (node(&network).await, node(&network).await, node(&network).await);
+    let block = there.hold(vec![7; 1 << 20]).await;
+    let mut streams = Vec::new();
+    for n in 0..10 {
+        let mut stream = mute.streams.open(there.id, Protocol::Blocks).await.unwrap();
+        // Hundreds of MiB, of which it reads none.
+        let asked = wire::write_request(&mut stream, &[block.cid(); 64]).await;
+        assert!(asked.is_ok() || n >= 4, "{asked:?}");
+        streams.push(stream);
+    }
+    let client = Client::new(other.streams.clone(), SILENCE);
+    assert_eq!(client.ask(there.id, block.cid()).await, Ok(block));
+    assert_eq!(there.streams.conduct().misdeeds(mute.id), 6);
+    assert_eq!(there.streams.conduct().misdeeds(other.id), 0);
 }

@@ -269,6 +269,29 @@ async fn garbage_instead_of_a_certificate_counts_only_against_who_was_a_member()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_strangers_in_quarantine_keeps_no_member_out() {
+    let world = World::new().await;
+    let member = world.joiner().await;
+    let founder = &world.founder;
+    founder.until_connected(&[member.id()]).await;
+    let home = member.stop().await;
+    founder.until_connected(&[]).await;
+    let crowd = founder.swarm.core.strangers.clone();
+    let crowd = crowd.try_acquire_many_owned(super::super::STRANGERS_LIMIT as u32).unwrap();
+    // One stranger more is shown out at once.
+    let mut stranger = world.intruder(&world.founded.swarm_key).await;
+    let since = Instant::now();
+    let _link = stranger.opened().await;
+    assert!(matches!(stranger.event().await, gate::Event::Closed(_)));
+    assert!(since.elapsed() < crate::swarm::QUARANTINE, "{:?}", since.elapsed());
+    let member = home.start(vec![founder.bootstrap()], None).await;
+    founder.until_connected(&[member.id()]).await;
+    // And when they are gone, there is room again.
+    drop(crowd);
+    world.joiner().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_is_put_out_is_not_dialled_before_its_time_is_over() {
     let world = World::new().await;
     let hostile = world.joiner().await;
