@@ -3,7 +3,7 @@
 //! Answers go to stdout, everything else to stderr. A command makes an [`Answer`] and puts it
 //! here; it never asks which form was chosen.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
@@ -116,8 +116,22 @@ struct WithDetails<'a>(&'a dyn Diagnostic);
 
 impl fmt::Display for WithDetails<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        self.0.related().into_iter().flatten().try_for_each(|detail| write!(f, "\n- {detail}"))
+        write!(f, "{}", Harmless(self.0))?;
+        let details = self.0.related().into_iter().flatten();
+        details.map(Harmless).try_for_each(|detail| write!(f, "\n- {detail}"))
+    }
+}
+
+/// Words that may be a guest's or a peer's: what would steer a terminal is escaped.
+struct Harmless<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Harmless<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.to_string().chars().try_for_each(|c| match c {
+            '\n' | '\t' => f.write_char(c),
+            c if c.is_control() => write!(f, "{}", c.escape_default()),
+            c => f.write_char(c),
+        })
     }
 }
 
@@ -241,6 +255,14 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
+
+    #[test]
+    fn words_of_others_in_an_error_do_not_steer_the_terminal() {
+        let jobs = vec![Detail("a guest's \u{1b}[2J\u{9b}31m\r words\n".into())];
+        let text = report(&CliError::WorksForOthers { jobs }, false);
+        assert!(text.contains(r"- a guest's \u{1b}[2J\u{9b}31m\r words"), "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{9b}', '\r']), "{text:?}");
     }
 
     #[test]

@@ -128,6 +128,11 @@ fn hostile_guests_are_stopped_at_their_limits_and_the_node_goes_on() {
         let peak = memory(&node, "VmHWM");
         assert!(peak < before + PEAK, "{} MiB at most, {} before: {ran}", peak >> 20, before >> 20);
     }
+    // Longer than any module.
+    let long =
+        JobDir::new(&TOML.replace("map.wat", "map.wasm")).file("map.wasm", vec![0; 65 << 20]);
+    let ran = node.cli(["run", "mr"]).arg(long.path()).arg("--input").arg(&input);
+    let _ = ran.within(JOB).run().refused(&["map.wasm", "67108864"]);
     // What it writes is gathered in memory before it is output.
     let patient = TOML.replace("1s", "60s");
     let _ = run(&node, &patient, &guest("flood.wat"), &input).refused(&["1 MiB", "limits.output"]);
