@@ -9,6 +9,7 @@
 //! | [`runtime`] | the sandbox that runs user code |
 //! | [`heap`] | the heap that all share |
 //! | [`state`] | the SQLite file: what must survive a crash |
+//! | `protobuf`, `varint` | how IPFS writes messages and numbers |
 //! | [`audit`] | who was let in, what was run for whom |
 //! | [`worker`] | runs attempts |
 //! | [`controller`] | accepts jobs and drives their engines |
@@ -31,8 +32,10 @@ pub mod machine;
 pub mod node;
 pub mod post;
 pub mod problem;
+mod protobuf;
 pub mod runtime;
 pub mod state;
 pub mod swarm;
+mod varint;
 pub mod view;
 pub mod worker;

@@ -28,9 +28,9 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
-    NewDirEntry, NodeKind, Peer, Pin, Revocation, Revoked, Status, Stop, Submission, TaskWork,
-    Usage, WAIT_LIMIT_S,
+    Empty, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
+    Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin, Revocation, Revoked, Status,
+    Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -54,6 +54,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/admissions", get(admissions))
         .route("/invites", post(invite))
         .route("/delegates", post(delegate))
+        .route("/guests", post(admit))
         .route("/revocations", post(revoke))
         .route("/pause", post(pause))
         .route("/resume", post(resume))
@@ -105,6 +106,10 @@ async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answ
 async fn delegate(State(node): Shared, Json(request): Json<Delegate>) -> Answer<Empty> {
     node.swarm.delegate(request.peer_id).await?;
     Ok(Json(Empty {}))
+}
+
+async fn admit(State(node): Shared, Json(request): Json<GuestRequest>) -> Answer<Guest> {
+    Ok(Json(node.admit(request).await?))
 }
 
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {

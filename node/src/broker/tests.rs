@@ -505,6 +505,14 @@ impl Streams for Brittle {
     fn incoming(&self, protocol: Protocol) -> Incoming {
         self.streams.incoming(protocol)
     }
+
+    fn guests(&self) -> Vec<PeerId> {
+        self.streams.guests()
+    }
+
+    fn show_out(&self, guest: PeerId) {
+        self.streams.show_out(guest);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 pub mod attempts;
 pub mod audit;
 pub mod chunks;
+pub mod guests;
 pub mod held;
 pub mod jobs;
 pub mod members;
@@ -36,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     held::SCHEMA,
     audit::SCHEMA,
     members::NOTICES,
+    guests::SCHEMA,
 ];
 
 /// The tables of the memo's file.

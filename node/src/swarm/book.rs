@@ -6,6 +6,8 @@
 //! Each change that others should hear of raises the book's version and marks the member with it:
 //! a peer is told what is newer than what it was told before.
 
+mod guests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +18,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use self::guests::Guest;
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
 use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::facts::PeerFacts;
+use super::guest::GuestPass;
 use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::Signed;
 use crate::state::members;
@@ -55,6 +59,9 @@ pub(super) struct Telling {
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) revocations: Vec<Notice>,
+    /// Guests it knows of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) guests: Vec<GuestPass>,
     /// Whether it asks for its certificate to be renewed. The answer is news like any other.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) renew: bool,
@@ -100,16 +107,18 @@ pub struct PeerView {
 pub enum Standing {
     /// Its certificate holds.
     Member,
+    /// It is none, and its pass holds.
+    Guest,
     /// It ended and was not renewed.
     Expired,
     /// It was cut off, or one on whose word it was let in.
     Revoked,
 }
 
-/// On whose word a peer is a member, or was one.
+/// On whose word a peer is a member or a guest, or was one.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// The last certificate that is known of it.
+    /// The last certificate that is known of it; what a guest's pass says.
     pub certificate: Certificate,
     /// Whether it holds.
     pub standing: Standing,
@@ -142,7 +151,9 @@ pub(super) struct Cut {
     pub(super) notices: Vec<(Revocation, Notice)>,
     /// Who is a member no more: what is kept of it, and what let it in.
     pub(super) removed: Vec<(members::Member, Certificate)>,
-    /// Their connections.
+    /// Who is a guest no more: what its pass said.
+    pub(super) guests: Vec<Certificate>,
+    /// The connections of all of them.
     pub(super) cut_off: Vec<Arc<Link>>,
 }
 
@@ -253,10 +264,14 @@ pub(super) struct Book {
     /// Who was cut off, for people to see: [`MEMBERS_LIMIT`] at most.
     former: BTreeMap<PeerId, Certificate>,
     contacts: Vec<Contact>,
+    guests: BTreeMap<PeerId, Guest>,
+    /// Where the gate hears who is a guest.
+    door: ipdc_gate::Guests,
     revocations: Revocations,
     version: u64,
     /// Members that changed since they were last kept.
     unsaved: BTreeSet<PeerId>,
+    unsaved_guests: BTreeSet<PeerId>,
     events: broadcast::Sender<SwarmEvent>,
     /// Tells the tasks round the book to look again.
     stirred: watch::Sender<()>,
@@ -284,9 +299,12 @@ impl Book {
             members: BTreeMap::new(),
             former: BTreeMap::new(),
             contacts: Vec::new(),
+            guests: BTreeMap::new(),
+            door: ipdc_gate::Guests::default(),
             revocations,
             version: 0,
             unsaved: BTreeSet::new(),
+            unsaved_guests: BTreeSet::new(),
             events,
             stirred: watch::Sender::new(()),
         }
@@ -432,6 +450,7 @@ impl Book {
     /// Takes in those of `notices` that can be believed.
     pub(super) fn learn_revocations(&mut self, notices: &[Notice]) -> Cut {
         let mut cut = Cut::default();
+        let guests = self.guests_now();
         for notice in notices {
             match self.revocations.learn(notice, self.root) {
                 Ok(Some(said)) => cut.notices.push((said, notice.clone())),
@@ -465,6 +484,7 @@ impl Book {
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
             self.remember_former(peer, member.certificate);
         }
+        self.cut_guests(&guests, &mut cut);
         self.stir();
         cut
     }
@@ -521,6 +541,7 @@ impl Book {
         for contact in self.contacts.iter_mut().filter(|c| c.peer == Some(link.peer)) {
             contact.dial.failed();
         }
+        self.guest_closed(link);
         let Some(member) = self.members.get_mut(&link.peer) else { return };
         let since = member.links.iter().find(|(known, _)| known.id == link.id);
         let since = since.map(|(_, since)| *since);
@@ -661,7 +682,10 @@ impl Book {
         let members = changed.chunks(TELLING_LIMIT);
         let members =
             members.map(|chunk| Telling { members: chunk.to_vec(), ..Telling::default() });
-        let tellings = revocations.chain(members).collect();
+        let guests = self.guests_after(told.version);
+        let guests = guests.chunks(TELLING_LIMIT);
+        let guests = guests.map(|chunk| Telling { guests: chunk.to_vec(), ..Telling::default() });
+        let tellings = revocations.chain(members).chain(guests).collect();
         (tellings, Told { version: self.version, revocations: self.revocations.count() })
     }
 
@@ -670,8 +694,12 @@ impl Book {
         told.version < self.version || told.revocations < self.revocations.count()
     }
 
-    /// Takes in what `from` told, revocations aside.
-    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) {
+    /// Takes in what `from` told, revocations aside; gives what the passes say of guests that are new
+    /// here.
+    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) -> Vec<Certificate> {
+        // One that does not hold any more is no lie.
+        let guests = telling.guests.iter();
+        let guests = guests.filter_map(|pass| self.learn_guest(pass).ok().flatten()).collect();
         for told in telling.members {
             if let Ok(certificate) = self.check(&told.credential, told.peer) {
                 self.learn_member(told.peer, told.credential, certificate);
@@ -683,12 +711,13 @@ impl Book {
                 self.learn_whereabouts(told.peer, &whereabouts);
             }
         }
-        let Some(member) = self.members.get_mut(&from) else { return };
+        let Some(member) = self.members.get_mut(&from) else { return guests };
         member.seen_ms = now_ms();
         if let Some(facts) = telling.facts {
             member.facts = Some(facts);
             self.tell_us(SwarmEvent::Facts(from));
         }
+        guests
     }
 
     /// A telling to `peer` was acknowledged after `latency`.
@@ -753,7 +782,8 @@ impl Book {
             .collect()
     }
 
-    /// Who is a member, ourselves included, and who was one, on whose word, in the order of their IDs.
+    /// Who is a member, ourselves included, or a guest, and who was one, on whose word, in the order of
+    /// their IDs.
     pub(super) fn admissions(&self) -> Vec<Admission> {
         let now_ms = now_ms();
         let members = self.members.iter().map(|(peer, member)| {
@@ -772,6 +802,7 @@ impl Book {
                 certificate: certificate.clone(),
                 standing,
             })
+            .chain(self.guest_admissions())
             .collect();
         all.sort_by_key(|admission| admission.certificate.peer);
         all

@@ -5,6 +5,7 @@
 //! | [`identity`] | keys and their files |
 //! | [`signed`], [`certificate`], [`revocation`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
+//! | [`guest`], `visit` | who is none and may fetch blocks all the same |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
 //! | `authority` | what this node signs for the swarm |
@@ -26,6 +27,7 @@ mod peers;
 pub mod address;
 pub mod certificate;
 pub mod facts;
+pub mod guest;
 pub mod identity;
 pub mod invitation;
 pub mod join;
@@ -33,6 +35,7 @@ pub mod membership;
 pub mod revocation;
 pub mod signed;
 pub mod streams;
+mod visit;
 
 #[cfg(test)]
 mod tests;
@@ -60,7 +63,7 @@ use self::revocation::Whom;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::audit::{Audit, Entry, What};
-use crate::state::{Db, StateError, members};
+use crate::state::{Db, StateError, guests, members};
 use ipdc_gate as gate;
 
 pub use self::admission::Refusal;
@@ -183,6 +186,20 @@ pub enum SwarmError {
     #[error("{0} is no member that this node knows")]
     #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members and their owners"))]
     NoMember(Whom),
+    /// A member needs no pass.
+    #[error("{0} is a member of the swarm: it can be no guest")]
+    #[diagnostic(
+        code("IPDC-2210"),
+        help("members fetch any block already; `ipdc peers --admission` lists them")
+    )]
+    Member(PeerId),
+    /// A guest that nobody here could shake hands with.
+    #[error("{0} has no Ed25519 key: no node could talk to it")]
+    #[diagnostic(
+        code("IPDC-2211"),
+        help("give it another: `ipfs key rotate --type=ed25519 --oldkey=old`, then `ipfs id`")
+    )]
+    GuestKey(PeerId),
     /// Cut off for good.
     #[error("{0} was revoked")]
     #[diagnostic(
@@ -247,8 +264,9 @@ impl Swarm {
         }
         let local = options.keypair.public().to_peer_id();
         let (events, _) = broadcast::channel(EVENTS_LIMIT);
-        let book = open_book(&options, local, events.clone()).await?;
+        let mut book = open_book(&options, local, events.clone()).await?;
         let (ipfs, ends) = network(&options.keypair, &options.swarm_key).await?;
+        book.set_door(ends.guests);
         let core = Arc::new(Core {
             keypair: options.keypair,
             swarm_key: options.swarm_key,
@@ -303,6 +321,7 @@ impl Swarm {
         core.spawn(peers::keep(core.clone(), events));
         core.spawn(peers::hear(core.clone(), told));
         core.spawn(authority::renew_own(core.clone()));
+        core.spawn(visit::see_out(core.clone()));
         // Not cut short by stopping: it saves once more.
         core.tasks.spawn(peers::save(core.clone()));
     }
@@ -415,13 +434,16 @@ impl Swarm {
     }
 }
 
-/// The protocols that members are offered.
-const OFFERED: [&str; 3] = [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
+/// Who is offered which protocols.
+const OFFERED: gate::Offered = gate::Offered {
+    members: &[Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()],
+    guests: &[Protocol::Bitswap.name(), visit::IDENTIFY, visit::PING],
+};
 
 /// Starts rust-ipfs behind our gate, with nothing listening yet.
 async fn network(keypair: &Keypair, key: &SwarmKey) -> Result<(Ipfs, gate::Ends), SwarmError> {
     let repo = Repo::new_memory();
-    let started = gate::start(keypair.clone(), *key.as_bytes(), repo, &OFFERED).await;
+    let started = gate::start(keypair.clone(), *key.as_bytes(), repo, OFFERED).await;
     started.map_err(SwarmError::Start)
 }
 
@@ -431,12 +453,17 @@ async fn open_book(
     local: PeerId,
     events: broadcast::Sender<SwarmEvent>,
 ) -> Result<Book, SwarmError> {
-    let read = |c: &rusqlite::Connection| Ok((members::members(c)?, members::revocations(c)?));
-    let (known, revocations) = options.db.call(read).await?;
+    let read = |c: &rusqlite::Connection| {
+        Ok((members::members(c)?, members::revocations(c)?, guests::all(c)?))
+    };
+    let (known, revocations, passes) = options.db.call(read).await?;
     let own = options.credential.clone();
     let mut book = Book::new(local, options.root, own, events, revocations);
     for member in known {
         book.restore(member);
+    }
+    for pass in passes {
+        book.restore_guest(pass);
     }
     book.restore_own()?;
     book.add_contacts(options.bootstrap.iter().map(address::split_peer));

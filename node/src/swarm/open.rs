@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol, StreamError, Streams};
-use super::{Core, Swarm};
+use super::{Core, Swarm, visit};
 use ipdc_gate::{Arrival, Link, OpenError};
 
 /// What both sides of a new stream say. Also the version of this greeting.
@@ -48,6 +48,9 @@ impl Takers {
 
 /// Hands a stream that arrived to its taker. Without one, or without room, it is dropped.
 pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
+    if let visit::IDENTIFY | visit::PING = arrival.protocol {
+        return visit::answer(&core, arrival).await;
+    }
     let Arrival { peer, protocol, stream, place } = arrival;
     let Some(protocol) = Protocol::ALL.into_iter().find(|known| known.name() == protocol) else {
         return;
@@ -56,11 +59,13 @@ pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
     let greeted = timeout(GREETING_TIMEOUT, async {
         let taker = core.takers.of(protocol).ok_or(io::ErrorKind::NotConnected)?;
         let room = taker.reserve().await.map_err(|_| io::ErrorKind::NotConnected)?;
-        if stream.read_u8().await? != GREETING {
-            return Err(io::ErrorKind::InvalidData.into());
+        if protocol.is_greeted() {
+            if stream.read_u8().await? != GREETING {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            stream.write_u8(GREETING).await?;
+            stream.flush().await?;
         }
-        stream.write_u8(GREETING).await?;
-        stream.flush().await?;
         room.send((peer, Box::new(stream) as BoxStream));
         io::Result::Ok(())
     });
@@ -80,6 +85,9 @@ pub(super) async fn on_link(link: &Link, protocol: Protocol) -> io::Result<BoxSt
         OpenError::Unsupported => io::ErrorKind::Unsupported.into(),
         OpenError::Io(error) => error,
     })?;
+    if !protocol.is_greeted() {
+        return Ok(Box::new(stream.compat()));
+    }
     let mut stream = {
         use futures::AsyncWriteExt as _;
         stream.write_all(&[GREETING]).await?;
@@ -106,7 +114,10 @@ impl Streams for Swarm {
         let trying = async {
             let mut wait = RETRY_START;
             loop {
-                let link = self.core.book().link(peer);
+                let link = match protocol {
+                    Protocol::Bitswap => self.core.book().guest_link(peer),
+                    _ => self.core.book().link(peer),
+                };
                 let link = link.ok_or(StreamError::NotConnected(peer))?;
                 // Shorter than the whole, so that a stream lost on the way has a second chance.
                 let opened = timeout(GREETING_TIMEOUT, on_link(&link, protocol)).await;
@@ -128,5 +139,15 @@ impl Streams for Swarm {
 
     fn incoming(&self, protocol: Protocol) -> Incoming {
         self.core.takers.take(protocol)
+    }
+
+    fn guests(&self) -> Vec<PeerId> {
+        self.core.book().guests_connected()
+    }
+
+    fn show_out(&self, guest: PeerId) {
+        for link in self.core.book().guest_links(guest) {
+            link.close();
+        }
     }
 }

@@ -21,9 +21,9 @@ use super::book::{DueDial, Target, Telling, Told};
 use super::certificate::Certificate;
 use super::frame;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
-use super::{Core, QUARANTINE, address, open};
+use super::{Core, QUARANTINE, address, open, visit};
 use crate::audit::{Entry, What};
-use crate::state::members;
+use crate::state::{guests, members};
 use ipdc_gate::{self as gate, ConnectionId, DialFailure, DialOpts, Link};
 
 /// The longest a connection stays silent. A dead one is found within this and [`ANSWER_TIMEOUT`].
@@ -114,6 +114,9 @@ async fn options(dial: &DueDial) -> Option<DialOpts> {
 fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, Target>) {
     match event {
         gate::Event::Opened(link) => {
+            if link.is_guest() {
+                return visit::begin(core, &link);
+            }
             let target = dials.remove(&link.id);
             let mut book = core.book();
             book.opened(&link, target);
@@ -255,7 +258,8 @@ async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Resul
         let learned = core.learn_revocations(&telling.revocations).await;
         learned.map_err(io::Error::other)?;
         let renew = telling.renew;
-        core.book().heard(peer, telling);
+        let guests = core.book().heard(peer, telling);
+        core.note_guests(&guests);
         if renew {
             core.renew(peer).map_err(io::Error::other)?;
         }
@@ -275,8 +279,13 @@ pub(super) async fn save(core: Arc<Core>) {
             stirred.mark_unchanged();
         }
         let unsaved = core.book().take_unsaved();
-        if !unsaved.is_empty() {
-            let saved = core.db.call(move |c| members::save_members(c, &unsaved)).await;
+        let passes = core.book().take_unsaved_guests();
+        if !unsaved.is_empty() || !passes.is_empty() {
+            let save = move |c: &rusqlite::Connection| {
+                members::save_members(c, &unsaved)?;
+                guests::save(c, &passes)
+            };
+            let saved = core.db.call(save).await;
             if let Err(error) = saved {
                 // What is lost here is learned again from peers.
                 tracing::warn!(%error, "members not saved");

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod bitswap;
 mod car;
 mod controller;
 mod data;
@@ -15,6 +16,7 @@ mod guests;
 mod http;
 mod input;
 mod jobs;
+mod kubo;
 mod languages;
 mod local;
 mod logs;
