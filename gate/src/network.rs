@@ -1,7 +1,8 @@
 //! rust-ipfs, set up the way a closed swarm needs it.
 //!
 //! TCP with the swarm's key, Noise and Yamux, our gate, and nothing else: no QUIC (it goes round
-//! the key), no bitswap, identify or ping (they would serve whoever has the key), no DHT.
+//! the key), no bitswap, identify or ping (they would serve whoever has the key; guests get the node's
+//! own), no DHT.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use rust_ipfs::Ipfs;
 use rust_ipfs::builder::IpfsBuilder;
 use rust_ipfs::repo::{DefaultStorage, Repo};
 
-use crate::{Ends, Gate, Protocols};
+use crate::{Ends, Gate, Offered};
 
 /// Connections to one peer at most: two when both dial at once, and room for a dead one or two
 /// that were not noticed yet.
@@ -29,17 +30,17 @@ pub type StartError = Box<dyn Error + Send + Sync>;
 /// rust-ipfs, starting. Not `Send`: its builder is not.
 pub type Starting = Pin<Box<dyn Future<Output = Result<(Ipfs, Ends), StartError>>>>;
 
-/// Starts rust-ipfs with `repo` as its block store and `key` as the swarm's key. Admitted peers are
-/// offered `protocols`. Boxed, so that only this crate compiles what is inside.
+/// Starts rust-ipfs with `repo` as its block store and `key` as the swarm's key. Peers are
+/// offered what `offered` says. Boxed, so that only this crate compiles what is inside.
 #[must_use]
 pub fn start(
     keypair: Keypair,
     key: [u8; 32],
     repo: Repo<DefaultStorage>,
-    protocols: Protocols,
+    offered: Offered,
 ) -> Starting {
     Box::pin(async move {
-        let (gate, ends) = Gate::new(protocols);
+        let (gate, ends) = Gate::new(offered);
         let ipfs = IpfsBuilder::with_keypair(keypair)?
             .enable_tcp()
             .enable_pnet(PreSharedKey::new(key))

@@ -10,6 +10,7 @@
 //! | [`heap`] | the heap that all share |
 //! | [`lobby`] | connections from this machine, before they have proved themselves and after |
 //! | [`state`] | the SQLite file: what must survive a crash |
+//! | `protobuf`, `varint` | how IPFS writes messages and numbers |
 //! | [`audit`] | who was let in, what was run for whom |
 //! | [`worker`] | runs attempts |
 //! | [`controller`] | accepts jobs and drives their engines |
@@ -37,8 +38,10 @@ pub mod machine;
 pub mod node;
 pub mod post;
 pub mod problem;
+mod protobuf;
 pub mod runtime;
 pub mod state;
 pub mod swarm;
+mod varint;
 pub mod view;
 pub mod worker;

@@ -34,7 +34,10 @@ use crate::swarm::identity::{self, IdentityError};
 use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
-use crate::view::{Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status, WorkingFor};
+use crate::view::{
+    Guest, GuestRequest, Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status,
+    WorkingFor,
+};
 use crate::worker::{self, Policy, Room, Worker};
 
 /// How long a stopping node waits for the attempts that run; what is left then is handed back by
@@ -47,6 +50,9 @@ const SWARM_EVENT_LIMIT: usize = 1_024;
 /// How long an invitation holds, and for how many, unless it says otherwise.
 const INVITE_TTL: Duration = Duration::from_secs(24 * 3600);
 const INVITE_USES: u32 = 1;
+
+/// How long a guest may come, unless it is said otherwise: for a job or two, and not for ever.
+const GUEST_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Why a node does not start, or does not do what it was asked.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -413,6 +419,16 @@ impl Node {
         let options = InviteOptions { ttl, uses, owner: request.owner };
         let token = self.swarm.invite(options).await?;
         Ok(Invite { token: token.to_string(), expires_s: ttl.as_secs(), uses })
+    }
+
+    /// Lets a peer in as a guest.
+    ///
+    /// # Errors
+    /// When this node may not, the peer is a member or was revoked, or the database fails.
+    pub async fn admit(&self, request: GuestRequest) -> Result<Guest, NodeError> {
+        let ttl = request.ttl_s.map_or(GUEST_TTL, Duration::from_secs);
+        let expires_ms = self.swarm.admit_guest(request.peer_id, ttl).await?;
+        Ok(Guest { guest: request.peer_id, expires_ms })
     }
 
     /// Takes no new attempts from now on, also when started again, until [`Node::resume`]. What runs

@@ -310,6 +310,26 @@ pub struct Delegate {
     pub peer_id: PeerId,
 }
 
+/// Body of `POST /guests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestRequest {
+    /// Who may fetch blocks.
+    pub peer_id: PeerId,
+    /// For how many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_s: Option<u64>,
+}
+
+/// Answer to `POST /guests`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// Who is a guest now.
+    pub guest: PeerId,
+    /// Until when, milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
 /// Body of `POST /stop`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

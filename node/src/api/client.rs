@@ -25,9 +25,9 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
-    PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork,
-    Usage, WAIT_LIMIT_S,
+    Empty, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
+    Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status,
+    Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -230,6 +230,14 @@ impl Client {
     pub async fn delegate(&self, peer_id: PeerId) -> Result<(), ClientError> {
         let Empty {} = self.post(&["delegates"], &Delegate { peer_id }).await?;
         Ok(())
+    }
+
+    /// Lets a peer in as a guest.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn admit(&self, guest: &GuestRequest) -> Result<Guest, ClientError> {
+        self.post(&["guests"], guest).await
     }
 
     /// Cuts a peer or an owner's peers off; gives the members that are none any more.

@@ -28,9 +28,9 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
-    NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
-    TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
+    Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked,
+    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -72,6 +72,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/admissions", get(admissions))
         .route("/invites", post(invite))
         .route("/delegates", post(delegate))
+        .route("/guests", post(admit))
         .route("/revocations", post(revoke))
         .route("/rekey", post(rekey))
         .route("/pause", post(pause))
@@ -135,6 +136,10 @@ async fn invite(State(node): Shared, Json(request): Json<InviteRequest>) -> Answ
 async fn delegate(State(node): Shared, Json(request): Json<Delegate>) -> Answer<Empty> {
     node.swarm.delegate(request.peer_id).await?;
     Ok(Json(Empty {}))
+}
+
+async fn admit(State(node): Shared, Json(request): Json<GuestRequest>) -> Answer<Guest> {
+    Ok(Json(node.admit(request).await?))
 }
 
 async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<Revoked> {

@@ -18,7 +18,7 @@ pub const BLOCK_LIMIT: usize = 2 << 20;
 /// about 0.15 ms, the longest that a task should hold its thread.
 const HASH_INLINE: usize = 64 * 1024;
 
-const SHA2_256: u64 = 0x12;
+pub(super) const SHA2_256: u64 = 0x12;
 const IDENTITY: u64 = 0x00;
 
 /// A block whose bytes were hashed and found to be those that its CID names.
@@ -39,6 +39,12 @@ impl Block {
     #[must_use]
     pub fn dag_pb(bytes: Bytes) -> Block {
         Block { cid: cid_of(CODEC_DAG_PB, &bytes), bytes }
+    }
+
+    /// The block of these bytes in any codec, by version 1 of its name.
+    #[must_use]
+    pub(super) fn of(codec: u64, bytes: Bytes) -> Block {
+        Block { cid: cid_of(codec, &bytes), bytes }
     }
 
     /// Takes `bytes` for the block `cid`, if they are.

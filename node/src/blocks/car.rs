@@ -27,7 +27,7 @@ use super::block::{BLOCK_LIMIT, BadBlock, Block, key};
 use super::fetch::FetchError;
 use super::store::{Add, StoreError};
 use super::unixfs::{self, Source};
-use super::varint;
+use crate::varint;
 
 /// Bytes of a header at most: 1,000 roots and room for long CIDs.
 const HEADER_LIMIT: usize = 64 << 10;
@@ -351,6 +351,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 async fn skip(mut from: impl AsyncRead + Unpin) -> io::Result<u64> {
     tokio::io::copy(&mut from, &mut tokio::io::sink()).await
 }
+
+#[cfg(feature = "fuzz")]
+pub(super) mod fuzz;
 
 #[cfg(test)]
 mod tests;

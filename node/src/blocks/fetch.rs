@@ -1,4 +1,5 @@
-//! Fetching: local first, then from the peers that are said to hold a block, then from any.
+//! Fetching: local first, then from the peers that are said to hold a block, then from any, then from
+//! guests.
 //!
 //! [`Fetcher`] finds one block; whoever wants the same block meanwhile waits for the same answer.
 //! A [`Session`] is one reader's view of it: which peers to ask first, where what comes is
@@ -22,6 +23,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use ipdc_jobs::ids::{CODEC_RAW, Cid, PeerId};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::bitswap::Guests;
 use super::block::{BadBlock, Block};
 use super::exchange::{Client, Reply};
 use super::store::{Add, Store, StoreError, Tier};
@@ -132,6 +134,7 @@ pub struct Fetcher {
 struct Inner {
     store: Store,
     client: Client,
+    guests: Guests,
     stall: Duration,
     hunts: Mutex<HashMap<Cid, WeakShared<Hunt>>>,
     passed: Mutex<Passed>,
@@ -149,13 +152,18 @@ struct Found {
 }
 
 impl Fetcher {
-    /// A fetcher for `store` from the peers of `streams`. `stall` bounds the wait for a block that
-    /// nobody has.
+    /// A fetcher for `store` from the peers of `streams`, and from `guests` what no peer has. `stall`
+    /// bounds the wait for a block that nobody has.
     #[must_use]
-    pub fn new(store: Store, streams: Arc<dyn Streams>, stall: Duration) -> Fetcher {
+    pub fn new(
+        store: Store,
+        streams: Arc<dyn Streams>,
+        guests: Guests,
+        stall: Duration,
+    ) -> Fetcher {
         let client = Client::new(streams, stall / 2);
         let (hunts, passed, blamed) = Default::default();
-        Fetcher { inner: Arc::new(Inner { store, client, stall, hunts, passed, blamed }) }
+        Fetcher { inner: Arc::new(Inner { store, client, guests, stall, hunts, passed, blamed }) }
     }
 
     /// A session that asks `holders` first and keeps what comes in `tier`.
@@ -306,16 +314,20 @@ struct Hunting<'a> {
     replies: HashMap<PeerId, Reply>,
     /// Who is being asked, or was asked and need not be again before the next look.
     asked: HashSet<PeerId>,
+    /// Those who were asked that are guests.
+    guests: HashSet<PeerId>,
 }
 
 impl<'a> Hunting<'a> {
     fn new(fetcher: &'a Fetcher, cid: Cid, holders: &'a [PeerId]) -> Hunting<'a> {
-        Hunting { fetcher, cid, holders, replies: HashMap::new(), asked: HashSet::new() }
+        let (replies, asked, guests) = Default::default();
+        Hunting { fetcher, cid, holders, replies, asked, guests }
     }
 
     async fn run(mut self) -> Result<Block, FetchError> {
         let began = Instant::now();
-        let (stall, client) = (self.fetcher.inner.stall, &self.fetcher.inner.client);
+        let Inner { stall, client, guests, .. } = &*self.fetcher.inner;
+        let stall = *stall;
         let last_round = began + stall / 2;
         let mut hedge = began;
         let mut in_last_round = false;
@@ -328,10 +340,19 @@ impl<'a> Hunting<'a> {
                 _ => 0,
             };
             in_last_round = now >= last_round;
-            for peer in self.candidates().into_iter().take(width) {
+            for (peer, kind) in self.candidates().into_iter().take(width) {
                 self.asked.insert(peer);
+                if kind == Kind::Guest {
+                    self.guests.insert(peer);
+                }
                 let cid = self.cid;
-                asking.push(async move { (peer, client.ask(peer, cid).await) });
+                asking.push(async move {
+                    let said = match kind {
+                        Kind::Member => client.ask(peer, cid).await,
+                        Kind::Guest => guests.ask(peer, cid).await,
+                    };
+                    (peer, said)
+                });
                 hedge = now + stall / HEDGE;
             }
             if asking.is_empty() {
@@ -358,21 +379,25 @@ impl<'a> Hunting<'a> {
         }
     }
 
-    /// Whom to ask next: connected holders before others, of each the one that owes least first.
-    fn candidates(&self) -> Vec<PeerId> {
-        let client = &self.fetcher.inner.client;
+    /// Whom to ask next: connected holders before others, of each the one that owes least first; then
+    /// guests.
+    fn candidates(&self) -> Vec<(PeerId, Kind)> {
+        let Inner { client, guests, .. } = &*self.fetcher.inner;
         let blamed = self.fetcher.blamed();
         let mut peers = client.connected();
         peers.retain(|peer| !self.asked.contains(peer) && !blamed.contains(peer));
         peers.sort_by_cached_key(|peer| (!self.holders.contains(peer), client.load(peer)));
-        peers
+        let peers = peers.into_iter().map(|peer| (peer, Kind::Member));
+        let guests = guests.connected().into_iter().filter(|guest| !self.asked.contains(guest));
+        peers.chain(guests.map(|guest| (guest, Kind::Guest))).collect()
     }
 
-    /// Whether waiting for somebody else to connect makes no sense: some were asked, the holders
+    /// Whether waiting for somebody else to connect makes no sense: some members were asked, the holders
     /// among them, and all are sure.
     fn is_hopeless(&self) -> bool {
         let sure = |peer: &PeerId| self.replies.get(peer).is_some_and(is_final);
-        !self.replies.is_empty() && self.replies.keys().chain(self.holders).all(sure)
+        self.replies.keys().any(|peer| !self.guests.contains(peer))
+            && self.replies.keys().chain(self.holders).all(sure)
     }
 
     fn note(&mut self, peer: PeerId, reply: Reply) {
@@ -391,6 +416,13 @@ impl<'a> Hunting<'a> {
         asked.sort_by_key(|(peer, _)| *peer);
         FetchError::Missing(Box::new(Missing { cid: self.cid, asked }))
     }
+}
+
+/// What a peer that can be asked is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Member,
+    Guest,
 }
 
 /// Whether asking the peer again soon would give the same reply.

@@ -12,18 +12,20 @@ use ipdc_jobs::ids::{CODEC_DAG_PB, Cid, FileRef, cid_of};
 use tokio::runtime::{Builder, Runtime};
 
 use super::block::Block;
-use super::exchange;
 use super::fetch::FetchError;
 use super::tables;
 use super::unixfs::dagpb::{Entry, Kind, Link, Node};
 use super::unixfs::dir::{self, Room};
 use super::unixfs::{self, FileReader, Source};
+use super::{bitswap, car, exchange};
 
 /// What a listing may take of memory: a node has more, and takes longer until that is full.
 const LISTING: usize = 1 << 20;
 
 pub(crate) fn decoders() -> Vec<Decoder> {
     let mut decoders = exchange::fuzz::decoders();
+    decoders.extend(bitswap::fuzz::decoders());
+    decoders.extend(car::fuzz::decoders());
     decoders.extend([
         Decoder { name: "dag_pb", decode: dag_pb, seeds: dag_pb_seeds },
         Decoder { name: "unixfs", decode: entry, seeds: entry_seeds },

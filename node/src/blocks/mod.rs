@@ -6,7 +6,8 @@
 //! | [`store`] | the two tiers on this disk |
 //! | [`unixfs`] | files and directories as trees of blocks |
 //! | [`exchange`] | `/ipdc/blocks/1`: blocks between admitted peers |
-//! | [`fetch`] | local first, then holders, then any peer |
+//! | [`bitswap`] | the same for the swarm's guests, who speak what all IPFS nodes speak |
+//! | [`fetch`] | local first, then holders, then any peer, then guests |
 //! | [`pins`] | what is kept, and collecting the rest |
 //! | [`tables`] | the chunks that files are cut into |
 //! | [`car`] | trees of blocks as files, for everyone else |
@@ -26,6 +27,7 @@
 //!
 //! When nobody asks for anything, nothing here runs: there are no timers.
 
+pub mod bitswap;
 pub mod block;
 pub mod car;
 pub mod exchange;
@@ -36,7 +38,6 @@ pub mod pins;
 pub mod store;
 pub mod tables;
 pub mod unixfs;
-mod varint;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ use bytes::{Bytes, BytesMut};
 use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, PeerId};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::bitswap::Guests;
 use self::fetch::{FetchError, Fetcher, Session};
 use self::pins::Pins;
 use self::store::{Add, Store, StoreError, Tier};
@@ -61,7 +63,7 @@ pub struct Blocks {
     fetcher: Fetcher,
     pins: Pins,
     tables: Tables,
-    _serving: Arc<AbortOnDropHandle<()>>,
+    _serving: Arc<[AbortOnDropHandle<()>; 2]>,
 }
 
 impl Blocks {
@@ -71,10 +73,15 @@ impl Blocks {
     /// To be called within the async runtime.
     #[must_use]
     pub fn start(store: Store, db: Db, streams: Arc<dyn Streams>, stall: Duration) -> Blocks {
+        let guests = Guests::new(store.clone(), streams.clone(), stall / 2);
         let asked = streams.incoming(Protocol::Blocks);
         let serving = exchange::serve(store.clone(), asked, streams.conduct().clone());
-        let serving = AbortOnDropHandle::new(tokio::spawn(serving));
-        let fetcher = Fetcher::new(store.clone(), streams, stall);
+        let serving = [
+            tokio::spawn(serving),
+            tokio::spawn(guests.clone().serve(streams.incoming(Protocol::Bitswap))),
+        ];
+        let serving = serving.map(AbortOnDropHandle::new);
+        let fetcher = Fetcher::new(store.clone(), streams, guests, stall);
         let tables = Tables::new(db.clone());
         let pins = Pins::new(db, store.clone());
         Blocks { store, fetcher, pins, tables, _serving: Arc::new(serving) }

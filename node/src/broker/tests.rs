@@ -519,6 +519,14 @@ impl Streams for Brittle {
     fn conduct(&self) -> &Conduct {
         self.streams.conduct()
     }
+
+    fn guests(&self) -> Vec<PeerId> {
+        self.streams.guests()
+    }
+
+    fn show_out(&self, guest: PeerId) {
+        self.streams.show_out(guest);
+    }
 }
 
 #[tokio::test]

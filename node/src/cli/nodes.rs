@@ -164,6 +164,39 @@ impl Answer for Delegated {
     }
 }
 
+/// Let a stock IPFS node (Kubo) in, to fetch blocks and do nothing else
+#[derive(Debug, Args)]
+pub(super) struct Admit {
+    /// Its peer ID: `ipfs id` prints it. It needs the swarm's key besides
+    #[arg(value_name = "PEER")]
+    peer: PeerId,
+    /// As a guest: nodes of the swarm get in by `ipdc invite` and `ipdc join`
+    #[arg(long, required = true)]
+    guest: bool,
+    /// How long it may come: `12h`, `30d`; a week if it is not said
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+}
+
+impl Admit {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let ttl_s = self.ttl.map(|ttl| ttl.as_secs());
+        let request = view::GuestRequest { peer_id: self.peer, ttl_s };
+        let guest = session.client()?.admit(&request).await?;
+        session.output.note(
+            "it needs the swarm's key (swarm.key in this node's home) in its repository, and connects to \
+             a node's listen address",
+        );
+        session.output.put(&guest)
+    }
+}
+
+impl Answer for view::Guest {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        writeln!(to, "{} is a guest, its pass ends {}", self.guest, expires(self.expires_ms))
+    }
+}
+
 /// Cut a node, or all nodes of an owner, off from the swarm, for good
 #[derive(Debug, Args)]
 pub(super) struct Revoke {
@@ -424,6 +457,7 @@ fn standing(peer: &view::Admission) -> String {
     match (peer.standing, &peer.revoked) {
         (Standing::Member, _) if peer.me => "member, this node".into(),
         (Standing::Member, _) => "member".into(),
+        (Standing::Guest, _) => "guest".into(),
         (Standing::Expired, _) => "expired".into(),
         (Standing::Revoked, None) => "revoked".into(),
         (Standing::Revoked, Some(said)) if said.whom == peer.peer_id.to_string() => {

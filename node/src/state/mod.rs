@@ -10,6 +10,7 @@
 pub mod attempts;
 pub mod audit;
 pub mod chunks;
+pub mod guests;
 pub mod held;
 pub mod jobs;
 pub mod members;
@@ -37,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     audit::SCHEMA,
     members::NOTICES,
     members::KEY_CHANGE,
+    guests::SCHEMA,
 ];
 
 /// The tables of the memo's file.

@@ -302,7 +302,8 @@ impl Core {
             return Ok(Vec::new());
         }
         self.note_revoked(&cut);
-        let removed = cut.removed.iter().map(|(_, certificate)| certificate.peer).collect();
+        let removed = cut.removed.iter().map(|(_, certificate)| certificate);
+        let removed = removed.chain(&cut.guests).map(|certificate| certificate.peer).collect();
         self.db
             .call(move |c| {
                 let removed: Vec<_> = cut.removed.into_iter().map(|(member, _)| member).collect();
@@ -325,7 +326,8 @@ impl Core {
             let (owner, peer) = match &said.whom {
                 Whom::Owner { owner } => (owner.clone(), None),
                 Whom::Peer(peer) => {
-                    let mut removed = cut.removed.iter().map(|(_, certificate)| certificate);
+                    let removed = cut.removed.iter().map(|(_, certificate)| certificate);
+                    let mut removed = removed.chain(&cut.guests);
                     let removed = removed.find(|certificate| certificate.peer == *peer);
                     (removed.map(|c| c.owner.clone()).unwrap_or_default(), Some(*peer))
                 }
@@ -333,7 +335,8 @@ impl Core {
             let entry = Entry::now(What::Revoked, &owner, format!("by {}", said.issuer));
             self.audit.note(Entry { peer, ..entry });
         }
-        for (_, certificate) in cut.removed.iter().filter(|(_, c)| !named(c.peer)) {
+        let removed = cut.removed.iter().map(|(_, certificate)| certificate).chain(&cut.guests);
+        for certificate in removed.filter(|certificate| !named(certificate.peer)) {
             let detail = "its owner, or the one that let it in, was revoked";
             let entry = Entry::now(What::Revoked, &certificate.owner, detail);
             self.audit.note(Entry { peer: Some(certificate.peer), ..entry });

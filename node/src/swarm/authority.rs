@@ -14,9 +14,12 @@ use libp2p_identity::Keypair;
 use tokio::time::sleep;
 
 use super::certificate::{BadCertificate, Certificate, Credential, new_serial, now_ms};
+use super::guest::GuestPass;
 use super::revocation::{Notice, Revocation, Whom};
-use super::signed::Signed;
+use super::signed::{Signed, public_key};
 use super::{Core, Swarm, SwarmError};
+use crate::audit::{Entry, What};
+use crate::state::guests;
 use crate::state::members::{self, Grant};
 
 /// How often the node with the root's key looks whether its own certificate is due: often in any
@@ -53,6 +56,53 @@ impl Swarm {
         core.db.call(move |c| members::save_members(c, &unsaved)).await?;
         tracing::info!(%peer, "may invite from now on");
         Ok(())
+    }
+
+    /// Lets a peer that is no member in as a [guest](super::guest), for `ttl` from now and no longer than
+    /// this node's own certificate holds. Nodes that are connected hear at once, others when they
+    /// meet one that knows. On the disk when this returns; gives when the pass ends, milliseconds
+    /// since 1970.
+    ///
+    /// # Errors
+    /// When this node may not invite, the peer is a member or was revoked, or the database fails.
+    pub async fn admit_guest(&self, peer: PeerId, ttl: Duration) -> Result<u64, SwarmError> {
+        let core = &self.core;
+        if public_key(&peer).is_none() {
+            return Err(SwarmError::GuestKey(peer));
+        }
+        let own = {
+            let book = core.book();
+            if book.certificate(peer).is_some() {
+                return Err(SwarmError::Member(peer));
+            }
+            book.check(book.own(), core.local())?
+        };
+        if core.root_key.is_none() && !own.may_invite {
+            return Err(SwarmError::NotAllowed("let guests in"));
+        }
+        let (keypair, issuer) = core.signer();
+        let bound = if core.root_key.is_some() { u64::MAX } else { own.expires_ms };
+        let expires_ms = now_ms().saturating_add(ttl.as_millis() as u64).min(bound);
+        let says = Certificate {
+            swarm: core.root,
+            peer,
+            owner: own.owner,
+            serial: new_serial(),
+            issuer: keypair.public().to_peer_id(),
+            through: Vec::new(),
+            may_invite: false,
+            expires_ms,
+        };
+        let pass = GuestPass::sign(says, keypair, issuer).map_err(BadCertificate::from)?;
+        let learned = core.book().learn_guest(&pass).map_err(|bad| match bad {
+            BadCertificate::Revoked(_) => SwarmError::Revoked(Whom::Peer(peer)),
+            other => other.into(),
+        })?;
+        core.note_guests(learned.as_slice());
+        let passes = core.book().take_unsaved_guests();
+        core.db.call(move |c| guests::save(c, &passes)).await?;
+        let ends = core.book().guest(peer).map(|says| says.expires_ms);
+        Ok(ends.unwrap_or(expires_ms))
     }
 
     /// Cuts off a peer, or all that belong to an owner. The node with the root's key may cut off
@@ -95,8 +145,12 @@ impl Core {
     fn revocable(&self, whom: &Whom, issuer: PeerId) -> Result<Vec<Whom>, SwarmError> {
         let book = self.book();
         let concerned: Vec<Certificate> = match whom {
-            Whom::Peer(peer) => book.certificate(*peer).into_iter().collect(),
-            Whom::Owner { owner } => book.certificates_of(owner),
+            Whom::Peer(peer) => book.certificate(*peer).or(book.guest(*peer)).into_iter().collect(),
+            Whom::Owner { owner } => {
+                let mut concerned = book.certificates_of(owner);
+                concerned.extend(book.guests_of(owner));
+                concerned
+            }
         };
         let itself = [self.local(), self.root].map(Whom::Peer).contains(whom);
         if itself || concerned.iter().any(|certificate| certificate.peer == self.local()) {
@@ -118,6 +172,17 @@ impl Core {
             all.push(whom.clone());
         }
         Ok(all)
+    }
+
+    /// Notes the guests that are new here.
+    pub(super) fn note_guests(&self, guests: &[Certificate]) {
+        for says in guests {
+            let holds = Duration::from_millis(says.expires_ms.saturating_sub(now_ms()));
+            let holds = humantime::format_duration(Duration::from_secs(holds.as_secs()));
+            let detail = format!("as a guest for {holds}, by {}", says.issuer);
+            let entry = Entry::now(What::Admitted, &says.owner, detail);
+            self.audit.note(Entry { peer: Some(says.peer), ..entry });
+        }
     }
 
     /// When a certificate that is signed now ends.

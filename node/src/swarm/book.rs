@@ -6,6 +6,8 @@
 //! Each change that others should hear of raises the book's version and marks the member with it:
 //! a peer is told what is newer than what it was told before.
 
+mod guests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +18,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use self::guests::Guest;
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
 use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::conduct::Misdeed;
 use super::facts::PeerFacts;
+use super::guest::GuestPass;
 use super::rekey::KeyChange;
 use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::{BadStatement, Signed};
@@ -63,6 +67,9 @@ pub(super) struct Telling {
     /// Who was cut off.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) revocations: Vec<Notice>,
+    /// Guests it knows of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) guests: Vec<GuestPass>,
     /// Whether it asks for its certificate to be renewed. The answer is news like any other.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) renew: bool,
@@ -108,16 +115,18 @@ pub struct PeerView {
 pub enum Standing {
     /// Its certificate holds.
     Member,
+    /// It is none, and its pass holds.
+    Guest,
     /// It ended and was not renewed.
     Expired,
     /// It was cut off, or one on whose word it was let in.
     Revoked,
 }
 
-/// On whose word a peer is a member, or was one.
+/// On whose word a peer is a member or a guest, or was one.
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// The last certificate that is known of it.
+    /// The last certificate that is known of it; what a guest's pass says.
     pub certificate: Certificate,
     /// Whether it holds.
     pub standing: Standing,
@@ -143,6 +152,15 @@ pub(super) struct DueDial {
     pub(super) addresses: Vec<Multiaddr>,
 }
 
+/// What came of a telling.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// What of it no honest node tells.
+    pub(super) misdeed: Option<Misdeed>,
+    /// What the passes say of guests that are new here.
+    pub(super) guests: Vec<Certificate>,
+}
+
 /// What revocations changed.
 #[derive(Default)]
 pub(super) struct Cut {
@@ -150,7 +168,9 @@ pub(super) struct Cut {
     pub(super) notices: Vec<(Revocation, Notice)>,
     /// Who is a member no more: what is kept of it, and what let it in.
     pub(super) removed: Vec<(members::Member, Certificate)>,
-    /// Their connections.
+    /// Who is a guest no more: what its pass said.
+    pub(super) guests: Vec<Certificate>,
+    /// The connections of all of them.
     pub(super) cut_off: Vec<Arc<Link>>,
     /// Whether one of those told was never signed by whom it names.
     pub(super) is_forged: bool,
@@ -263,12 +283,16 @@ pub(super) struct Book {
     /// Who was cut off, for people to see: [`MEMBERS_LIMIT`] at most.
     former: BTreeMap<PeerId, Certificate>,
     contacts: Vec<Contact>,
+    guests: BTreeMap<PeerId, Guest>,
+    /// Where the gate hears who is a guest.
+    door: ipdc_gate::Guests,
     revocations: Revocations,
     /// Who was put out for its conduct, and until when it is not dialled.
     put_out: BTreeMap<PeerId, Instant>,
     version: u64,
     /// Members that changed since they were last kept.
     unsaved: BTreeSet<PeerId>,
+    unsaved_guests: BTreeSet<PeerId>,
     events: broadcast::Sender<SwarmEvent>,
     /// Tells the tasks round the book to look again.
     stirred: watch::Sender<()>,
@@ -296,10 +320,13 @@ impl Book {
             members: BTreeMap::new(),
             former: BTreeMap::new(),
             contacts: Vec::new(),
+            guests: BTreeMap::new(),
+            door: ipdc_gate::Guests::default(),
             revocations,
             put_out: BTreeMap::new(),
             version: 0,
             unsaved: BTreeSet::new(),
+            unsaved_guests: BTreeSet::new(),
             events,
             stirred: watch::Sender::new(()),
         }
@@ -463,6 +490,7 @@ impl Book {
     /// Takes in those of `notices` that can be believed.
     pub(super) fn learn_revocations(&mut self, notices: &[Notice]) -> Cut {
         let mut cut = Cut::default();
+        let guests = self.guests_now();
         for notice in notices {
             match self.revocations.learn(notice, self.root) {
                 Ok(Some(said)) => cut.notices.push((said, notice.clone())),
@@ -499,6 +527,7 @@ impl Book {
             cut.cut_off.extend(member.links.into_iter().map(|(link, _)| link));
             self.remember_former(peer, member.certificate);
         }
+        self.cut_guests(&guests, &mut cut);
         self.stir();
         cut
     }
@@ -555,6 +584,7 @@ impl Book {
         for contact in self.contacts.iter_mut().filter(|c| c.peer == Some(link.peer)) {
             contact.dial.failed();
         }
+        self.guest_closed(link);
         let Some(member) = self.members.get_mut(&link.peer) else { return };
         let since = member.links.iter().find(|(known, _)| known.id == link.id);
         let since = since.map(|(_, since)| *since);
@@ -712,7 +742,10 @@ impl Book {
         let members = changed.chunks(TELLING_LIMIT);
         let members =
             members.map(|chunk| Telling { members: chunk.to_vec(), ..Telling::default() });
-        let tellings = revocations.chain(members).collect();
+        let guests = self.guests_after(told.version);
+        let guests = guests.chunks(TELLING_LIMIT);
+        let guests = guests.map(|chunk| Telling { guests: chunk.to_vec(), ..Telling::default() });
+        let tellings = revocations.chain(members).chain(guests).collect();
         (tellings, Told { version: self.version, revocations: self.revocations.count() })
     }
 
@@ -721,9 +754,19 @@ impl Book {
         told.version < self.version || told.revocations < self.revocations.count()
     }
 
-    /// Takes in what `from` told, revocations and keys aside. Gives what of it no honest node tells.
-    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) -> Option<Misdeed> {
-        let mut misdeed = None;
+    /// Takes in what `from` told, revocations and keys aside.
+    pub(super) fn heard(&mut self, from: PeerId, telling: Telling) -> Heard {
+        let mut heard = Heard::default();
+        for pass in &telling.guests {
+            match self.learn_guest(pass) {
+                Ok(says) => heard.guests.extend(says),
+                Err(bad) if bad.is_forgery() => {
+                    heard.misdeed = Some(Misdeed::Forged("a guest's pass"));
+                }
+                // One that does not hold any more is no lie.
+                Err(_) => {}
+            }
+        }
         for told in telling.members {
             let known = self.members.get(&told.peer);
             // Most of what is told is known: no signature is looked at twice.
@@ -731,7 +774,7 @@ impl Book {
                 match self.check(&told.credential, told.peer) {
                     Ok(certificate) => self.learn_member(told.peer, told.credential, certificate),
                     Err(bad) if bad.is_forgery() => {
-                        misdeed = Some(Misdeed::Forged("a certificate"));
+                        heard.misdeed = Some(Misdeed::Forged("a certificate"));
                     }
                     Err(_) => {}
                 }
@@ -741,20 +784,21 @@ impl Book {
                 && told.peer != self.local
                 && self.learn_whereabouts(told.peer, &whereabouts).is_err()
             {
-                misdeed = Some(Misdeed::Forged("an address"));
+                heard.misdeed = Some(Misdeed::Forged("an address"));
             }
         }
-        let member = self.members.get_mut(&from)?;
+        let Some(member) = self.members.get_mut(&from) else { return heard };
         member.seen_ms = now_ms();
         if let Some(facts) = telling.facts {
             let size = serde_json::to_vec(&facts).map_or(usize::MAX, |json| json.len());
             if size > FACTS_LIMIT {
-                return Some(Misdeed::Facts(size));
+                heard.misdeed = Some(Misdeed::Facts(size));
+                return heard;
             }
             member.facts = Some(facts);
             self.tell_us(SwarmEvent::Facts(from));
         }
-        misdeed
+        heard
     }
 
     /// A telling to `peer` was acknowledged after `latency`.
@@ -781,10 +825,11 @@ impl Book {
         self.members.get(&peer)?.links.last().map(|(link, _)| link.clone())
     }
 
-    /// All admitted connections.
+    /// All admitted connections, and those of guests.
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         let links = self.members.values().flat_map(|member| &member.links);
-        links.map(|(link, _)| link.clone()).collect()
+        let guests = self.guests.keys().flat_map(|guest| self.guest_links(*guest));
+        links.map(|(link, _)| link.clone()).chain(guests).collect()
     }
 
     /// The members that are connected, in the order of their IDs.
@@ -825,7 +870,8 @@ impl Book {
             .collect()
     }
 
-    /// Who is a member, ourselves included, and who was one, on whose word, in the order of their IDs.
+    /// Who is a member, ourselves included, or a guest, and who was one, on whose word, in the order of
+    /// their IDs.
     pub(super) fn admissions(&self) -> Vec<Admission> {
         let now_ms = now_ms();
         let members = self.members.iter().map(|(peer, member)| {
@@ -844,6 +890,7 @@ impl Book {
                 certificate: certificate.clone(),
                 standing,
             })
+            .chain(self.guest_admissions())
             .collect();
         all.sort_by_key(|admission| admission.certificate.peer);
         all

@@ -193,23 +193,38 @@ impl Credential {
         if certificate.peer != peer {
             return Err(BadCertificate::OtherPeer(certificate.peer));
         }
-        check_one(&certificate, root, now_ms, revoked)?;
-        if certificate.issuer == root {
-            return Ok(certificate);
-        }
-        let not_allowed = BadCertificate::Issuer(certificate.issuer);
-        let Some(issuer) = &self.issuer else { return Err(not_allowed) };
-        let issuer = issuer.open()?;
-        let allowed = issuer.peer == certificate.issuer
-            && issuer.issuer == root
-            && issuer.may_invite
-            && !certificate.may_invite;
-        if !allowed {
-            return Err(not_allowed);
-        }
-        check_one(&issuer, root, now_ms, revoked)?;
+        let issuer = self.issuer.as_ref().map(Signed::open).transpose()?;
+        check_chain(&certificate, issuer.as_ref(), root, now_ms, revoked)?;
         Ok(certificate)
     }
+}
+
+/// Checks that what `certificate` says holds: by the root's word, or by that of the member whose own
+/// certificate is `issuer`. Both signatures were checked.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_chain(
+    certificate: &Certificate,
+    issuer: Option<&Certificate>,
+    root: PeerId,
+    now_ms: u64,
+    revoked: &Revocations,
+) -> Result<(), BadCertificate> {
+    check_one(certificate, root, now_ms, revoked)?;
+    if certificate.issuer == root {
+        return Ok(());
+    }
+    let not_allowed = BadCertificate::Issuer(certificate.issuer);
+    let Some(issuer) = issuer else { return Err(not_allowed) };
+    let allowed = issuer.peer == certificate.issuer
+        && issuer.issuer == root
+        && issuer.may_invite
+        && !certificate.may_invite;
+    if !allowed {
+        return Err(not_allowed);
+    }
+    check_one(issuer, root, now_ms, revoked)
 }
 
 fn check_one(

@@ -15,6 +15,7 @@ use super::book::{Telling, ToldMember};
 use super::certificate::{Certificate, Credential};
 use super::facts::PeerFacts;
 use super::frame;
+use super::guest::GuestPass;
 use super::identity::SwarmKey;
 use super::invitation::{self, Invitation, InvitationId, TOKEN_LIMIT, Token};
 use super::rekey::KeyChange;
@@ -143,6 +144,11 @@ fn a_notice() -> Notice {
     Notice { revocation: signed(&said, 2), issuer: Some(signed(&certificate(2, 1, true), 1)) }
 }
 
+fn a_pass() -> GuestPass {
+    let issuer = Some(signed(&certificate(2, 1, true), 1));
+    GuestPass::sign(certificate(3, 2, false), &keypair(2), issuer).expect("the issuer signs")
+}
+
 fn a_key_change() -> KeyChange {
     KeyChange { swarm: id(&keypair(1)), number: NOW, key: SwarmKey::from_bytes([5; 32]) }
 }
@@ -236,6 +242,9 @@ fn telling(bytes: &[u8]) {
         }
         learn(&telling.revocations);
         let _ = telling.key.map(|change| change.open());
+        for pass in telling.guests.iter().filter_map(|pass| pass.open().ok()) {
+            let _ = pass.check(id(&keypair(1)), NOW, &Revocations::default());
+        }
     });
 }
 
@@ -245,7 +254,7 @@ fn telling_seeds() -> Vec<Vec<u8>> {
     let whereabouts = Some(signed(&whereabouts(), 3));
     let members = vec![ToldMember { peer, credential, whereabouts }];
     let key = Some(signed(&a_key_change(), 1));
-    let whole =
-        Telling { facts: Some(facts), members, key, revocations: vec![a_notice()], renew: true };
+    let (guests, revocations) = (vec![a_pass()], vec![a_notice()]);
+    let whole = Telling { facts: Some(facts), members, guests, key, revocations, renew: true };
     vec![stream(&[whole, Telling::default()])]
 }

@@ -6,6 +6,7 @@
 //! | [`signed`], [`certificate`], [`revocation`] | who is a member and who no longer is |
 //! | [`invitation`], [`join`] | how to become one |
 //! | [`rekey`] | a change of the key that all share |
+//! | [`guest`], `visit` | who is none and may fetch blocks all the same |
 //! | [`ipdc_gate`] | connections; the quarantine; rust-ipfs set up for a closed swarm |
 //! | `admission` | the handshake that ends it |
 //! | `authority` | what this node signs for the swarm |
@@ -34,6 +35,7 @@ pub mod backup;
 pub mod certificate;
 pub mod conduct;
 pub mod facts;
+pub mod guest;
 pub mod identity;
 pub mod invitation;
 pub mod join;
@@ -42,6 +44,7 @@ pub mod rekey;
 pub mod revocation;
 pub mod signed;
 pub mod streams;
+mod visit;
 
 #[cfg(test)]
 mod tests;
@@ -74,7 +77,7 @@ use self::revocation::Whom;
 use self::signed::Signed;
 use self::streams::Protocol;
 use crate::audit::{Audit, Entry, What};
-use crate::state::{Db, StateError, members};
+use crate::state::{Db, StateError, guests, members};
 use ipdc_gate::{self as gate, DialOpts};
 
 pub use self::admission::Refusal;
@@ -202,6 +205,20 @@ pub enum SwarmError {
     #[error("{0} is no member that this node knows")]
     #[diagnostic(code("IPDC-2208"), help("`ipdc peers` lists the members and their owners"))]
     NoMember(Whom),
+    /// A member needs no pass.
+    #[error("{0} is a member of the swarm: it can be no guest")]
+    #[diagnostic(
+        code("IPDC-2210"),
+        help("members fetch any block already; `ipdc peers --admission` lists them")
+    )]
+    Member(PeerId),
+    /// A guest that nobody here could shake hands with.
+    #[error("{0} has no Ed25519 key: no node could talk to it")]
+    #[diagnostic(
+        code("IPDC-2211"),
+        help("give it another: `ipfs key rotate --type=ed25519 --oldkey=old`, then `ipfs id`")
+    )]
+    GuestKey(PeerId),
     /// Cut off for good.
     #[error("{0} was revoked")]
     #[diagnostic(
@@ -288,10 +305,11 @@ impl Swarm {
         }
         let local = options.keypair.public().to_peer_id();
         let (events, _) = broadcast::channel(EVENTS_LIMIT);
-        let book = open_book(&options, local, events.clone()).await?;
+        let mut book = open_book(&options, local, events.clone()).await?;
         let change = options.db.call(members::key_change).await?;
         let key = SwarmKey::load(&options.key_file)?;
         let (ipfs, ends) = network(&options.keypair, &key).await?;
+        book.set_door(ends.guests);
         let (conduct, put_out) = Conduct::new();
         let core = Arc::new(Core {
             keypair: options.keypair,
@@ -337,6 +355,7 @@ impl Swarm {
         core.spawn(peers::put_out(core.clone(), put_out));
         core.spawn(peers::hear(core.clone(), told));
         core.spawn(authority::renew_own(core.clone()));
+        core.spawn(visit::see_out(core.clone()));
         // Not cut short by stopping: it saves once more.
         core.tasks.spawn(peers::save(core.clone()));
     }
@@ -450,13 +469,16 @@ impl Swarm {
     }
 }
 
-/// The protocols that members are offered.
-const OFFERED: [&str; 3] = [Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()];
+/// Who is offered which protocols.
+const OFFERED: gate::Offered = gate::Offered {
+    members: &[Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()],
+    guests: &[Protocol::Bitswap.name(), visit::IDENTIFY, visit::PING],
+};
 
 /// Starts rust-ipfs behind our gate, with nothing listening yet.
 async fn network(keypair: &Keypair, key: &SwarmKey) -> Result<(Ipfs, gate::Ends), SwarmError> {
     let repo = Repo::new_memory();
-    let started = gate::start(keypair.clone(), *key.as_bytes(), repo, &OFFERED).await;
+    let started = gate::start(keypair.clone(), *key.as_bytes(), repo, OFFERED).await;
     started.map_err(SwarmError::Start)
 }
 
@@ -466,12 +488,17 @@ async fn open_book(
     local: PeerId,
     events: broadcast::Sender<SwarmEvent>,
 ) -> Result<Book, SwarmError> {
-    let read = |c: &rusqlite::Connection| Ok((members::members(c)?, members::revocations(c)?));
-    let (known, revocations) = options.db.call(read).await?;
+    let read = |c: &rusqlite::Connection| {
+        Ok((members::members(c)?, members::revocations(c)?, guests::all(c)?))
+    };
+    let (known, revocations, passes) = options.db.call(read).await?;
     let own = options.credential.clone();
     let mut book = Book::new(local, options.root, own, events, revocations);
     for member in known {
         book.restore(member);
+    }
+    for pass in passes {
+        book.restore_guest(pass);
     }
     book.restore_own()?;
     book.add_contacts(options.bootstrap.iter().map(address::split_peer));
@@ -543,6 +570,7 @@ impl Core {
             ipfs.exit_daemon().await;
             return Err(error);
         }
+        self.book().set_door(ends.guests);
         *self.net() = Net { ipfs, orders: ends.orders };
         Ok(ends.events)
     }

@@ -17,7 +17,7 @@ use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::conduct::{Conduct, Misdeed};
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol, StreamError, Streams};
-use super::{Core, Swarm};
+use super::{Core, Swarm, visit};
 use ipdc_gate::{Arrival, Link, OpenError};
 
 /// What both sides of a new stream say. Another greeting would come with other names of protocols.
@@ -49,6 +49,9 @@ impl Takers {
 
 /// Hands a stream that arrived to its taker. Without one, or without room, it is dropped.
 pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
+    if let visit::IDENTIFY | visit::PING = arrival.protocol {
+        return visit::answer(&core, arrival).await;
+    }
     let Arrival { peer, protocol, stream, place } = arrival;
     let Some(protocol) = Protocol::ALL.into_iter().find(|known| known.name() == protocol) else {
         return;
@@ -57,15 +60,19 @@ pub(super) async fn greet(core: Arc<Core>, arrival: Arrival) {
     let greeted = timeout(GREETING_TIMEOUT, async {
         let taker = core.takers.of(protocol).ok_or(io::ErrorKind::NotConnected)?;
         // Before room is taken: who greets nobody keeps nobody else waiting.
-        let greeting = stream.read_u8().await?;
-        if greeting != GREETING {
-            let why = format!("it begins with {greeting}");
-            core.conduct.report(peer, Misdeed::Garbage { on: protocol.name(), why });
-            return Err(io::ErrorKind::InvalidData.into());
+        if protocol.is_greeted() {
+            let greeting = stream.read_u8().await?;
+            if greeting != GREETING {
+                let why = format!("it begins with {greeting}");
+                core.conduct.report(peer, Misdeed::Garbage { on: protocol.name(), why });
+                return Err(io::ErrorKind::InvalidData.into());
+            }
         }
         let room = taker.reserve().await.map_err(|_| io::ErrorKind::NotConnected)?;
-        stream.write_u8(GREETING).await?;
-        stream.flush().await?;
+        if protocol.is_greeted() {
+            stream.write_u8(GREETING).await?;
+            stream.flush().await?;
+        }
         room.send((peer, Box::new(stream) as BoxStream));
         io::Result::Ok(())
     });
@@ -85,6 +92,9 @@ pub(super) async fn on_link(link: &Link, protocol: Protocol) -> io::Result<BoxSt
         OpenError::Unsupported => io::ErrorKind::Unsupported.into(),
         OpenError::Io(error) => error,
     })?;
+    if !protocol.is_greeted() {
+        return Ok(Box::new(stream.compat()));
+    }
     let mut stream = {
         use futures::AsyncWriteExt as _;
         stream.write_all(&[GREETING]).await?;
@@ -111,7 +121,10 @@ impl Streams for Swarm {
         let trying = async {
             let mut wait = RETRY_START;
             loop {
-                let link = self.core.book().link(peer);
+                let link = match protocol {
+                    Protocol::Bitswap => self.core.book().guest_link(peer),
+                    _ => self.core.book().link(peer),
+                };
                 let link = link.ok_or(StreamError::NotConnected(peer))?;
                 // Shorter than the whole, so that a stream lost on the way has a second chance.
                 let opened = timeout(GREETING_TIMEOUT, on_link(&link, protocol)).await;
@@ -137,5 +150,15 @@ impl Streams for Swarm {
 
     fn conduct(&self) -> &Conduct {
         &self.core.conduct
+    }
+
+    fn guests(&self) -> Vec<PeerId> {
+        self.core.book().guests_connected()
+    }
+
+    fn show_out(&self, guest: PeerId) {
+        for link in self.core.book().guest_links(guest) {
+            link.close();
+        }
     }
 }

@@ -24,9 +24,9 @@ use super::conduct::{Misdeed, PutOut};
 use super::frame;
 use super::pace::Pace;
 use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
-use super::{Core, QUARANTINE, address, open, rekey};
+use super::{Core, QUARANTINE, address, open, rekey, visit};
 use crate::audit::{Entry, What};
-use crate::state::members;
+use crate::state::{guests, members};
 use ipdc_gate::{self as gate, ADMIT, ConnectionId, DialFailure, DialOpts, Link};
 
 /// The longest a connection stays silent. A dead one is found within this and [`ANSWER_TIMEOUT`].
@@ -155,6 +155,9 @@ async fn options(dial: &DueDial) -> Option<DialOpts> {
 fn take(core: &Arc<Core>, event: gate::Event, dials: &mut HashMap<ConnectionId, Target>) {
     match event {
         gate::Event::Opened(link) => {
+            if link.is_guest() {
+                return visit::begin(core, &link);
+            }
             let target = dials.remove(&link.id);
             let mut book = core.book();
             book.opened(&link, target);
@@ -376,10 +379,11 @@ async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Resul
         let learned = core.learn_revocations(&telling.revocations, Some(peer)).await;
         learned.map_err(io::Error::other)?;
         let renew = telling.renew;
-        let misdeed = core.book().heard(peer, telling);
-        if let Some(misdeed) = misdeed {
+        let heard = core.book().heard(peer, telling);
+        if let Some(misdeed) = heard.misdeed {
             core.conduct.report(peer, misdeed);
         }
+        core.note_guests(&heard.guests);
         if renew {
             core.renew(peer).map_err(io::Error::other)?;
         }
@@ -409,8 +413,13 @@ pub(super) async fn save(core: Arc<Core>) {
             stirred.mark_unchanged();
         }
         let unsaved = core.book().take_unsaved();
-        if !unsaved.is_empty() {
-            let saved = core.db.call(move |c| members::save_members(c, &unsaved)).await;
+        let passes = core.book().take_unsaved_guests();
+        if !unsaved.is_empty() || !passes.is_empty() {
+            let save = move |c: &rusqlite::Connection| {
+                members::save_members(c, &unsaved)?;
+                guests::save(c, &passes)
+            };
+            let saved = core.db.call(save).await;
             if let Err(error) = saved {
                 // What is lost here is learned again from peers.
                 tracing::warn!(%error, "members not saved");

@@ -21,11 +21,20 @@ pub enum Protocol {
     Blocks,
     /// What peers tell each other about themselves and others.
     Peers,
+    /// Blocks for guests, and theirs: all that they are offered. Not ours: nobody greets.
+    Bitswap,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 3] = [Protocol::Mqtt, Protocol::Blocks, Protocol::Peers];
+    pub const ALL: [Protocol; 4] =
+        [Protocol::Mqtt, Protocol::Blocks, Protocol::Peers, Protocol::Bitswap];
+
+    /// Whether both sides say a byte first, so that the opener knows that somebody serves it.
+    #[must_use]
+    pub fn is_greeted(self) -> bool {
+        self != Protocol::Bitswap
+    }
 
     /// The name that libp2p negotiates.
     #[must_use]
@@ -34,6 +43,7 @@ impl Protocol {
             Protocol::Mqtt => "/ipdc/mqtt/1",
             Protocol::Blocks => "/ipdc/blocks/1",
             Protocol::Peers => "/ipdc/peers/1",
+            Protocol::Bitswap => "/ipfs/bitswap/1.2.0",
         }
     }
 }
@@ -69,6 +79,13 @@ pub trait Streams: Send + Sync + 'static {
 
     /// Where to say that a peer broke the rules.
     fn conduct(&self) -> &Conduct;
+
+    /// The guests that are connected now. To them streams of [`Protocol::Bitswap`] can be opened, and
+    /// no others.
+    fn guests(&self) -> Vec<PeerId>;
+
+    /// Closes a guest's connections.
+    fn show_out(&self, guest: PeerId);
 }
 
 /// A stream could not be opened.
@@ -161,6 +178,19 @@ pub mod memory {
         conduct: Conduct,
     }
 
+    impl Peer {
+        /// The others that take streams of such protocols. Who takes only those of guests is one.
+        fn others(&self, takes: impl Fn(Protocol) -> bool) -> Vec<PeerId> {
+            let takers = self.network.takers();
+            let others = takers.keys().filter(|(peer, _)| *peer != self.id);
+            let mut others: Vec<_> =
+                others.filter(|(_, protocol)| takes(*protocol)).map(|(peer, _)| *peer).collect();
+            others.sort_unstable();
+            others.dedup();
+            others
+        }
+    }
+
     #[async_trait]
     impl Streams for Peer {
         fn local(&self) -> PeerId {
@@ -168,11 +198,18 @@ pub mod memory {
         }
 
         fn connected(&self) -> Vec<PeerId> {
-            let mut peers: Vec<_> = self.network.takers().keys().map(|(peer, _)| *peer).collect();
-            peers.sort_unstable();
-            peers.dedup();
-            peers.retain(|peer| *peer != self.id);
-            peers
+            self.others(|protocol| protocol != Protocol::Bitswap)
+        }
+
+        fn guests(&self) -> Vec<PeerId> {
+            let members = self.connected();
+            let mut guests = self.others(|protocol| protocol == Protocol::Bitswap);
+            guests.retain(|guest| !members.contains(guest));
+            guests
+        }
+
+        fn show_out(&self, guest: PeerId) {
+            self.network.remove(guest);
         }
 
         async fn open(&self, peer: PeerId, protocol: Protocol) -> Result<BoxStream, StreamError> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod guests;
+
 use std::time::Duration;
 
 use connexa::prelude::Multiaddr;
@@ -189,10 +191,7 @@ impl World {
 
     /// The same, with an identity.
     async fn intruder_as(&self, keypair: Keypair, key: &SwarmKey) -> Intruder {
-        let (ipfs, ends) = network(&keypair, key).await.unwrap();
-        let dial = DialOpts::peer_id(self.founder.id()).addresses(vec![self.founder.address()]);
-        ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
-        Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
+        Intruder::at(&self.founder, keypair, key).await
     }
 }
 
@@ -237,6 +236,14 @@ struct Intruder {
 }
 
 impl Intruder {
+    /// Somebody who has the swarm's key, connected to `node`.
+    async fn at(node: &Node, keypair: Keypair, key: &SwarmKey) -> Intruder {
+        let (ipfs, ends) = network(&keypair, key).await.unwrap();
+        let dial = DialOpts::peer_id(node.id()).addresses(vec![node.address()]);
+        ends.orders.send(gate::Order::Dial(Box::new(dial.build()))).unwrap();
+        Intruder { id: keypair.public().to_peer_id(), _ipfs: ipfs, ends }
+    }
+
     async fn event(&mut self) -> gate::Event {
         timeout(PATIENCE, self.ends.events.recv()).await.unwrap().unwrap()
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod bitswap;
 mod car;
 mod controller;
 mod data;
@@ -18,6 +19,7 @@ mod http;
 mod input;
 mod jobs;
 mod keys;
+mod kubo;
 mod languages;
 mod local;
 mod logs;

@@ -14,7 +14,9 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(300);
 
 fn fetcher(node: &Node, stall: Duration) -> Fetcher {
-    Fetcher::new(node.world.store.clone(), node.streams.clone(), stall)
+    let (store, streams) = (node.world.store.clone(), node.streams.clone());
+    let guests = Guests::new(store.clone(), streams.clone(), stall / 2);
+    Fetcher::new(store, streams, guests, stall)
 }
 
 fn session(node: &Node, holders: &[PeerId]) -> Session {

@@ -5,7 +5,11 @@
 
 use bytes::Bytes;
 use ipdc_jobs::ids::Cid;
-use quick_protobuf::{BytesReader, Writer};
+use quick_protobuf::Writer;
+
+use crate::protobuf::{
+    Malformed, bytes, expect_room, for_each_field, number, shared, skip, varint,
+};
 
 /// A link of a DAG-PB node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,19 +52,6 @@ pub(in crate::blocks) struct Entry {
     pub(in crate::blocks) block_sizes: Vec<u64>,
     /// Slots of a sharded directory.
     pub(in crate::blocks) fanout: Option<u64>,
-}
-
-/// Bytes that are no DAG-PB or UnixFS node, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Malformed(pub &'static str);
-
-// A protobuf tag: the field's number and how it is written (0 a varint, 2 bytes with their length).
-const fn varint(field: u32) -> u32 {
-    field << 3
-}
-const fn bytes(field: u32) -> u32 {
-    field << 3 | 2
 }
 
 const LINK_HASH: u32 = bytes(1);
@@ -191,9 +182,7 @@ impl Entry {
                 }
                 ENTRY_FANOUT => entry.fanout = Some(number(reader, node)?),
                 // Hash type, mode, modification time: nothing here depends on them.
-                other => {
-                    reader.read_unknown(node, other).map_err(|_| Malformed("a cut-off field"))?;
-                }
+                other => skip(other, reader, node)?,
             }
             Ok(())
         })?;
@@ -215,31 +204,6 @@ impl Kind {
         let found = usize::try_from(number).ok().and_then(|number| known.get(number));
         found.copied().ok_or(Malformed("an unknown UnixFS type"))
     }
-}
-
-fn for_each_field(
-    message: &[u8],
-    mut field: impl FnMut(u32, &mut BytesReader) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
-    let mut reader = BytesReader::from_bytes(message);
-    while !reader.is_eof() {
-        let tag = reader.next_tag(message).map_err(|_| Malformed("a cut-off protobuf tag"))?;
-        field(tag, &mut reader)?;
-    }
-    Ok(())
-}
-
-fn number(reader: &mut BytesReader, message: &[u8]) -> Result<u64, Malformed> {
-    reader.read_uint64(message).map_err(|_| Malformed("a cut-off number"))
-}
-
-fn shared(reader: &mut BytesReader, message: &Bytes) -> Result<Bytes, Malformed> {
-    let bytes = reader.read_bytes(message).map_err(|_| Malformed("cut-off data"))?;
-    Ok(message.slice_ref(bytes))
-}
-
-fn expect_room(written: quick_protobuf::Result<()>) {
-    written.expect("writing to a vector does not fail");
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef};
 
-use super::dagpb::{Entry, Kind, Link, Malformed, Node};
+use super::Malformed;
+use super::dagpb::{Entry, Kind, Link, Node};
 use super::{Error, Parsed, Source, stat};
 use crate::blocks::block::{Block, CHUNK};
 use crate::blocks::store::Add;

@@ -27,13 +27,13 @@ use ipdc_jobs::ids::{CODEC_DAG_PB, CODEC_RAW, Cid, FileRef};
 pub use self::blocking::{BlockingReader, BlockingTree, BlockingWriter, Caller};
 pub use self::builder::FileBuilder;
 pub(in crate::blocks) use self::dagpb::Link;
-pub use self::dagpb::Malformed;
 use self::dagpb::{Entry, Kind, Node};
 pub use self::dir::{DirEntry, build_dir, files, ls, resolve};
 pub use self::reader::FileReader;
 use super::block::{Block, key};
 use super::fetch::FetchError;
 use super::store::StoreError;
+pub use crate::protobuf::Malformed;
 
 /// Where blocks come from: the store alone, or the store and then other peers.
 pub trait Source: Clone + Send + Sync + 'static {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ipdc_jobs::ids::{Cid, FileRef};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dagpb::Malformed;
+use super::Malformed;
 use super::{DEPTH_LIMIT, Error, Parsed, Source};
 use crate::blocks::block::Block;
 use crate::blocks::fetch::FetchError;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use unsigned_varint::{decode, encode};
 
 /// Writes `number`.
-pub(super) fn put(to: &mut BytesMut, number: u64) {
+pub(crate) fn put(to: &mut BytesMut, number: u64) {
     to.put_slice(encode::u64(number, &mut encode::u64_buffer()));
 }
 
@@ -16,7 +16,7 @@ pub(super) fn put(to: &mut BytesMut, number: u64) {
 /// # Errors
 /// When the stream breaks, or ends within the number (`UnexpectedEof`), or what comes is no number
 /// in its shortest form (`InvalidData`).
-pub(super) async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<u64>> {
+pub(crate) async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<u64>> {
     let mut bytes = encode::u64_buffer();
     for len in 0..bytes.len() {
         match from.read_u8().await {
