@@ -32,7 +32,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::mqtt::PACKET_LIMIT;
+use super::limits::PACKET_LIMIT;
 use super::{Broker, Sender, Subscription, topics};
 use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams};
 
