@@ -381,6 +381,7 @@ impl Broker for Mqtt5 {
         if let Some(kind) = properties.content_type {
             packet.properties.set_content_type(kind);
         }
+        self.inner.locals.note_published(message.payload.len());
         self.inner.hub.deliver(&message).await;
         // The one way past the limits on retained messages: those are for local users.
         self.inner.router.route_sys_message(&packet).await;

@@ -325,6 +325,7 @@ impl BrokerEventHandler for Session {
                 tracing::info!(sender = ?self.sender, topic = %event.topic, "MQTT message refused");
                 return PublishAction::Handled;
             }
+            self.guest.note_published(event.payload.len());
             self.hub.deliver(&self.message(event)).await;
             PublishAction::Continue
         })
