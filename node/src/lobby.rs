@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,12 +37,21 @@ const PER_SECOND: u32 = 2_000;
 /// machine needs a second, unless it is stopped.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Bytes that may be published while a connection takes none: they may all be waiting for it. Who is
+/// behind by so much is not slow but stopped.
+const MISSED_BYTES: u64 = 64 << 20;
+
+/// How often a connection that takes nothing is looked at: what is published meanwhile, at a few
+/// hundred megabytes a second, is less than [`MISSED_BYTES`].
+const LOOK: Duration = Duration::from_millis(100);
+
 /// The places of one listener's connections.
 #[derive(Debug)]
 pub struct Lobby {
     limit: usize,
     patience: Duration,
     proved: AtomicUsize,
+    published: AtomicU64,
     waiting: Mutex<VecDeque<Arc<Guest>>>,
     pace: Mutex<Pace>,
 }
@@ -64,6 +73,7 @@ impl Lobby {
             limit,
             patience,
             proved: AtomicUsize::new(0),
+            published: AtomicU64::new(0),
             waiting: Mutex::default(),
             pace: Mutex::new(Pace { left: PER_SECOND, since: Instant::now() }),
         })
@@ -94,6 +104,11 @@ impl Lobby {
     pub fn welcome(self: &Arc<Lobby>) -> Option<Arc<Guest>> {
         let guest = self.guest();
         guest.prove().then_some(guest)
+    }
+
+    /// Notes that so many bytes were published, for whichever of the connections.
+    pub fn note_published(&self, bytes: usize) {
+        self.published.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Whether none of its connections has proved itself.
@@ -143,6 +158,11 @@ impl Guest {
     #[must_use]
     pub fn others(&self) -> usize {
         self.lobby.proved.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it has published so many bytes.
+    pub fn note_published(&self, bytes: usize) {
+        self.lobby.note_published(bytes);
     }
 
     /// Ends the connection.
@@ -199,8 +219,16 @@ pub struct Guarded<S> {
     end: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Bytes that it may still read before it has proved itself.
     unproved: usize,
-    /// Runs out when what is being written has not been taken in time.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Since when nothing of what is being written was taken.
+    stalled: Option<Stall>,
+}
+
+#[derive(Debug)]
+struct Stall {
+    until: Instant,
+    /// What had been published when it began.
+    published: u64,
+    look: Pin<Box<Sleep>>,
 }
 
 impl<S> Guarded<S> {
@@ -222,10 +250,21 @@ impl<S> Guarded<S> {
             return poll;
         }
         self.check(cx)?;
-        let patience = self.guest.lobby.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        let lobby = &self.guest.lobby;
+        let published = lobby.published.load(Ordering::Relaxed);
+        let stall = self.stalled.get_or_insert_with(|| Stall {
+            until: Instant::now() + lobby.patience,
+            published,
+            look: Box::pin(tokio::time::sleep(LOOK.min(lobby.patience))),
+        });
+        while stall.look.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now >= stall.until || published - stall.published >= MISSED_BYTES {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            stall.look.as_mut().reset(stall.until.min(now + LOOK));
+        }
+        Poll::Pending
     }
 }
 
@@ -342,6 +381,23 @@ mod tests {
         }
         writer.await.unwrap().unwrap();
         theirs.read_exact(&mut [0; 10]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_while_much_is_published_is_not_waited_for() {
+        let lobby = Lobby::new(1, Duration::from_secs(600));
+        let (ours, _theirs) = duplex(10);
+        let mut guarded = lobby.enter().await.guard(ours);
+        // What was published before does not count.
+        lobby.note_published(1 << 30);
+        let stalled = tokio::spawn(async move { guarded.write_all(&[0; 20]).await });
+        for _ in 0..3 {
+            tokio::time::sleep(LOOK * 2).await;
+            assert!(!stalled.is_finished());
+        }
+        lobby.note_published(MISSED_BYTES as usize);
+        let stalled = stalled.await.unwrap().unwrap_err();
+        assert_eq!(stalled.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -32,7 +32,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::mqtt::{PACKET_LIMIT, is_garbage};
+use super::limits::PACKET_LIMIT;
+use super::mqtt::is_garbage;
 use super::{Broker, Sender, Subscription, topics};
 use crate::swarm::conduct::{Conduct, Misdeed};
 use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams};

@@ -2,9 +2,18 @@
 //!
 //! A node's broker serves three kinds of clients: local users on a loopback listener, other
 //! nodes over streams of the swarm, and the node's own rooms, in process. [`Broker`] is all that
-//! the rest of the node sees of it; `mqtt.rs` implements it and alone knows the MQTT library, with
-//! `session.rs`, its hooks, `retained.rs`, which counts what is retained, `linger.rs`, by which its last words are heard, and [`link`], which speaks to the brokers of other
-//! nodes. [`topics`] says who may read and write what.
+//! the rest of the node sees of it. `mqtt.rs` implements it and, with those below it, alone knows the
+//! MQTT library:
+//!
+//! | | |
+//! |---|---|
+//! | `limits.rs` | what one client may take, and the library's configuration that says so |
+//! | `session.rs` | one connection: who it is, what it may do; the library's hooks |
+//! | `retained.rs` | what is retained, counted |
+//! | `linger.rs` | connections whose last words are heard |
+//! | [`link`] | speaks to the brokers of other nodes |
+//!
+//! [`topics`] says who may read and write what.
 //!
 //! The broker keeps nothing on disk and promises nothing by an acknowledgement: what must last is
 //! in [`crate::state`], and whoever needs an answer asks again until it comes.
@@ -22,6 +31,7 @@ use tokio::sync::mpsc;
 use crate::swarm::conduct::Conduct;
 use crate::swarm::streams::BoxStream;
 
+mod limits;
 mod linger;
 pub mod link;
 mod mqtt;
@@ -32,8 +42,9 @@ pub mod topics;
 #[cfg(test)]
 mod tests;
 
+pub use limits::Patience;
 pub use link::Links;
-pub use mqtt::{Options, Password, Patience, WebSocket, start};
+pub use mqtt::{Options, Password, WebSocket, start};
 
 /// Who published a message, as the broker knows it; no client can claim another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::message::MESSAGE_LIMIT;
 use mqtt5::broker::client_handler::ClientHandler;
-use mqtt5::broker::resource_monitor::{ResourceLimits, ResourceMonitor};
+use mqtt5::broker::resource_monitor::ResourceMonitor;
 use mqtt5::broker::router::MessageRouter;
 use mqtt5::broker::storage::StorageBackend as _;
 use mqtt5::broker::sys_topics::BrokerStats;
@@ -36,56 +36,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
+use super::limits::{self, Patience, STREAMS_PER_PEER};
 use super::linger::Shared;
 use super::retained::Ledger;
 pub use super::session::Password;
 use super::session::{Hub, Proof, Session, USER};
 use super::{Broker, BrokerError, Message, Properties, Sender, Subscription};
 use crate::config;
-use crate::lobby::{Guarded, Guest, Lobby, PATIENCE};
+use crate::lobby::{Guarded, Guest, Lobby};
 use crate::swarm::conduct::{Conduct, Misdeed};
 use crate::swarm::streams::{BoxStream, Protocol};
-
-/// Streams that one peer may have open to the broker. It needs one; the others cover the time in
-/// which it reconnects and we have not yet seen the old one end.
-const STREAMS_PER_PEER: usize = 4;
-
-/// Subscriptions of one client.
-const SUBSCRIPTIONS: usize = 256;
-
-/// What a packet may hold beside a message of [`MESSAGE_LIMIT`]: topic, response topic and
-/// correlation data.
-const PACKET_OVERHEAD: usize = 4 * 1024;
-
-/// The longest MQTT packet, in bytes.
-pub(super) const PACKET_LIMIT: usize = MESSAGE_LIMIT + PACKET_OVERHEAD;
-
-/// Messages that wait in line for one client, ahead of its queue: of each quality of service. What
-/// is retained is put there at once when it subscribes, and at QoS 0 has no other place.
-const CLIENT_LINE: usize = 1_024;
-
-/// Messages that wait for one client, here or away, when its line is full: as many as may be retained. Beyond, the
-/// oldest are dropped.
-const CLIENT_QUEUE: usize = 10_000;
-
-/// Bytes that wait for one client when its line is full.
-const CLIENT_QUEUE_BYTES: usize = 8 << 20;
-
-/// Messages sent to one client that it has not acknowledged.
-const UNACKNOWLEDGED: u16 = 64;
-
-/// QoS 2 messages that a client has begun to publish and not released: held in memory whole.
-const UNRELEASED: u16 = 32;
-
-/// Topics that a client may abbreviate: each is kept for as long as it is connected.
-const TOPIC_ALIASES: u16 = 16;
-
-/// How long a client may leave all that it was sent unacknowledged while more waits than may wait in
-/// line: an acknowledgement takes a millisecond.
-const UNACKNOWLEDGED_FOR: Duration = Duration::from_secs(30);
-
-/// How long the session is kept of a client that is away and asked for that.
-const SESSION_KEPT: Duration = Duration::from_secs(3_600);
 
 /// How long a browser may take for the WebSocket handshake. The library gives a client ten
 /// seconds for what follows.
@@ -124,21 +84,6 @@ pub struct Options {
     pub retained: usize,
     /// What slow clients may do to the others.
     pub patience: Patience,
-}
-
-/// How long the broker waits for a client that is slow.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// To take a packet.
-    pub take: Duration,
-    /// To acknowledge anything of what fills its line.
-    pub acknowledge: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { take: PATIENCE, acknowledge: UNACKNOWLEDGED_FOR }
-    }
 }
 
 impl Options {
@@ -236,30 +181,8 @@ struct Inner {
 
 impl Inner {
     fn new(options: &Options) -> Self {
-        let for_locals = BrokerConfig {
-            bind_addresses: Vec::new(),
-            max_packet_size: PACKET_LIMIT,
-            max_subscriptions_per_client: SUBSCRIPTIONS,
-            client_channel_capacity: CLIENT_LINE,
-            max_outbound_inflight: UNACKNOWLEDGED,
-            server_receive_maximum: Some(UNRELEASED),
-            topic_alias_maximum: TOPIC_ALIASES,
-            session_expiry_interval: SESSION_KEPT,
-            ..BrokerConfig::default()
-        };
-        // What links do not use, peers need not have.
-        let for_peers = BrokerConfig {
-            maximum_qos: 1,
-            server_receive_maximum: None,
-            topic_alias_maximum: 0,
-            shared_subscription_available: false,
-            ..for_locals.clone()
-        };
-        let queue = mqtt5::broker::storage::QueueLimits {
-            max_messages: CLIENT_QUEUE,
-            max_bytes: CLIENT_QUEUE_BYTES,
-        };
-        let kept = Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(queue)));
+        let kept =
+            Arc::new(DynamicStorage::Memory(MemoryBackend::with_queue_limits(limits::queue())));
         let router = Arc::new_cyclic(|router| {
             let ledger = Ledger::new(Weak::clone(router), Arc::clone(&kept), options.retained);
             let (messages, bytes) = ledger.limits();
@@ -267,22 +190,16 @@ impl Inner {
                 .with_retained_limits(messages, bytes)
                 .with_event_handler(Arc::new(ledger))
         });
-        // Connections are counted here, by way; messages are held up, not counted.
-        let unlimited = ResourceLimits {
-            max_message_rate_per_client: 0,
-            max_bandwidth_per_client: 0,
-            ..ResourceLimits::default()
-        };
         Inner {
             password: options.password.clone(),
             patience: options.patience,
-            for_locals,
-            for_peers,
+            for_locals: limits::for_locals(),
+            for_peers: limits::for_peers(),
             router,
             kept,
             hub: Arc::default(),
             stats: Arc::new(BrokerStats::new()),
-            monitor: Arc::new(ResourceMonitor::new(unlimited)),
+            monitor: Arc::new(ResourceMonitor::new(limits::of_the_library())),
             locals: Lobby::new(options.clients, options.patience.take),
             peers: Mutex::default(),
             sessions: Mutex::default(),
@@ -468,6 +385,7 @@ impl Broker for Mqtt5 {
         if let Some(kind) = properties.content_type {
             packet.properties.set_content_type(kind);
         }
+        self.inner.locals.note_published(message.payload.len());
         self.inner.hub.deliver(&message).await;
         // The one way past the limits on retained messages: those are for local users.
         self.inner.router.route_sys_message(&packet).await;

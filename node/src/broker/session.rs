@@ -385,6 +385,7 @@ impl BrokerEventHandler for Session {
                 return PublishAction::Handled;
             }
             self.keep_pace(event.payload.len()).await;
+            self.guest.note_published(event.payload.len());
             self.hub.deliver(&self.message(event)).await;
             PublishAction::Continue
         })
