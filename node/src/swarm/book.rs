@@ -434,6 +434,9 @@ impl Book {
             None => {
                 self.former.remove(&peer);
                 self.members.insert(peer, Member::new(credential, certificate));
+                if self.guests.contains_key(&peer) {
+                    self.tell_door();
+                }
             }
         }
         if let Some(member) = self.members.get(&peer)

@@ -99,6 +99,20 @@ async fn blocks_are_written_depth_first_and_each_once() {
     assert_eq!(reader.at, car.len() as u64);
 }
 
+/// Byte for byte as the specification has it: <https://ipld.io/specs/transport/car/carv1/>.
+#[tokio::test]
+async fn header_and_sections_are_those_of_the_specification() {
+    let world = world().await;
+    let leaf = Block::raw(Bytes::from_static(b"leaf"));
+    world.store.add(Tier::Durable).put(&leaf).await.unwrap();
+    let cid = leaf.cid().to_bytes();
+    // A map of two: "roots", a list of one CID (tag 42, 37 bytes that begin with 0); "version", 1.
+    let roots = [b"\xa2\x65roots\x81\xd8\x2a\x58\x25\x00", &cid[..]].concat();
+    let header = [&roots[..], b"\x67version\x01"].concat();
+    let expected = [&[58], &header[..], &[36 + 4], &cid[..], b"leaf"].concat();
+    assert_eq!(exported(&world, leaf.cid()).await, expected);
+}
+
 #[tokio::test]
 async fn a_missing_block_is_named() {
     let world = world().await;

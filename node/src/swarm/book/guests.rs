@@ -72,7 +72,10 @@ impl Book {
         // The longer one holds; so all nodes end with the same.
         match self.guests.get(&says.peer) {
             Some(known) if order(&known.open.says) >= order(&says) => return Ok(None),
-            None if self.guests.len() >= GUESTS_LIMIT => return Ok(None),
+            // The root's word is always heard.
+            None if self.guests.len() >= GUESTS_LIMIT && says.issuer != self.root => {
+                return Ok(None);
+            }
             _ => {}
         }
         self.version += 1;
@@ -108,7 +111,12 @@ impl Book {
     /// A guest's connection was made. False if it is to be closed.
     pub(in crate::swarm) fn guest_opened(&mut self, link: &Arc<Link>) -> bool {
         let links: usize = self.guests.values().map(|guest| guest.links.len()).sum();
-        if links >= LINKS_LIMIT || self.still_guest(link.peer).is_zero() || link.is_gone() {
+        if self.still_guest(link.peer).is_zero() {
+            // The next time it is a stranger, who may join.
+            self.tell_door();
+            return false;
+        }
+        if links >= LINKS_LIMIT || link.is_gone() {
             return false;
         }
         if let Some(guest) = self.guests.get_mut(&link.peer) {
