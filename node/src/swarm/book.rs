@@ -24,7 +24,7 @@ use super::address::{ADDRESSES_LIMIT, Whereabouts};
 use super::admission::Admitted;
 use super::certificate::{BadCertificate, Certificate, Credential, now_ms};
 use super::conduct::Misdeed;
-use super::facts::PeerFacts;
+use super::facts::{FACTS_LIMIT, PeerFacts};
 use super::guest::GuestPass;
 use super::rekey::KeyChange;
 use super::revocation::{Notice, Revocation, Revocations};
@@ -45,9 +45,6 @@ const PROVEN: Duration = Duration::from_secs(10);
 const DIALS_LIMIT: usize = 32;
 /// Addresses kept that led to a peer but that it does not tell itself (port forwards, names).
 const WORKED_LIMIT: usize = 4;
-/// The longest facts that are kept of a peer, in bytes of JSON: ten times what a node with every
-/// runtime and a dozen labels tells.
-const FACTS_LIMIT: usize = 16 * 1024;
 /// Members and revocations in one telling: about 1.5 KiB each, so a frame stays under its limit.
 const TELLING_LIMIT: usize = 100;
 
@@ -793,7 +790,7 @@ impl Book {
         let Some(member) = self.members.get_mut(&from) else { return heard };
         member.seen_ms = now_ms();
         if let Some(facts) = telling.facts {
-            let size = serde_json::to_vec(&facts).map_or(usize::MAX, |json| json.len());
+            let size = facts.size();
             if size > FACTS_LIMIT {
                 heard.misdeed = Some(Misdeed::Facts(size));
                 return heard;

@@ -32,6 +32,10 @@ pub const OUT_AT_FIRST: Duration = Duration::from_secs(60);
 /// And at most; it doubles each time. Whoever is back for as long starts anew.
 pub const OUT_AT_MOST: Duration = Duration::from_secs(3600);
 
+/// Streams beyond a limit that count as one misdeed. One that was broken off may still count here
+/// when the next comes, and a node that is busy is slow to notice.
+const STREAMS_FOR_ONE: u32 = 10;
+
 /// Peers of which misdeeds are remembered: as many as there can be members.
 const RECORDS_LIMIT: usize = 4096;
 
@@ -128,6 +132,11 @@ impl Conduct {
     /// `peer`, as the transport knows it, did this.
     pub fn report(&self, peer: PeerId, misdeed: Misdeed) {
         let now = Instant::now();
+        let is_stream = matches!(misdeed, Misdeed::Streams(_));
+        if is_stream && !self.records().is_full_of_streams(peer, now) {
+            tracing::debug!(%peer, "{misdeed}");
+            return;
+        }
         let standing = self.records().count(peer, now);
         match standing {
             // What it sent before its connections were closed.
@@ -177,12 +186,9 @@ enum Standing {
 
 impl Records {
     fn count(&mut self, peer: PeerId, now: Instant) -> Standing {
-        if self.0.len() >= RECORDS_LIMIT && !self.0.contains_key(&peer) {
-            self.0.retain(|_, record| !record.is_forgotten(now));
-            if self.0.len() >= RECORDS_LIMIT {
-                // Only thousands of members at once can bring this about.
-                return Standing::In(1);
-            }
+        if !self.has_room_for(peer, now) {
+            // Only thousands of members at once can bring this about.
+            return Standing::In(1);
         }
         let record = self.0.entry(peer).or_insert_with(|| Record::new(now));
         if record.until > now {
@@ -194,6 +200,24 @@ impl Records {
             MISDEEDS_LIMIT => Standing::PutOut(record.put_out(now)),
             misdeeds => Standing::In(misdeeds),
         }
+    }
+
+    /// Notes a stream beyond a limit. Whether that makes enough of them for a misdeed.
+    fn is_full_of_streams(&mut self, peer: PeerId, now: Instant) -> bool {
+        if !self.has_room_for(peer, now) {
+            return false;
+        }
+        let record = self.0.entry(peer).or_insert_with(|| Record::new(now));
+        record.streams += 1;
+        record.streams.is_multiple_of(STREAMS_FOR_ONE)
+    }
+
+    /// Whether there is a record of `peer`, or room for one more.
+    fn has_room_for(&mut self, peer: PeerId, now: Instant) -> bool {
+        if self.0.len() >= RECORDS_LIMIT && !self.0.contains_key(&peer) {
+            self.0.retain(|_, record| !record.is_forgotten(now));
+        }
+        self.0.len() < RECORDS_LIMIT || self.0.contains_key(&peer)
     }
 
     fn is_out(&self, peer: PeerId, now: Instant) -> Option<Duration> {
@@ -215,6 +239,8 @@ struct Record {
     /// Misdeeds, as of `at`.
     misdeeds: u32,
     at: Instant,
+    /// Streams beyond a limit, since the first misdeed.
+    streams: u32,
     /// How often it was put out, and until when it is or was.
     outs: u32,
     until: Instant,
@@ -222,7 +248,7 @@ struct Record {
 
 impl Record {
     fn new(now: Instant) -> Record {
-        Record { misdeeds: 0, at: now, outs: 0, until: now }
+        Record { misdeeds: 0, at: now, streams: 0, outs: 0, until: now }
     }
 
     fn forgive(&mut self, now: Instant) {

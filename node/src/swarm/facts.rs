@@ -4,6 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The longest facts that anybody keeps of a peer, in bytes of JSON: ten times what a node with every
+/// runtime and a dozen labels tells.
+pub(super) const FACTS_LIMIT: usize = 16 * 1024;
+
 /// A node's facts. Fields that a newer version adds are ignored by an older one; those that an
 /// older one does not tell have their defaults.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,4 +43,36 @@ pub struct PeerFacts {
     pub paused: bool,
     /// The URL of its HTTP API, if others may see it.
     pub http: Option<String>,
+}
+
+impl PeerFacts {
+    /// Their length in bytes, as they are told.
+    pub(super) fn size(&self) -> usize {
+        serde_json::to_vec(self).map_or(usize::MAX, |json| json.len())
+    }
+
+    /// What of them may be told: not the labels, when these are more than anybody hears.
+    pub(super) fn to_tell(&self) -> PeerFacts {
+        let mut told = self.clone();
+        if told.size() > FACTS_LIMIT {
+            tracing::error!("`labels` in ipdc.toml are too long to be told: nobody hears them");
+            told.labels.clear();
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_that_nobody_would_hear_are_not_told_and_the_rest_is() {
+        let facts = PeerFacts { cpus: 8, labels: vec!["attic".into()], ..PeerFacts::default() };
+        assert_eq!(facts.to_tell(), facts);
+        let labels = vec!["x".repeat(100); 1000];
+        let told = PeerFacts { labels, ..facts }.to_tell();
+        assert_eq!((told.cpus, told.labels.len()), (8, 0));
+        assert!(told.size() <= FACTS_LIMIT);
+    }
 }

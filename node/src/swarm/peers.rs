@@ -284,7 +284,7 @@ async fn tell(core: &Core, link: &Link) -> io::Result<()> {
         told = now_told;
         let renew = core.asks_renewal_of(link.peer);
         if tell_facts || renew || tellings.is_empty() {
-            let facts = tell_facts.then(|| facts.borrow_and_update().clone());
+            let facts = tell_facts.then(|| facts.borrow_and_update().to_tell());
             tellings.push(Telling { facts, renew, ..Telling::default() });
         }
         for telling in &tellings {

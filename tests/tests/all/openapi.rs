@@ -8,6 +8,9 @@ use ipdc_tests::job::words_wat;
 use ipdc_tests::{Node, SOON};
 use serde_json::{Value, json};
 
+/// A peer that is nowhere.
+const GUEST: &str = "12D3KooWJGr8wkETQzTQ2xBGLLz1HvhJDSdqrxNwLeQViKyycZME";
+
 /// What is wrong with `value`, which should be as `schema` of `description` says.
 fn wrong(description: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(name) = schema["$ref"].as_str() {
@@ -174,6 +177,8 @@ fn every_operation_that_is_described_answers_as_described() {
     caller.call(("get", "/v1/admissions"), "/v1/admissions", &none, 200);
     let delegate = json!({ "peer_id": peer });
     caller.call(("post", "/v1/delegates"), "/v1/delegates", &delegate, 200);
+    let guest = json!({ "peer_id": GUEST, "ttl_s": 60 });
+    caller.call(("post", "/v1/guests"), "/v1/guests", &guest, 200);
     caller.call(("post", "/v1/rekey"), "/v1/rekey", &empty, 200);
     let revocation = json!({ "peer_id": peer });
     caller.call(("post", "/v1/revocations"), "/v1/revocations", &revocation, 200);

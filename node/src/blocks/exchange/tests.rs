@@ -187,7 +187,7 @@ async fn a_peer_that_opens_many_streams_gets_a_few_and_one_that_never_reads_harm
     let (mute, there, other) = (node(&network).await, node(&network).await, node(&network).await);
     let block = there.hold(vec![7; 1 << 20]).await;
     let mut streams = Vec::new();
-    for n in 0..10 {
+    for n in 0..24 {
         let mut stream = mute.streams.open(there.id, Protocol::Blocks).await.unwrap();
         // Hundreds of MiB, of which it reads none.
         let asked = wire::write_request(&mut stream, &[block.cid(); 64]).await;
@@ -196,6 +196,7 @@ async fn a_peer_that_opens_many_streams_gets_a_few_and_one_that_never_reads_harm
     }
     let client = Client::new(other.streams.clone(), SILENCE);
     assert_eq!(client.ask(there.id, block.cid()).await, Ok(block));
-    assert_eq!(there.streams.conduct().misdeeds(mute.id), 6);
+    // Twenty of them, of which ten may be bad luck.
+    assert_eq!(there.streams.conduct().misdeeds(mute.id), 2);
     assert_eq!(there.streams.conduct().misdeeds(other.id), 0);
 }
