@@ -79,7 +79,7 @@ fn every_link_of_the_documentation_leads_somewhere() {
 
 #[test]
 fn every_test_that_the_threat_model_names_is_there() {
-    let sources: String = ["node/src", "jobs/src", "tests/tests", "gate/src"]
+    let sources: String = ["node/src", "jobs/src", "tests/tests", "gate/src", "fuzz"]
         .iter()
         .flat_map(|folder| files(&root().join(folder), ".rs"))
         .map(|file| fs::read_to_string(file).unwrap())
