@@ -446,8 +446,10 @@ impl Engine {
     pub(super) fn is_too_small_a_swarm(&self) -> bool {
         let is_small =
             |peer: &Peer| matches!(self.fit(peer), Err(Unfit::TooSmall | Unfit::Outgrown));
-        // Who is away and would do may come back.
-        self.peers.values().all(|peer| peer.is_unwilling || self.fit(peer).is_err())
+        // Who is away and would do may come back; of it one worker's word has to do.
+        let is_like = |peer: &Peer| self.outgrown.iter().any(|o| o.covers(&peer.facts));
+        let is_out = |peer: &Peer| self.fit(peer).is_err() || peer.gone && is_like(peer);
+        self.peers.values().all(|peer| peer.is_unwilling || is_out(peer))
             && self.peers.values().any(|peer| !peer.gone && is_small(peer))
     }
 

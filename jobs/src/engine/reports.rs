@@ -190,12 +190,12 @@ impl Engine {
         });
     }
 
-    /// A task gave another output than the one that something was made of. Once it may be its
-    /// worker's doing; twice, by two where there are two, it is the code's.
+    /// A task gave another output than the one that something was made of. Of one worker it
+    /// may be its own doing; of two it is the code's.
     fn on_difference(&mut self, task: TaskId, attempt: Attempt, worker: PeerId) {
         let state = self.task_mut(task);
-        state.tries.differing += 1;
-        let differing = state.tries.differing;
+        state.tries.differing.insert(worker);
+        let differing = state.tries.differing.len();
         let message = format!("task {task} gave another output when it was run again");
         let (code, log) = (NOT_DETERMINISTIC, Log::default());
         if differing > 1 {

@@ -76,8 +76,8 @@ pub(super) struct Tries {
     pub(super) other: u32,
     pub(super) deaths: u32,
     pub(super) losses: u32,
-    /// Reports of another output than the one that something was made of.
-    pub(super) differing: u32,
+    /// Who reported another output than the one that something was made of.
+    pub(super) differing: BTreeSet<PeerId>,
 }
 
 /// One attempt, from this engine's side.

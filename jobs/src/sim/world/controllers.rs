@@ -151,7 +151,9 @@ impl World {
             let keys = assignments.iter().map(|given| (job, given.task, given.attempt));
             self.given_to_hostile.extend(keys);
         }
-        if let WorkerOrder::Settled { attempts } = &message.body {
+        if let WorkerOrder::Settled { attempts } = &message.body
+            && !self.deceived.contains(&job)
+        {
             for (task, attempt) in attempts {
                 self.jobs[job].laws.on_settled(to, *task, *attempt)?;
             }

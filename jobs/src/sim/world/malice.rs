@@ -154,6 +154,7 @@ impl World {
         if hostile == Some(*worker) && *output == forged_output() {
             self.tally.forged += 1;
             self.forged.insert((job, *task));
+            self.deceived.insert(job);
         } else {
             self.forged.remove(&(job, *task));
         }

@@ -143,6 +143,8 @@ pub(super) struct World {
     given_to_hostile: BTreeSet<(usize, TaskId, Attempt)>,
     /// The tasks whose committed outputs it made up: nobody can read them from it.
     forged: BTreeSet<(usize, TaskId)>,
+    /// The jobs that had such: what was made of them is thrown away, however good it was.
+    deceived: BTreeSet<usize>,
     now: Duration,
     order: u64,
     agenda: BTreeMap<(Duration, u64), Happening>,
@@ -166,6 +168,7 @@ impl World {
             malice: Rng::new(scenario.seed ^ 0xbad),
             given_to_hostile: BTreeSet::new(),
             forged: BTreeSet::new(),
+            deceived: BTreeSet::new(),
             now: Duration::ZERO,
             order: 0,
             agenda: BTreeMap::new(),
