@@ -6,6 +6,7 @@
 //! Each change that others should hear of raises the book's version and marks the member with it:
 //! a peer is told what is newer than what it was told before.
 
+mod dials;
 mod guests;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use self::dials::{Contact, Dial};
 use self::guests::Guest;
 use super::SwarmEvent;
 use super::address::{ADDRESSES_LIMIT, Whereabouts};
@@ -30,19 +32,15 @@ use super::rekey::KeyChange;
 use super::revocation::{Notice, Revocation, Revocations};
 use super::signed::{BadStatement, Signed};
 use crate::state::members;
-use ipdc_gate::{DialFailure, Link};
+use ipdc_gate::Link;
+
+pub(super) use self::dials::{DueDial, Target};
 
 /// Members at most: as many as connections, each with each. Beyond, a root has lost its key.
 const MEMBERS_LIMIT: usize = 4096;
-/// The wait after the first failed dial; doubles with each.
-const BACK_OFF_START: Duration = Duration::from_millis(250);
-/// The longest wait between dials of one peer: a machine that wakes up is found within it.
-const BACK_OFF_CAP: Duration = Duration::from_secs(30);
 /// A connection shorter than this counts as a failed dial: two nodes that cannot agree do not
 /// dial each other in a loop.
 const PROVEN: Duration = Duration::from_secs(10);
-/// Dials under way at most: half of the connections that may shake hands.
-const DIALS_LIMIT: usize = 32;
 /// Addresses kept that led to a peer but that it does not tell itself (port forwards, names).
 const WORKED_LIMIT: usize = 4;
 /// Members and revocations in one telling: about 1.5 KiB each, so a frame stays under its limit.
@@ -131,24 +129,6 @@ pub struct Admission {
     pub revocation: Option<Revocation>,
 }
 
-/// Whom to dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Target {
-    Member(PeerId),
-    /// A bootstrap address, by its place in the settings.
-    Contact(usize),
-}
-
-/// A dial that is due.
-#[derive(Debug)]
-pub(super) struct DueDial {
-    pub(super) target: Target,
-    /// Who must answer; none if that is not known.
-    pub(super) peer: Option<PeerId>,
-    /// Names not resolved yet.
-    pub(super) addresses: Vec<Multiaddr>,
-}
-
 /// What came of a telling.
 #[derive(Default)]
 pub(super) struct Heard {
@@ -171,42 +151,6 @@ pub(super) struct Cut {
     pub(super) cut_off: Vec<Arc<Link>>,
     /// Whether one of those told was never signed by whom it names.
     pub(super) is_forged: bool,
-}
-
-struct Dial {
-    due: Instant,
-    failures: u32,
-    under_way: bool,
-}
-
-impl Dial {
-    fn now() -> Dial {
-        Dial { due: Instant::now(), failures: 0, under_way: false }
-    }
-
-    fn failed(&mut self) {
-        self.under_way = false;
-        self.failures = self.failures.saturating_add(1);
-        let doubled = BACK_OFF_START.saturating_mul(1 << (self.failures - 1).min(16));
-        self.due = Instant::now() + jittered(doubled.min(BACK_OFF_CAP));
-    }
-
-    fn at_once(&mut self) {
-        self.due = Instant::now();
-        self.failures = 0;
-    }
-}
-
-/// Between three quarters and all of `wait`, so that nodes that lost each other together do not
-/// come back together.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::random_range(0.75..=1.0))
-}
-
-struct Contact {
-    address: Multiaddr,
-    peer: Option<PeerId>,
-    dial: Dial,
 }
 
 struct Member {
@@ -597,7 +541,7 @@ impl Book {
                 member.dial.at_once();
                 // Both notice together: one dials at once, the other if that came to nothing.
                 if !smaller {
-                    member.dial.due += jittered(2 * BACK_OFF_START);
+                    member.dial.after_the_other();
                 }
             }
             _ => member.dial.failed(),
@@ -611,66 +555,6 @@ impl Book {
         self.stir();
     }
 
-    /// The dials that are due; they count as under way from now.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<DueDial> {
-        let under_way = self.members.values().filter(|m| m.dial.under_way).count()
-            + self.contacts.iter().filter(|c| c.dial.under_way).count();
-        let mut due = Vec::new();
-        for target in self.waiting(now).take(DIALS_LIMIT.saturating_sub(under_way)) {
-            due.push(match target {
-                Target::Member(peer) => {
-                    let addresses = self.members[&peer].addresses();
-                    DueDial { target, peer: Some(peer), addresses }
-                }
-                Target::Contact(i) => {
-                    let contact = &self.contacts[i];
-                    let addresses = vec![contact.address.clone()];
-                    DueDial { target, peer: contact.peer, addresses }
-                }
-            });
-        }
-        for dial in &due {
-            if let Some(dial) = self.dial_mut(dial.target) {
-                dial.under_way = true;
-            }
-        }
-        due
-    }
-
-    /// Those that could be dialled at `by`.
-    fn waiting(&self, by: Instant) -> impl Iterator<Item = Target> {
-        self.schedule().filter(move |(_, due)| *due <= by).map(|(target, _)| target)
-    }
-
-    /// When the next dial is due; none if nobody is to be dialled.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.schedule().map(|(_, due)| due).min()
-    }
-
-    fn schedule(&self) -> impl Iterator<Item = (Target, Instant)> {
-        let members = self
-            .members
-            .iter()
-            .filter(|(peer, member)| **peer != self.local && member.links.is_empty())
-            .filter(|(_, member)| !member.dial.under_way && !member.addresses().is_empty())
-            .map(|(peer, member)| (Target::Member(*peer), self.when_in(*peer, member.dial.due)));
-        let contacts = self
-            .contacts
-            .iter()
-            .enumerate()
-            .filter(|(_, contact)| !contact.dial.under_way && !self.is_connected(contact.peer))
-            .map(|(i, contact)| {
-                let due = contact.dial.due;
-                (Target::Contact(i), contact.peer.map_or(due, |peer| self.when_in(peer, due)))
-            });
-        members.chain(contacts)
-    }
-
-    /// `due`, or when the time is over for which `peer` was put out.
-    fn when_in(&self, peer: PeerId, due: Instant) -> Instant {
-        self.put_out.get(&peer).map_or(due, |until| due.max(*until))
-    }
-
     /// Does not dial `peer` before `until`, and gives its connections, to be closed.
     pub(super) fn put_out(&mut self, peer: PeerId, until: Instant) -> Vec<Arc<Link>> {
         let now = Instant::now();
@@ -678,49 +562,6 @@ impl Book {
         self.put_out.insert(peer, until);
         let links = self.members.get(&peer).map(|member| &member.links);
         links.into_iter().flatten().map(|(link, _)| link.clone()).collect()
-    }
-
-    fn is_connected(&self, peer: Option<PeerId>) -> bool {
-        let member = peer.and_then(|peer| self.members.get(&peer));
-        member.is_some_and(|member| !member.links.is_empty())
-    }
-
-    fn dial_mut(&mut self, target: Target) -> Option<&mut Dial> {
-        match target {
-            Target::Member(peer) => self.members.get_mut(&peer).map(|member| &mut member.dial),
-            Target::Contact(i) => self.contacts.get_mut(i).map(|contact| &mut contact.dial),
-        }
-    }
-
-    /// A dial led to a connection.
-    pub(super) fn dial_succeeded(&mut self, target: Target) {
-        if let Some(dial) = self.dial_mut(target) {
-            // Until the connection is admitted or closed, no other.
-            dial.under_way = false;
-            dial.due = Instant::now() + super::QUARANTINE;
-        }
-    }
-
-    /// A dial came to nothing.
-    pub(super) fn dial_failed(&mut self, target: Target, failure: &DialFailure) {
-        if let (Target::Member(peer), DialFailure::WrongPeer(address)) = (target, failure)
-            && let Some(member) = self.members.get_mut(&peer)
-        {
-            let (address, _) = super::address::split_peer(address);
-            member.worked.retain(|known| *known != address);
-            if !member.wrong.contains(&address) {
-                member.wrong.push(address);
-            }
-        }
-        let Some(dial) = self.dial_mut(target) else { return };
-        match failure {
-            DialFailure::NotNeeded => {
-                dial.under_way = false;
-                dial.due = Instant::now() + BACK_OFF_START;
-            }
-            DialFailure::WrongPeer(_) | DialFailure::Unreachable(_) => dial.failed(),
-        }
-        self.stir();
     }
 
     /// What is news to a peer that was told so far: tellings, without facts, and how far it is
@@ -917,101 +758,4 @@ impl Book {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use libp2p_identity::Keypair;
-
-    use super::*;
-    use crate::swarm::certificate::certify;
-
-    struct World {
-        root: Keypair,
-        book: Book,
-    }
-
-    impl World {
-        fn new() -> World {
-            let root = Keypair::generate_ed25519();
-            let local = Keypair::generate_ed25519().public().to_peer_id();
-            let (events, _) = broadcast::channel(1);
-            let own = certify(&root, local, "ann", false).unwrap();
-            let book = Book::new(local, root.public().to_peer_id(), own, events, Vec::new());
-            World { root, book }
-        }
-
-        fn member(&mut self) -> Keypair {
-            let keypair = Keypair::generate_ed25519();
-            let peer = keypair.public().to_peer_id();
-            let credential = certify(&self.root, peer, "ann", false).unwrap();
-            let certificate = self.book.check(&credential, peer).unwrap();
-            self.book.learn_member(peer, credential, certificate);
-            keypair
-        }
-
-        fn told(&mut self, by: PeerId, of: &Keypair, number: u64, address: &str) {
-            let peer = of.public().to_peer_id();
-            let said = Whereabouts { peer, number, addresses: vec![address.parse().unwrap()] };
-            let whereabouts = Some(Signed::sign(&said, of).unwrap());
-            let credential = self.book.members[&peer].credential.clone();
-            let members = vec![ToldMember { peer, credential, whereabouts }];
-            self.book.heard(by, Telling { members, ..Telling::default() });
-        }
-
-        fn address_of(&self, of: &Keypair) -> String {
-            let view = self.book.views().into_iter().find(|v| v.peer == of.public().to_peer_id());
-            view.unwrap().addresses[0].to_string()
-        }
-    }
-
-    const OLD: &str = "/ip4/10.0.0.1/tcp/1";
-    const NEW: &str = "/ip4/10.0.0.1/tcp/2";
-
-    #[test]
-    fn news_that_is_older_than_what_is_known_changes_nothing() {
-        let mut world = World::new();
-        let (teller, moved) = (world.member(), world.member());
-        let teller = teller.public().to_peer_id();
-        world.told(teller, &moved, 2, NEW);
-        world.told(teller, &moved, 1, OLD);
-        assert_eq!(world.address_of(&moved), NEW);
-        let (_, told) = world.book.news(Told::default());
-        world.told(teller, &moved, 2, NEW);
-        assert!(!world.book.has_news(told), "what is known already was news");
-        world.told(teller, &moved, 3, OLD);
-        assert!(world.book.has_news(told));
-    }
-
-    #[test]
-    fn a_member_is_dialled_for_ever_but_ever_less_often() {
-        let mut world = World::new();
-        let (teller, lost) = (world.member(), world.member());
-        world.told(teller.public().to_peer_id(), &lost, 1, OLD);
-        let nobody = DialFailure::Unreachable("nobody".into());
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            let next = world.book.next_due().unwrap();
-            waits.push(next.saturating_duration_since(Instant::now()));
-            let due = world.book.due(next);
-            assert_eq!(due.len(), 1);
-            assert!(world.book.due(next).is_empty(), "dialled twice at once");
-            world.book.dial_failed(due[0].target, &nobody);
-        }
-        assert_eq!(waits[0], Duration::ZERO);
-        assert!(waits[1] <= BACK_OFF_START, "{waits:?}");
-        assert!(waits[11] > BACK_OFF_CAP / 2 && waits[11] <= BACK_OFF_CAP, "{waits:?}");
-        // It moved: no waiting.
-        world.told(teller.public().to_peer_id(), &lost, 2, NEW);
-        assert!(world.book.next_due().unwrap() <= Instant::now());
-    }
-
-    #[test]
-    fn an_address_where_somebody_else_answers_is_given_up() {
-        let mut world = World::new();
-        let (teller, moved) = (world.member(), world.member());
-        world.told(teller.public().to_peer_id(), &moved, 1, OLD);
-        let due = world.book.due(Instant::now());
-        let wrong = DialFailure::WrongPeer(OLD.parse().unwrap());
-        world.book.dial_failed(due[0].target, &wrong);
-        assert_eq!(world.book.next_due(), None);
-    }
-}
+mod tests;
