@@ -14,7 +14,6 @@ use std::time::Duration;
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::admission::{self, Admitted, NotAdmitted, Refusal};
@@ -23,7 +22,7 @@ use super::certificate::Certificate;
 use super::conduct::{Misdeed, PutOut};
 use super::frame;
 use super::pace::Pace;
-use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol};
+use super::streams::{BoxStream, Incoming, OPEN_TIMEOUT, Protocol, serve_each};
 use super::{Core, QUARANTINE, address, open, rekey, visit};
 use crate::audit::{Entry, What};
 use crate::state::{guests, members};
@@ -325,42 +324,19 @@ async fn say(stream: &mut BoxStream, telling: &Telling) -> io::Result<Duration> 
 }
 
 /// Takes what peers tell, until the node stops.
-pub(super) async fn hear(core: Arc<Core>, mut incoming: Incoming) {
-    let mut heard = JoinSet::new();
-    let mut streams: HashMap<PeerId, usize> = HashMap::new();
-    loop {
-        tokio::select! {
-            opened = incoming.recv() => {
-                let Some((peer, stream)) = opened else { return };
-                let open = streams.entry(peer).or_default();
-                if *open == STREAMS_A_PEER {
-                    core.conduct.report(peer, Misdeed::Streams(Protocol::Peers.name()));
-                    continue;
-                }
-                *open += 1;
-                let core = core.clone();
-                heard.spawn(async move {
-                    let ended = hear_one(&core, peer, stream).await;
-                    tracing::debug!(%peer, ?ended, "hearing ended");
-                    if let Err(error) = &ended {
-                        core.blame_garbage(peer, Protocol::Peers.name(), error);
-                    }
-                    peer
-                });
-            }
-            Some(ended) = heard.join_next() => match ended {
-                Ok(peer) => {
-                    if let Some(open) = streams.get_mut(&peer) {
-                        *open -= 1;
-                        if *open == 0 {
-                            streams.remove(&peer);
-                        }
-                    }
-                }
-                Err(error) => tracing::error!(%error, "hearing a peer panicked"),
+pub(super) async fn hear(core: Arc<Core>, incoming: Incoming) {
+    let surplus = |peer| core.conduct.report(peer, Misdeed::Streams(Protocol::Peers.name()));
+    let hear = |peer, stream| {
+        let core = core.clone();
+        async move {
+            let ended = hear_one(&core, peer, stream).await;
+            tracing::debug!(%peer, ?ended, "hearing ended");
+            if let Err(error) = &ended {
+                core.blame_garbage(peer, Protocol::Peers.name(), error);
             }
         }
-    }
+    };
+    serve_each(incoming, STREAMS_A_PEER, surplus, hear).await;
 }
 
 async fn hear_one(core: &Core, peer: PeerId, mut stream: BoxStream) -> io::Result<()> {

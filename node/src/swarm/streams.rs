@@ -3,12 +3,14 @@
 //! The broker's links and the block exchange know peers only through [`Streams`]; their tests use
 //! [`memory::Network`], the node uses the libp2p swarm.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::conduct::Conduct;
 
@@ -86,6 +88,49 @@ pub trait Streams: Send + Sync + 'static {
 
     /// Closes a guest's connections.
     fn show_out(&self, guest: PeerId);
+}
+
+/// Serves every stream of `incoming`, until it is closed or this is dropped: of one peer `limit` at a
+/// time. What is more is closed, and said to `surplus`.
+pub(crate) async fn serve_each<S>(
+    mut incoming: Incoming,
+    limit: usize,
+    surplus: impl Fn(PeerId),
+    serve: impl Fn(PeerId, BoxStream) -> S,
+) where
+    S: Future<Output = ()> + Send + 'static,
+{
+    let mut streams: HashMap<PeerId, usize> = HashMap::new();
+    let mut serving = JoinSet::new();
+    loop {
+        tokio::select! {
+            opened = incoming.recv() => {
+                let Some((peer, stream)) = opened else { return };
+                let open = streams.entry(peer).or_default();
+                if *open == limit {
+                    surplus(peer);
+                    continue;
+                }
+                *open += 1;
+                let served = serve(peer, stream);
+                serving.spawn(async move {
+                    served.await;
+                    peer
+                });
+            }
+            Some(ended) = serving.join_next() => match ended {
+                Ok(peer) => {
+                    if let Some(open) = streams.get_mut(&peer) {
+                        *open -= 1;
+                        if *open == 0 {
+                            streams.remove(&peer);
+                        }
+                    }
+                }
+                Err(error) => tracing::error!(%error, "serving a peer's stream panicked"),
+            }
+        }
+    }
 }
 
 /// A stream could not be opened.

@@ -26,14 +26,13 @@ use std::time::Duration;
 use ipdc_jobs::ids::{Cid, PeerId};
 use tokio::io::BufReader;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::session::Session;
 use super::block::Block;
 use super::exchange::Reply;
 use super::store::Store;
-use crate::swarm::streams::{BoxStream, Incoming, Protocol, Streams};
+use crate::swarm::streams::{BoxStream, Incoming, Protocol, Streams, serve_each};
 
 /// Streams that one guest may have open: Kubo has one for its wants, and for a moment one for each of the
 /// eight tasks that send its blocks.
@@ -110,38 +109,15 @@ impl Guests {
     }
 
     /// Reads every stream of `incoming`, until it is closed or this is dropped.
-    pub async fn serve(self, mut incoming: Incoming) {
-        let mut streams: HashMap<PeerId, usize> = HashMap::new();
-        let mut serving = JoinSet::new();
-        loop {
-            tokio::select! {
-                opened = incoming.recv() => {
-                    let Some((guest, stream)) = opened else { return };
-                    let open = streams.entry(guest).or_default();
-                    if *open == STREAMS_A_GUEST {
-                        tracing::debug!(%guest, "too many streams of a guest: one is closed");
-                        continue;
-                    }
-                    *open += 1;
-                    let guests = self.clone();
-                    serving.spawn(async move {
-                        guests.read_stream(guest, stream).await;
-                        guest
-                    });
-                }
-                Some(ended) = serving.join_next() => match ended {
-                    Ok(guest) => {
-                        if let Some(open) = streams.get_mut(&guest) {
-                            *open -= 1;
-                            if *open == 0 {
-                                streams.remove(&guest);
-                            }
-                        }
-                    }
-                    Err(error) => tracing::error!(%error, "reading a guest's stream panicked"),
-                }
-            }
-        }
+    pub async fn serve(self, incoming: Incoming) {
+        let surplus = |guest: PeerId| {
+            tracing::debug!(%guest, "too many streams of a guest: one is closed");
+        };
+        let serve = |guest, stream| {
+            let guests = self.clone();
+            async move { guests.read_stream(guest, stream).await }
+        };
+        serve_each(incoming, STREAMS_A_GUEST, surplus, serve).await;
     }
 
     async fn read_stream(&self, guest: PeerId, stream: BoxStream) {

@@ -1,20 +1,18 @@
 //! Answering other peers' requests.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
-use ipdc_jobs::ids::{Cid, PeerId};
+use ipdc_jobs::ids::Cid;
 use tokio::io::BufReader;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::super::store::Store;
 use super::wire::{self, ANSWER_TIME, Answer};
 use crate::swarm::conduct::{Conduct, Misdeed};
-use crate::swarm::streams::{BoxStream, Incoming, Protocol};
+use crate::swarm::streams::{BoxStream, Incoming, Protocol, serve_each};
 
 /// Streams that one peer may have open: twice what our own client opens, so that a peer that comes
 /// back is served while its old streams time out.
@@ -30,46 +28,23 @@ const READS: usize = 16;
 
 /// Answers every stream of `incoming` from `store`, until it is closed or this is dropped. Who asks
 /// what is no question is reported to `conduct`.
-pub async fn serve(store: Store, mut incoming: Incoming, conduct: Conduct) {
+pub async fn serve(store: Store, incoming: Incoming, conduct: Conduct) {
     let reads = Arc::new(Semaphore::new(READS));
-    let mut streams: HashMap<PeerId, usize> = HashMap::new();
-    let mut serving = JoinSet::new();
-    loop {
-        tokio::select! {
-            opened = incoming.recv() => {
-                let Some((peer, stream)) = opened else { return };
-                let open = streams.entry(peer).or_default();
-                if *open == STREAMS_A_PEER {
-                    conduct.report(peer, Misdeed::Streams(Protocol::Blocks.name()));
-                    continue;
+    let surplus = |peer| conduct.report(peer, Misdeed::Streams(Protocol::Blocks.name()));
+    let serve = |peer, stream| {
+        let (store, reads, conduct) = (store.clone(), reads.clone(), conduct.clone());
+        async move {
+            if let Err(error) = serve_stream(store, reads, stream).await {
+                tracing::debug!(%peer, %error, "a block stream ended");
+                if error.kind() == io::ErrorKind::InvalidData {
+                    let on = Protocol::Blocks.name();
+                    let why = error.to_string();
+                    conduct.report(peer, Misdeed::Garbage { on, why });
                 }
-                *open += 1;
-                let (store, reads, conduct) = (store.clone(), reads.clone(), conduct.clone());
-                serving.spawn(async move {
-                    if let Err(error) = serve_stream(store, reads, stream).await {
-                        tracing::debug!(%peer, %error, "a block stream ended");
-                        if error.kind() == io::ErrorKind::InvalidData {
-                            let on = Protocol::Blocks.name();
-                            let why = error.to_string();
-                            conduct.report(peer, Misdeed::Garbage { on, why });
-                        }
-                    }
-                    peer
-                });
-            }
-            Some(ended) = serving.join_next() => match ended {
-                Ok(peer) => {
-                    if let Some(open) = streams.get_mut(&peer) {
-                        *open -= 1;
-                        if *open == 0 {
-                            streams.remove(&peer);
-                        }
-                    }
-                }
-                Err(error) => tracing::error!(%error, "serving a block stream panicked"),
             }
         }
-    }
+    };
+    serve_each(incoming, STREAMS_A_PEER, surplus, serve).await;
 }
 
 async fn serve_stream(store: Store, reads: Arc<Semaphore>, stream: BoxStream) -> io::Result<()> {
