@@ -172,6 +172,30 @@ impl Node {
         self.running.as_ref().expect("the node runs").pid()
     }
 
+    /// What the system says of its process's memory, in bytes: `VmRSS` for what is resident, `VmHWM` for
+    /// the most that ever was.
+    ///
+    /// # Panics
+    /// When it does not run, or there is no such line.
+    #[must_use]
+    pub fn memory(&self, line: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the node runs, on Linux");
+        let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let kib = found.and_then(|text| text.trim().strip_suffix(" kB")).expect("such a line");
+        kib.parse::<u64>().expect("a number") << 10
+    }
+
+    /// How many file descriptors its process has open.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        open.expect("the node runs, on Linux").count()
+    }
+
     /// Its process, from now on the caller's.
     ///
     /// # Panics

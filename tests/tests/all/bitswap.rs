@@ -4,15 +4,15 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
-use libp2p::pnet::{PnetConfig, PreSharedKey};
+use libp2p::pnet::PreSharedKey;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Transport as _, noise, tcp, yamux};
-use libp2p_stream::{Behaviour, Control, IncomingStreams, OpenStreamError};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use libp2p_stream::{Control, IncomingStreams, OpenStreamError};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::outsider::outsider;
 use ipdc_tests::text::Text;
 use ipdc_tests::{JOB, Node, SOON, Swarm};
 
@@ -64,21 +64,7 @@ impl Guest {
         let peer: PeerId = status["peer_id"].as_str().unwrap().parse().unwrap();
         let listen = status["listen"][0].as_str().unwrap().split("/p2p/").next().unwrap();
         let address: Multiaddr = listen.parse().unwrap();
-        let key = self.key;
-        let mut swarm = libp2p::SwarmBuilder::with_existing_identity(self.keypair.clone())
-            .with_tokio()
-            .with_other_transport(|identity| {
-                tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-                    .and_then(move |socket, _| PnetConfig::new(key).handshake(socket))
-                    .upgrade(Version::V1Lazy)
-                    .authenticate(noise::Config::new(identity).expect("a key can sign"))
-                    .multiplex(yamux::Config::default())
-            })
-            .expect("a transport")
-            .with_behaviour(|_| Behaviour::new())
-            .expect("a behaviour")
-            .with_swarm_config(|config| config.with_idle_connection_timeout(SOON * 10))
-            .build();
+        let mut swarm = outsider(self.keypair.clone(), self.key, SOON * 10);
         let mut control = swarm.behaviour().new_control();
         let incoming = control.accept(StreamProtocol::new(BITSWAP)).unwrap();
         swarm.dial(address.with_p2p(peer).unwrap()).unwrap();

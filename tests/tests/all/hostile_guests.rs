@@ -1,7 +1,6 @@
 //! User code that means harm, one job after the other on the same node: each ends soon, and says at
 //! which limit; the node is as it was, and the next honest job gives what it always does.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -53,14 +52,6 @@ fn run(node: &Node, toml: &str, map: &str, input: &Path) -> Ran {
     node.cli(["run", "mr"]).arg(job.path()).arg("--input").arg(input).within(JOB).run()
 }
 
-/// A line of what the kernel says of the process, in bytes.
-fn memory(node: &Node, line: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let found = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
-    let kib = found.and_then(|text| text.trim().strip_suffix(" kB")).expect(line);
-    kib.parse::<u64>().unwrap() << 10
-}
-
 fn assert_honest(node: &Node, input: &Path, counts: &[u8]) {
     let id = node.submit(JobDir::words(0, 1).path(), input.to_str().unwrap());
     let _ = node.job_done(&id);
@@ -73,7 +64,7 @@ fn hostile_guests_are_stopped_at_their_limits_and_the_node_goes_on() {
     node.start();
     let (input, counts) = many_splits(node.folder(), 1);
     assert_honest(&node, &input, &counts);
-    let before = memory(&node, "VmRSS");
+    let before = node.memory("VmRSS");
 
     let call = "(call $map (i32.const 0) (i32.const 0))";
     // A thousand pieces, each all of the memory, in one call; and lines without end in them.
@@ -125,7 +116,7 @@ fn hostile_guests_are_stopped_at_their_limits_and_the_node_goes_on() {
         let ran = run(&node, TOML, &map, &input).refused(said);
         assert!(ran.took < BOUND, "{ran}");
         assert!(node.process().is_running(), "{ran}");
-        let peak = memory(&node, "VmHWM");
+        let peak = node.memory("VmHWM");
         assert!(peak < before + PEAK, "{} MiB at most, {} before: {ran}", peak >> 20, before >> 20);
     }
     // Longer than any module.
@@ -139,7 +130,7 @@ fn hostile_guests_are_stopped_at_their_limits_and_the_node_goes_on() {
     assert_honest(&node, &input, &counts);
     // The heaps give back what is free once a second.
     eventually(SOON, format!("memory as before, {} MiB", before >> 20), || {
-        (memory(&node, "VmRSS") < before + LEFT).then_some(())
+        (node.memory("VmRSS") < before + LEFT).then_some(())
     });
 }
 

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::core::upgrade::Version;
-use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol, Transport as _, noise, tcp, yamux};
-use libp2p_stream::{Behaviour, Control};
+use libp2p::identity::Keypair;
+use libp2p::pnet::PreSharedKey;
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
+use libp2p_stream::Control;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
+use crate::outsider::outsider;
 use ipdc_tests::job::many_splits;
 use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, alone, eventually};
 
@@ -99,20 +100,7 @@ enum Order {
 impl Hostile {
     /// Joins by `token` at the node that made it.
     async fn join(key: PreSharedKey, token: &str, at: &Target) -> Hostile {
-        let mut swarm = libp2p::SwarmBuilder::with_new_identity()
-            .with_tokio()
-            .with_other_transport(|identity| {
-                tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-                    .and_then(move |socket, _| PnetConfig::new(key).handshake(socket))
-                    .upgrade(Version::V1Lazy)
-                    .authenticate(noise::Config::new(identity).expect("a key can sign"))
-                    .multiplex(yamux::Config::default())
-            })
-            .expect("a transport")
-            .with_behaviour(|_| Behaviour::new())
-            .expect("a behaviour")
-            .with_swarm_config(|config| config.with_idle_connection_timeout(SOON * 10))
-            .build();
+        let mut swarm = outsider(Keypair::generate_ed25519(), key, SOON * 10);
         let me = *swarm.local_peer_id();
         let mut control = swarm.behaviour().new_control();
         let mut told = control.accept(PEERS).expect("nobody accepts it yet");
@@ -411,11 +399,7 @@ fn named(node: &mut Node) -> BTreeSet<String> {
 
 /// The resident memory of a node in KiB, and how many files it has open.
 fn size(node: &Node) -> (u64, usize) {
-    let process = format!("/proc/{}", node.pid());
-    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let memory = line.trim().trim_end_matches(" kB").parse().unwrap();
-    (memory, std::fs::read_dir(format!("{process}/fd")).unwrap().count())
+    (node.memory("VmRSS") >> 10, node.descriptors())
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod mqtt_load;
 mod mr;
 mod nodes;
 mod openapi;
+mod outsider;
 mod policy;
 mod stranger;
 mod wasi;

@@ -16,22 +16,10 @@ fn node() -> (Node, String) {
     (node, address)
 }
 
-/// Bytes of memory that the node's process has.
-fn memory(node: &Node) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    resident.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
-}
-
-/// File descriptors that the node's process has open.
-fn descriptors(node: &Node) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count()
-}
-
 /// Waits until the node has no more descriptors than `before`, but for a few of its own.
 fn assert_closed(node: &Node, before: usize) {
     eventually(SOON, format!("connections are closed; there were {before}"), || {
-        (descriptors(node) <= before + 3).then_some(())
+        (node.descriptors() <= before + 3).then_some(())
     });
 }
 
@@ -55,12 +43,12 @@ fn come_and_go(address: &str, times: usize) {
 fn ten_thousand_that_come_and_go_leave_nothing_behind() {
     let (node, address) = node();
     come_and_go(&address, 2_000);
-    let (memory_before, descriptors_before) = (memory(&node), descriptors(&node));
+    let (memory_before, descriptors_before) = (node.memory("VmRSS"), node.descriptors());
     let since = Instant::now();
     come_and_go(&address, 10_000);
     let took = since.elapsed();
     assert_closed(&node, descriptors_before);
-    let grown = memory(&node).saturating_sub(memory_before);
+    let grown = node.memory("VmRSS").saturating_sub(memory_before);
     println!("10,000 in {took:?}; {} KiB more", grown >> 10);
     // What departed clients leave in the broker's tables is swept up once a minute.
     assert!(grown < 24 * MIB, "{} MiB more after 10,000", grown / MIB);
@@ -89,12 +77,12 @@ fn retain(address: &str, messages: usize) {
 fn five_thousand_retained_messages_reach_a_late_subscriber_and_leave_nothing_behind() {
     let (node, address) = node();
     retain(&address, 5_000);
-    let (memory_before, descriptors_before) = (memory(&node), descriptors(&node));
+    let (memory_before, descriptors_before) = (node.memory("VmRSS"), node.descriptors());
     for _ in 0..2 {
         retain(&address, 5_000);
     }
     assert_closed(&node, descriptors_before);
-    let grown = memory(&node).saturating_sub(memory_before);
+    let grown = node.memory("VmRSS").saturating_sub(memory_before);
     println!("{} KiB more after 10,000 retained messages more", grown >> 10);
     assert!(grown < 16 * MIB, "{} MiB more", grown / MIB);
     let mut late = Mqtt::connect(&address, &Connect::new(5, "later"));
@@ -106,7 +94,7 @@ fn five_thousand_retained_messages_reach_a_late_subscriber_and_leave_nothing_beh
 #[test]
 fn subscribers_that_never_read_hold_up_nobody_take_little_and_are_dropped() {
     let (node, address) = node();
-    let (memory_before, descriptors_before) = (memory(&node), descriptors(&node));
+    let (memory_before, descriptors_before) = (node.memory("VmRSS"), node.descriptors());
     let mut slow: Vec<_> = (0..20)
         .map(|n| {
             let mut client =
@@ -128,7 +116,7 @@ fn subscribers_that_never_read_hold_up_nobody_take_little_and_are_dropped() {
             assert_eq!(publisher.publish(&Message::new("flood", &payload, 1)), 0);
             assert_eq!(good.hear().payload.len(), payload.len());
             longest = longest.max(asked.elapsed());
-            most = most.max(memory(&node));
+            most = most.max(node.memory("VmRSS"));
         }
     }
     let grown = most.saturating_sub(memory_before);

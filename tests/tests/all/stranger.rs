@@ -1,14 +1,14 @@
-//! Somebody who has the swarm's key, and no certificate: libp2p as a node speaks it, and no more.
+//! Somebody who has the swarm's key, and no certificate.
 
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use libp2p::core::upgrade::Version;
-use libp2p::pnet::{PnetConfig, PreSharedKey};
+use libp2p::identity::Keypair;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, Transport as _, noise, tcp, yamux};
-use libp2p_stream::{Behaviour, OpenStreamError};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use libp2p_stream::OpenStreamError;
 
+use crate::outsider::outsider;
 use ipdc_tests::Node;
 
 /// What a node serves its members.
@@ -16,23 +16,6 @@ const MEMBERS_ONLY: [&str; 3] = ["/ipdc/mqtt/1", "/ipdc/blocks/1", "/ipfs/bitswa
 
 /// The quarantine's five seconds, and what a busy machine adds.
 const QUARANTINE: Duration = Duration::from_secs(20);
-
-fn stranger(key: PreSharedKey) -> Swarm<Behaviour> {
-    libp2p::SwarmBuilder::with_new_identity()
-        .with_tokio()
-        .with_other_transport(|identity| {
-            tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
-                .and_then(move |socket, _| PnetConfig::new(key).handshake(socket))
-                .upgrade(Version::V1Lazy)
-                .authenticate(noise::Config::new(identity).expect("a key can sign"))
-                .multiplex(yamux::Config::default())
-        })
-        .expect("a transport")
-        .with_behaviour(|_| Behaviour::new())
-        .expect("a behaviour")
-        .with_swarm_config(|config| config.with_idle_connection_timeout(QUARANTINE * 10))
-        .build()
-}
 
 #[tokio::test]
 async fn the_key_without_a_certificate_opens_nothing_and_is_shown_out() {
@@ -43,7 +26,8 @@ async fn the_key_without_a_certificate_opens_nothing_and_is_shown_out() {
     let listen = status["listen"][0].as_str().unwrap().split("/p2p/").next().unwrap().to_owned();
     let address: Multiaddr = listen.parse().unwrap();
 
-    let mut stranger = stranger(key.parse().unwrap());
+    let (identity, key) = (Keypair::generate_ed25519(), key.parse().unwrap());
+    let mut stranger = outsider(identity, key, QUARANTINE * 10);
     let control = stranger.behaviour().new_control();
     stranger.dial(address.with_p2p(peer).unwrap()).unwrap();
 
