@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::chunk::{RecordKind, Table};
 use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
-use crate::message::{FailureClass, Input, Payload};
+use crate::message::{Cost, FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
 /// A job kind: `mr` and those to come. One folder each in this crate, one line in [`find`].
@@ -49,6 +49,12 @@ pub trait Kind: Send + Sync {
     /// When the input cannot be read or fits no task.
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError>;
 
+    /// What follows from the outputs of the job's tasks, of a kind whose tasks are not all known from the
+    /// start; `tasks` are those of [`Kind::plan`].
+    fn course(&self, _config: &Value, _tasks: &[TaskSpec]) -> Option<Box<dyn Course>> {
+        None
+    }
+
     /// What determines the output of the task with this body and these inputs, beside the code that
     /// runs it and the job's limits: the same bytes, the same output. None when it is not worth
     /// remembering. See [`crate::memo`].
@@ -72,23 +78,12 @@ pub trait Kind: Send + Sync {
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
-    /// The files of the result directory from the outputs of the last stage, each
-    /// [`Payload::Inline`], in task order.
+    /// What the job leaves behind, from the outputs of its last stage.
     ///
     /// # Errors
     /// What the job fails with: an output is not of the kind's form, or all outputs together break
-    /// a rule of the job's that each of them keeps.
-    fn finish(
-        &self,
-        config: &Value,
-        outputs: &[(TaskId, Payload)],
-    ) -> Result<Vec<ResultFile>, TaskError>;
-
-    /// What the job's report says beside who ran what: keys and values, from the outputs that
-    /// [`Kind::finish`] gets.
-    fn remarks(&self, _outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
-        serde_json::Map::new()
-    }
+    /// a rule of the job's that each of them keeps. Or what `outputs` failed with.
+    fn finish(&self, config: &Value, outputs: &dyn Outputs) -> Result<Finished, TaskError>;
 
     /// Runs one attempt to its end, on a thread of its own.
     ///
@@ -122,8 +117,82 @@ impl Template {
     pub const NAME: &'static str = "@NAME@";
 }
 
+/// What a running job still has to do, of a kind whose tasks follow from results.
+///
+/// It changes by [`Course::follow`] alone, which is told of what the journal holds, in the order of the
+/// journal: so an engine that takes the job over comes to the same tasks.
+pub trait Course: Send + Sync {
+    /// The tasks that follow from this. They need no other task's output.
+    ///
+    /// # Errors
+    /// When the output is not of the kind's form: the job fails.
+    fn follow(&mut self, step: Step<'_>) -> Result<Vec<TaskSpec>, TaskError>;
+
+    /// Whether the job goes on when all its tasks are done: its submitter may give it more.
+    fn is_open(&self) -> bool;
+
+    /// How far it is.
+    fn items(&self) -> Items;
+}
+
+/// What the journal holds that a [`Course`] is told of.
+#[derive(Debug, Clone, Copy)]
+pub enum Step<'a> {
+    /// A task gave an output. The same task may do so again, and another one, when what it gave was lost.
+    Output {
+        /// What it was to do.
+        task: &'a TaskSpec,
+        /// What it gave, from its file if it lies in one.
+        output: &'a Bytes,
+        /// What that cost.
+        cost: &'a Cost,
+    },
+    /// The submitter gave more to do.
+    Given(&'a Bytes),
+    /// The submitter gives no more.
+    Closed,
+}
+
+/// How far a job of items is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Items {
+    /// Known so far.
+    pub total: u64,
+    /// Ended well.
+    pub done: u64,
+    /// Failed for good.
+    pub failed: u64,
+}
+
+/// The outputs of a job's last stage in task order, and where what is made of them is written.
+pub trait Outputs {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// The `index`-th, from its file if it lies in one, and the task that gave it.
+    ///
+    /// # Errors
+    /// When its file cannot be had.
+    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError>;
+    /// A writer of a new file of the result.
+    ///
+    /// # Errors
+    /// When the disk is full or failing.
+    fn create(&self) -> Result<Box<dyn FileWriter>, TaskError>;
+}
+
+/// What a job leaves behind.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// The files of the result directory: nothing but what code, input and configuration determine.
+    pub files: Vec<ResultFile>,
+    /// The files of the report, beside who ran what.
+    pub report: Vec<ResultFile>,
+    /// What the job's report says beside who ran what: keys and values.
+    pub remarks: serde_json::Map<String, Value>,
+}
+
 /// One task, as its kind planned it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
     /// Index into [`Kind::stages`].
     pub stage: u16,
@@ -136,14 +205,18 @@ pub struct TaskSpec {
     pub affinity: Option<[u8; 32]>,
     /// Input bytes, to balance load; a guess is fine.
     pub weight: u64,
+    /// Whether it runs where others of its affinity do, and nowhere else, as long as that peer is there.
+    pub stays: bool,
+    /// Milliseconds before it is given out for the first time.
+    pub delay_ms: u64,
 }
 
-/// One file of a job's result.
+/// One file of a job's result, or of its report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResultFile {
-    /// The task that made it.
-    pub task: TaskId,
-    /// Its path in the result directory.
+    /// The task that made it; none, when [`Kind::finish`] wrote it.
+    pub task: Option<TaskId>,
+    /// Its path in the directory.
     pub name: String,
     /// Its bytes.
     pub file: FileRef,

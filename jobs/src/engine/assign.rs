@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::rank::Homes;
 use super::state::{Fate, Live, Made, TaskState, Timer, Waiting};
-use super::{Engine, Finish};
+use super::{Engine, Finish, Peer};
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::message::{Assignment, Input, Payload, Proof, WorkerOrder};
 
@@ -90,9 +90,14 @@ impl Engine {
             }
             let stage = self.spec(task).stage;
             let stage_homes = homes.remove(&stage);
-            let mut stage_homes = stage_homes.unwrap_or_else(|| self.homes_of(stage));
+            let mut stage_homes = stage_homes.unwrap_or_else(|| self.homes_for(stage, tasks));
             let home = self.place(task, &mut stage_homes);
             homes.insert(stage, stage_homes);
+            if let Some(home) = home
+                && self.spec(task).stays
+            {
+                self.keep_place(self.affinity(task), home);
+            }
             match home.and_then(|home| self.peers.get_mut(&home)) {
                 Some(peer) => peer.queue.insert(task),
                 None => self.homeless.insert(task),
@@ -105,9 +110,10 @@ impl Engine {
     /// The home of a task among `homes` of its stage.
     pub(super) fn place(&self, task: TaskId, homes: &mut Homes) -> Option<PeerId> {
         let spec = self.spec(task);
-        let affinity = spec.affinity.unwrap_or_else(|| self.own_affinity(task));
+        let affinity = self.affinity(task);
         let (weight, allowed) = (spec.weight.max(1), |peer: &PeerId| self.may_run(task, peer));
-        let warm = self.warm(task).filter(allowed);
+        let kept = if spec.stays { self.place_kept(&affinity) } else { None };
+        let warm = kept.or_else(|| self.warm(task)).filter(allowed);
         let taken = warm.and_then(|peer| homes.take(peer, weight));
         taken.or_else(|| homes.place(&affinity, weight, allowed))
     }
@@ -137,6 +143,28 @@ impl Engine {
         peer.forgot |= is_warm && !memoized;
     }
 
+    /// What draws a task to its home.
+    fn affinity(&self, task: TaskId) -> [u8; 32] {
+        self.spec(task).affinity.unwrap_or_else(|| self.own_affinity(task))
+    }
+
+    /// The homes for `tasks` of a stage. Where tasks follow from results nobody knows how many there will be: then
+    /// what is open is shared evenly.
+    fn homes_for(&self, stage: u16, tasks: &[TaskId]) -> Homes {
+        if !self.has_course() {
+            return self.homes_of(stage);
+        }
+        let weight = |task: &TaskId| self.spec(*task).weight.max(1);
+        let load = |peer: &PeerId| {
+            let known = self.peers.get(peer)?;
+            let held = known.held.iter().map(|(task, _)| weight(task));
+            Some((*peer, held.chain(known.queue.iter().map(weight)).sum()))
+        };
+        let loads: BTreeMap<PeerId, u64> = self.chosen.iter().filter_map(load).collect();
+        let total = loads.values().sum::<u64>() + tasks.iter().map(weight).sum::<u64>();
+        Homes::new(self.up_with_slots(), &loads, total)
+    }
+
     /// The homes of a stage, loaded with what its tasks already mean for each worker.
     pub(super) fn homes_of(&self, stage: u16) -> Homes {
         let mut loads: BTreeMap<PeerId, u64> = BTreeMap::new();
@@ -151,11 +179,14 @@ impl Engine {
                 *loads.entry(peer).or_default() += spec.weight.max(1);
             }
         }
-        let up = self.chosen.iter().filter_map(|peer| {
+        Homes::new(self.up_with_slots(), &loads, self.stages[usize::from(stage)].weight)
+    }
+
+    fn up_with_slots(&self) -> impl Iterator<Item = (PeerId, u32)> {
+        self.chosen.iter().filter_map(|peer| {
             let known = self.peers.get(peer)?;
             known.is_up().then_some((*peer, known.slots() as u32))
-        });
-        Homes::new(up, &loads, self.stages[usize::from(stage)].weight)
+        })
     }
 
     fn own_affinity(&self, task: TaskId) -> [u8; 32] {
@@ -163,6 +194,15 @@ impl Engine {
         hasher.update(self.plan.job.as_bytes());
         hasher.update(task.0.to_be_bytes());
         hasher.finalize().into()
+    }
+
+    /// Whether `helper` may take `task` from others. One that stays goes only while its home is
+    /// not there.
+    fn may_help(&self, task: TaskId, helper: &PeerId) -> bool {
+        let spec = self.spec(task);
+        let kept = if spec.stays { self.place_kept(&self.affinity(task)) } else { None };
+        let is_up = |peer: &PeerId| self.peers.get(peer).is_some_and(Peer::is_up);
+        kept.is_none_or(|home| home == *helper || !is_up(&home)) && self.may_run(task, helper)
     }
 
     /// Whether `peer` may be given `task`: not again to one it failed on, while there are others.
@@ -266,7 +306,7 @@ impl Engine {
     fn waiting_elsewhere(&self, victims: &[PeerId], helper: PeerId) -> Option<TaskId> {
         let offers = victims.iter().filter_map(|victim| {
             let mut from_the_end = self.peers.get(victim)?.queue.iter().rev();
-            let task = *from_the_end.find(|task| self.may_run(**task, &helper))?;
+            let task = *from_the_end.find(|task| self.may_help(**task, &helper))?;
             let since = self.task(task).waiting?.since;
             self.worth_taking(*victim, task, since).ok()?;
             Some((self.backlog(*victim), task))
@@ -325,7 +365,7 @@ impl Engine {
         victims: &[PeerId],
         helper: PeerId,
     ) -> Option<(TaskId, Attempt, PeerId)> {
-        let is_free = |task: TaskId| self.may_run(task, &helper) && self.is_single(task);
+        let is_free = |task: TaskId| self.may_help(task, &helper) && self.is_single(task);
         let offers = victims.iter().filter_map(|victim| {
             let unstarted = self.unstarted(*victim).filter(|(task, ..)| is_free(*task));
             let (task, attempt, since) = unstarted.last()?;
@@ -368,7 +408,7 @@ impl Engine {
                 return;
             }
             let helper = helpers.iter().copied().find(|helper| {
-                *helper != worker && self.free_slots(*helper) > 0 && self.may_run(task, helper)
+                *helper != worker && self.free_slots(*helper) > 0 && self.may_help(task, helper)
             });
             if let Some(helper) = helper {
                 self.counters.speculations += 1;

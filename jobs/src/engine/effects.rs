@@ -16,6 +16,17 @@ impl Engine {
                 Record::Committed { task, .. } => {
                     self.take_effect(record, false);
                     self.after_commit(task);
+                    let more = self.follow_commit(task);
+                    self.enqueue(&more);
+                }
+                Record::Given { items } => {
+                    self.got_further();
+                    let more = self.follow_gift(&items);
+                    self.enqueue(&more);
+                }
+                Record::Closed => {
+                    let more = self.follow_close();
+                    self.enqueue(&more);
                 }
                 Record::Lost { task } => {
                     self.take_effect(record, false);
@@ -36,11 +47,20 @@ impl Engine {
         let mut last_epoch = None;
         for record in records {
             match record {
+                // What it says may be of tasks that would have followed.
+                Record::Committed { .. } | Record::Lost { .. } if self.is_broken() => {}
                 Record::Epoch { epoch } => {
                     assert!(last_epoch < Some(epoch), "epochs only rise");
                     last_epoch = Some(epoch);
                 }
                 Record::Ended(end) => ended = Some(end),
+                // What follows from each is queued when the term begins.
+                Record::Given { items } => drop(self.follow_gift(&items)),
+                Record::Closed => drop(self.follow_close()),
+                Record::Committed { task, .. } => {
+                    self.take_effect(record, true);
+                    self.follow_commit(task);
+                }
                 record => self.take_effect(record, true),
             }
         }
@@ -61,6 +81,7 @@ impl Engine {
         self.started = true;
         self.progress_at = self.now;
         self.watch_for_stall();
+        self.look_at_idle();
         if self.recovered {
             self.adopt_until = Some(self.now + self.plan.limits.adopt);
             self.timer(self.now + self.plan.limits.adopt, super::Timer::Assign);
@@ -122,7 +143,7 @@ impl Engine {
             Record::Built { result, report } => {
                 self.finish = Finish::store(result, report, self.now);
             }
-            Record::Epoch { .. } | Record::Ended(_) => {}
+            Record::Given { .. } | Record::Closed | Record::Epoch { .. } | Record::Ended(_) => {}
         }
     }
 

@@ -112,6 +112,9 @@ impl Engine {
     }
 
     fn is_finished(&self) -> bool {
+        if self.is_open() {
+            return false;
+        }
         let is_done = |task: TaskId| self.task(task).state == TaskState::Committed;
         let open = self.stages.iter().rev().find(|stage| stage.total > 0);
         open.is_none_or(|last| last.done == last.total)

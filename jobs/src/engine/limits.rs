@@ -16,6 +16,10 @@ pub const BATCH_LIMIT: usize = 16;
 /// sent for each output.
 pub(super) const HINTS_BATCH: usize = 8;
 
+/// The most tasks of a job whose tasks follow from results, each of which takes about a kilobyte here for as long
+/// as the job lives.
+pub(super) const TASKS_LIMIT: usize = 1 << 20;
+
 /// Attempts named in one `Revoke`, `Settled` or `Renew`: some 80 bytes each.
 pub(super) const NAMES_LIMIT: usize = 1024;
 
@@ -108,6 +112,9 @@ pub struct Limits {
     /// A job that makes no progress at all for this long fails. A day: a laptop that alone can run
     /// it may be closed overnight.
     pub stall: Duration,
+    /// A job that is open for more and was given nothing for this long is closed: who would have given more went
+    /// away without a word.
+    pub idle: Duration,
     /// A job fails when for this long each peer that could and would run it by all else had too little
     /// memory. A minute: a larger node that is about to join does so within seconds.
     pub too_small: Duration,
@@ -149,6 +156,7 @@ impl Default for Limits {
             straggler_min: Duration::from_secs(2),
             attempt_grace: Duration::from_secs(60),
             stall: Duration::from_secs(24 * 3600),
+            idle: Duration::from_secs(3600),
             too_small: Duration::from_secs(60),
             adopt: Duration::from_secs(2),
             store_each: Duration::from_secs(60),

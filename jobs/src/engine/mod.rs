@@ -53,6 +53,7 @@
 //! | `assign` | queues, giving out, stealing, stragglers |
 //! | `early` | outputs that travel while other tasks still run |
 //! | `attempts` | renewals, leases, time-outs, peers that go |
+//! | `course` | tasks that follow from results |
 //! | `reports` | what follows from the end of an attempt |
 //! | `journal` | records on their way to the disk; what each changes is in `effects` |
 //! | `finish` | building, storing and ending |
@@ -62,6 +63,7 @@
 
 mod assign;
 mod attempts;
+mod course;
 mod early;
 mod effects;
 mod faults;
@@ -83,6 +85,7 @@ use std::time::Duration;
 use crate::ids::{Attempt, Epoch, JobId, PeerId, TaskId};
 use crate::kind::TaskSpec;
 use crate::message::{ToController, ToWorker, WorkerOrder};
+use course::Ahead;
 use early::Early;
 use faults::Planted;
 use finish::Finish;
@@ -93,8 +96,8 @@ pub use faults::Fault;
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,
-    JobReport, Needs, Output, PeerFacts, Phase, Progress, Record, Refusal, Runtime, StageProgress,
-    TaskReport,
+    JobReport, Kept, Needs, Output, PeerFacts, Phase, Progress, Record, Refusal, Runtime,
+    StageProgress, TaskReport,
 };
 pub use worker::{
     CheckedManifest, Grant, Remembered, Worker, WorkerAction, WorkerEvent, WorkerRecord,
@@ -135,6 +138,8 @@ pub struct Engine {
     /// Since when all that could run it are too small.
     too_small_since: Option<Duration>,
     early: Early,
+    /// What follows from results, of kinds that have it so.
+    ahead: Option<Ahead>,
     counters: Counters,
     planted: Planted,
     outbox: Outbox,
@@ -211,6 +216,7 @@ impl Engine {
             (*peer, Peer::new(rank, facts.clone(), now))
         });
         let peers = peers.collect();
+        let ahead = plan.kind.course(&plan.manifest.config, &plan.tasks).map(Ahead::new);
         Engine {
             epoch: plan.epoch,
             plan,
@@ -234,6 +240,7 @@ impl Engine {
             outgrown: Vec::new(),
             too_small_since: None,
             early: Early::default(),
+            ahead,
             counters: Counters::default(),
             planted: Planted::default(),
             outbox: Outbox::default(),
@@ -251,6 +258,9 @@ impl Engine {
             Event::ResultBuilt { result, report } => self.on_built(result, report),
             Event::BuildFailed { lost, message } => self.on_build_failed(&lost, message),
             Event::ResultRefused { code, message } => self.on_refused_result(&code, message),
+            Event::Read { task, attempt, output } => self.on_read(task, attempt, output),
+            Event::Give { ticket, payload, items } => self.on_give(ticket, payload, items),
+            Event::Close => self.on_close(),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}
         }
@@ -315,10 +325,12 @@ impl Engine {
                 Timer::Assign => self.unassigned = true,
                 Timer::Finish => self.look_at_finish(),
                 Timer::Stall => self.look_at_stall(),
+                Timer::Idle => self.look_at_idle(),
             }
         }
         // Answers go out before new work: a worker that is told to forget or stop has room sooner.
         self.say_answers();
+        self.fail_if_broken();
         self.build_if_finished();
         if std::mem::take(&mut self.unassigned) {
             self.assign();

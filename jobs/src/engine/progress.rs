@@ -61,6 +61,7 @@ impl Engine {
             stages,
             bytes_done,
             bytes_total,
+            items: self.items(),
             workers,
             memoized,
             counters,

@@ -17,15 +17,17 @@ const NOT_DETERMINISTIC: &str = "IPDC-5103";
 const OUTPUT_LOST: &str = "IPDC-5104";
 /// The code of an attempt whose worker reported what is no output of its task.
 const NO_OUTPUT: &str = "IPDC-5109";
+/// What such a worker is remembered for.
+const NO_OUTPUT_AT_ALL: &str = "an output that is none";
 /// The code of an attempt whose input could not be had although somebody should have it.
 const INPUT_MISSING: &str = "IPDC-5105";
 
 /// A good report.
-struct Good {
-    task: TaskId,
-    attempt: Attempt,
-    worker: PeerId,
-    output: Payload,
+pub(super) struct Good {
+    pub(super) task: TaskId,
+    pub(super) attempt: Attempt,
+    pub(super) worker: PeerId,
+    pub(super) output: Payload,
     memoized: bool,
     counters: message::Counters,
     log: Log,
@@ -46,16 +48,14 @@ impl Engine {
         }
         match outcome {
             Outcome::Done { output, .. } if !self.plan.kind.is_output(self.spec(task), &output) => {
-                let what = "an output that is none";
-                self.outbox.actions.push(Action::Blame { peer: from, what });
-                let outcome = Outcome::Failed {
-                    class: FailureClass::Worker,
-                    code: NO_OUTPUT.to_owned(),
-                    message: "what it reported is no output of this task".to_owned(),
-                    log: Log::default(),
-                };
-                self.end_attempt(task, attempt, from, outcome);
+                let is_live = self.task_mut(task).live_mut(attempt).is_some();
+                self.close(task, attempt, Fate::Closed);
                 self.settle(from, task, attempt);
+                if is_live && self.task(task).state == TaskState::Open {
+                    self.on_false_output(task, attempt, from);
+                } else {
+                    self.blame(from, NO_OUTPUT_AT_ALL);
+                }
             }
             Outcome::Done { output, memoized, counters, log } => {
                 let worker = from;
@@ -66,6 +66,19 @@ impl Engine {
                 self.settle(from, task, attempt);
             }
         }
+    }
+
+    fn blame(&mut self, peer: PeerId, what: &'static str) {
+        self.outbox.actions.push(Action::Blame { peer, what });
+    }
+
+    /// What a worker reported is no output of its task.
+    pub(super) fn on_false_output(&mut self, task: TaskId, attempt: Attempt, worker: PeerId) {
+        self.blame(worker, NO_OUTPUT_AT_ALL);
+        let (class, log) = (FailureClass::Worker, Log::default());
+        let message = "what it reported is no output of this task".to_owned();
+        self.note_failure(task, attempt, worker, Some(class), NO_OUTPUT, &message, log.clone());
+        self.on_failure(task, worker, class, NO_OUTPUT.to_owned(), message, log);
     }
 
     /// Whether this worker was given this attempt: by this term, or, as it proves, by an earlier one.
@@ -100,12 +113,12 @@ impl Engine {
         };
         if !may_be_true {
             let what = "of an attempt that it was not given";
-            self.outbox.actions.push(Action::Blame { peer: from, what });
+            self.blame(from, what);
         }
     }
 
     /// The report needs no repeating.
-    fn settle(&mut self, from: PeerId, task: TaskId, attempt: Attempt) {
+    pub(super) fn settle(&mut self, from: PeerId, task: TaskId, attempt: Attempt) {
         self.outbox.settled.entry(from).or_default().push((task, attempt));
     }
 
@@ -138,7 +151,7 @@ impl Engine {
 
     /// The first good report of an open task: off into the journal.
     fn commit(&mut self, good: Good) {
-        let Good { task, attempt, worker, output, memoized, counters, log, cost } = good;
+        let Good { task, attempt, worker, memoized, cost, .. } = good;
         let state = self.task(task);
         if state.last_commit.max(state.outdated) >= Some(attempt) {
             // A copy of a report from before the output was lost, or it read another's that was.
@@ -151,7 +164,8 @@ impl Engine {
         }
         let first = &self.task(task).first_output;
         // A worker may have reported what it never had, and nothing was made of it.
-        if first.as_ref().is_some_and(|first| *first != output) && self.was_read(task) {
+        let differs = first.as_ref().is_some_and(|first| *first != good.output);
+        if differs && !self.has_course() && self.was_read(task) {
             self.on_difference(task, attempt, worker);
             return;
         }
@@ -176,6 +190,14 @@ impl Engine {
         } else {
             state.to_settle.push((worker, attempt));
         }
+        if let Some(good) = self.read_first(good) {
+            self.append_commit(good);
+        }
+    }
+
+    /// Off into the journal.
+    pub(super) fn append_commit(&mut self, good: Good) {
+        let Good { task, attempt, worker, output, memoized, counters, log, cost } = good;
         let log = log.last(LOG_LIMIT.min(self.log_room));
         self.log_room -= log.size();
         self.append(Record::Committed {
@@ -308,7 +330,7 @@ impl Engine {
     }
 
     /// Tries a failed task again, or gives the job up.
-    fn on_failure(
+    pub(super) fn on_failure(
         &mut self,
         task: TaskId,
         worker: PeerId,

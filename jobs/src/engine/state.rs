@@ -311,4 +311,6 @@ pub(super) enum Timer {
     Assign,
     Finish,
     Stall,
+    /// Of a job that is open for more.
+    Idle,
 }

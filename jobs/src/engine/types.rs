@@ -1,11 +1,13 @@
 //! What goes into an engine and what comes out of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
-use crate::kind::{Kind, TaskSpec};
+use crate::kind::{Items, Kind, TaskSpec};
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
@@ -35,12 +37,17 @@ pub struct JobPlan {
     /// Who gave a task's output the last time it was asked for: that peer's memo may have it. A
     /// hint: wrong ones cost time only.
     pub warm: BTreeMap<TaskId, PeerId>,
+    /// Reads what this node was told to keep by [`Action::Read`] and [`Event::Give`], when a journal is replayed.
+    pub kept: Kept,
     /// Known to the job's controllers alone, and the same in all their terms: it proves to whom an
     /// attempt was given.
     pub secret: [u8; 32],
     /// The bounds to keep.
     pub limits: super::Limits,
 }
+
+/// Reads a file that this node holds; none when it does not.
+pub type Kept = Arc<dyn Fn(&FileRef) -> Option<Bytes> + Send + Sync>;
 
 /// Something that runs user code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -152,6 +159,27 @@ pub enum Event {
         /// Why, for the user.
         message: String,
     },
+    /// What [`Action::Read`] asked for.
+    Read {
+        /// As in the action.
+        task: TaskId,
+        /// As in the action.
+        attempt: Attempt,
+        /// The file's bytes, which this node keeps until the job is over; else why they cannot be had.
+        output: Result<Bytes, String>,
+    },
+    /// The submitter gives an open job more to do. Answered by [`Action::Given`].
+    Give {
+        /// Names it in the answer.
+        ticket: u64,
+        /// How the journal keeps it: as a file, if it is too long for a message. This node has that, and keeps it
+        /// until the job is over.
+        payload: Payload,
+        /// All of it, as the kind reads it.
+        items: Bytes,
+    },
+    /// The submitter gives no more.
+    Close,
     /// The submitter or root wants the job ended.
     Cancel,
     /// Time passed: [`Engine::next_wake`](super::Engine::next_wake) is due.
@@ -174,6 +202,24 @@ pub enum Action {
         seq: u64,
         /// What.
         record: Record,
+    },
+    /// Fetch this output to this node, keep it until the job is over, then say [`Event::Read`].
+    Read {
+        /// Whose output it is.
+        task: TaskId,
+        /// The attempt that gave it.
+        attempt: Attempt,
+        /// Where it lies.
+        file: FileRef,
+        /// Who has it.
+        holders: Vec<PeerId>,
+    },
+    /// What was given under this ticket is in the journal, or is not taken.
+    Given {
+        /// Of [`Event::Give`].
+        ticket: u64,
+        /// How many items the job had before; else why nothing was taken.
+        first: Result<u64, String>,
     },
     /// Fetch these outputs to this node, build the result directory by
     /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`],
@@ -239,6 +285,13 @@ pub enum Record {
         #[serde(flatten)]
         log: Log,
     },
+    /// The submitter gave more to do.
+    Given {
+        /// What.
+        items: Payload,
+    },
+    /// The submitter gives no more.
+    Closed,
     /// A committed output is nowhere to be had: the task is run again.
     Lost {
         /// The task.
@@ -324,6 +377,8 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Input bytes in all: the weights of those tasks.
     pub bytes_total: u64,
+    /// Of a job of items, how many there are and have ended.
+    pub items: Option<Items>,
     /// Peers that hold attempts now.
     pub workers: u32,
     /// Committed tasks whose output came from a worker's memo.

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::chunk::{Chunk, Chunker, RecordKind, Table};
-use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, cid_of};
-use crate::kind::{FileWriter, Given, Guest, Host, JobFiles, Lasting, ReadAt, TaskError, Tree};
-use crate::message::FailureClass;
+use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, TaskId, cid_of};
+use crate::kind::{
+    FileWriter, Given, Guest, Host, JobFiles, Lasting, Outputs, ReadAt, TaskError, Tree,
+};
+use crate::message::{FailureClass, Payload};
 
 use super::config::Config;
 use super::record;
@@ -200,6 +202,26 @@ impl Host for World {
 
     fn progress(&self, done: u64, total: u64) {
         assert!(done <= total, "{done} of {total}");
+    }
+}
+
+/// The outputs of a job's last stage, which writes no more files.
+pub(super) struct Last(pub(super) Vec<(TaskId, Payload)>);
+
+impl Outputs for Last {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError> {
+        let (task, Payload::Inline(output)) = &self.0[index] else {
+            panic!("these tasks give short outputs")
+        };
+        Ok((*task, output.clone()))
+    }
+
+    fn create(&self) -> Result<Box<dyn FileWriter>, TaskError> {
+        Err(TaskError::Stopped)
     }
 }
 

@@ -25,7 +25,8 @@ use serde_json::Value;
 use crate::engine::Runtime;
 use crate::ids::{FileRef, TaskId};
 use crate::kind::{
-    Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
+    Finished, Host, JobFiles, Kind, Lasting, Outputs, PlanError, TaskError, TaskSpec, Template,
+    Tree, Work,
 };
 use crate::message::{Input, Payload};
 use crate::spec::{JobSpec, SpecError};
@@ -124,18 +125,14 @@ impl Kind for MapReduce {
         }
     }
 
-    fn finish(
-        &self,
-        config: &Value,
-        outputs: &[(TaskId, Payload)],
-    ) -> Result<Vec<ResultFile>, TaskError> {
+    fn finish(&self, config: &Value, outputs: &dyn Outputs) -> Result<Finished, TaskError> {
         let config = Config::read(config).map_err(|_| error::corrupt("the job's configuration"))?;
-        bad::check(config.max_bad_records, bad::listed(outputs).len())?;
-        plan::outputs(outputs)
-    }
-
-    fn remarks(&self, outputs: &[(TaskId, Payload)]) -> serde_json::Map<String, Value> {
-        bad::remarks(outputs)
+        let read = |index| outputs.read(index).map(|(task, text)| (task, Payload::Inline(text)));
+        let outputs: Vec<(TaskId, Payload)> =
+            (0..outputs.count()).map(read).collect::<Result<_, _>>()?;
+        bad::check(config.max_bad_records, bad::listed(&outputs).len())?;
+        let (files, remarks) = (plan::outputs(&outputs)?, bad::remarks(&outputs));
+        Ok(Finished { files, remarks, ..Finished::default() })
     }
 
     fn run(&self, work: &Work<'_>, host: &dyn Host) -> Result<Payload, TaskError> {

@@ -105,7 +105,7 @@ impl Tasks {
 
 /// A task that may run anywhere and weighs nothing.
 fn task(stage: u16, body: &Body, needs: Range<u32>) -> TaskSpec {
-    TaskSpec { stage, body: body.encode(), needs, affinity: None, weight: 0 }
+    TaskSpec { stage, body: body.encode(), needs, ..TaskSpec::default() }
 }
 
 /// The names of the last tasks' files in the result.
@@ -113,7 +113,7 @@ pub(super) fn outputs(outputs: &[(TaskId, Payload)]) -> Result<Vec<ResultFile>, 
     let name = |(part, (task, payload)): (usize, &(TaskId, Payload))| {
         let file = lines::file_of(payload)
             .ok_or_else(|| error::corrupt(&format!("the output of task {task}")))?;
-        Ok(ResultFile { task: *task, name: format!("part-{part:05}"), file })
+        Ok(ResultFile { task: Some(*task), name: format!("part-{part:05}"), file })
     };
     outputs.iter().enumerate().map(name).collect()
 }

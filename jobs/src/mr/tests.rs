@@ -7,7 +7,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::fake::{Native, World};
+use super::fake::{Last, Native, World};
 use super::*;
 use crate::chunk::RecordKind;
 use crate::ids::PeerId;
@@ -160,7 +160,7 @@ fn run_in(world: &World, config: &Value, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8
         .zip(outputs)
         .filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last)
         .collect();
-    let files = MapReduce.finish(config, &last)?;
+    let files = MapReduce.finish(config, &Last(last))?.files;
     Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
 }
 

@@ -49,6 +49,9 @@ pub enum Broken {
     /// Something old had an effect.
     #[error("a message of an older epoch made {0}")]
     OldEpochObeyed(String),
+    /// A submitter was told that something is in the journal that is not.
+    #[error("what was given was said to be taken before that was durable")]
+    TakenTooEarly,
     /// A wrong result.
     #[error("the result is {0}, not {1}")]
     WrongResult(String, Cid),
@@ -114,7 +117,7 @@ impl Laws {
             Record::Lost { task } => {
                 self.appended.remove(task);
             }
-            Record::Built { .. } | Record::Ended(_) => {}
+            Record::Given { .. } | Record::Closed | Record::Built { .. } | Record::Ended(_) => {}
         }
         Ok(())
     }
@@ -145,7 +148,8 @@ impl Laws {
                 Record::Lost { task } => {
                     self.appended.remove(task);
                 }
-                Record::Built { .. } | Record::Ended(_) => {}
+                Record::Given { .. } | Record::Closed | Record::Built { .. } | Record::Ended(_) => {
+                }
             }
         }
     }

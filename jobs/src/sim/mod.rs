@@ -12,9 +12,10 @@
 //! | `scenario` | what a seed stands for |
 //! | `world` | nodes, disks, network, faults: what happens next |
 //! | `laws` | what must always hold |
-//! | `work` | a synthetic kind |
+//! | `work`, `growing` | synthetic kinds: stages of hashing, and a forest that grows |
 //! | `rng` | the only source of chance |
 
+pub(crate) mod growing;
 mod laws;
 mod rng;
 mod scenario;
@@ -68,6 +69,10 @@ pub struct Tally {
     pub lies: u64,
     pub blames: u64,
     pub forged: u64,
+    pub growing: u64,
+    pub gifts: u64,
+    pub reads: u64,
+    pub failed_reads: u64,
     pub engines: Counters,
 }
 
@@ -131,6 +136,10 @@ impl Tally {
             lies,
             blames,
             forged,
+            growing,
+            gifts,
+            reads,
+            failed_reads,
             engines,
         } = other;
         self.events += events;
@@ -167,6 +176,10 @@ impl Tally {
         self.lies += lies;
         self.blames += blames;
         self.forged += forged;
+        self.growing += growing;
+        self.gifts += gifts;
+        self.reads += reads;
+        self.failed_reads += failed_reads;
         self.engines.add(engines);
     }
 }

@@ -61,6 +61,17 @@ pub struct JobDraw {
     pub poison: Option<u32>,
     /// What its code needs, if that is more than some nodes have.
     pub large: Option<Large>,
+    /// Of what its tasks follow, if it is of the kind that grows: it has no other stages then.
+    pub growing: Option<Growth>,
+}
+
+/// A job whose tasks follow from results.
+#[derive(Debug, Clone, Copy)]
+pub struct Growth {
+    /// Tasks from the start.
+    pub roots: u32,
+    /// And how many more are given to it while it runs; it is open until then.
+    pub gifts: u32,
 }
 
 /// A job that does not fit everywhere.
@@ -84,8 +95,11 @@ impl Scenario {
             96 | 97 => rng.between(31, 120),
             _ => 200,
         } as usize;
-        let jobs: Vec<_> = (0..rng.between(1, 3)).map(|_| JobDraw::of(&mut rng, nodes)).collect();
-        // Of its own chance, so that what else a seed stands for stays.
+        let mut jobs: Vec<_> =
+            (0..rng.between(1, 3)).map(|_| JobDraw::of(&mut rng, nodes)).collect();
+        // Of chances of their own, so that what else a seed stands for stays.
+        let mut growth = Rng::new(seed ^ 0x960);
+        jobs.iter_mut().for_each(|job| job.growing = Growth::of(&mut growth));
         let mut hostile = Rng::new(seed ^ 0x0ff);
         let hostile = Some(hostile.index(nodes)).filter(|_| hostile.chance(400));
         let hostile = hostile.filter(|node| jobs.iter().all(|job| job.controller != *node));
@@ -137,6 +151,16 @@ impl JobDraw {
             poison: (tasks > 0 && rng.chance(50)).then(|| rng.between(0, tasks - 1) as u32),
             large: (tasks > 0 && rng.chance(120))
                 .then(|| Large { is_hopeless: rng.chance(500), is_declared: rng.chance(500) }),
+            growing: None,
         }
+    }
+}
+
+impl Growth {
+    fn of(rng: &mut Rng) -> Option<Growth> {
+        rng.chance(250).then(|| Growth {
+            roots: rng.between(0, 12) as u32,
+            gifts: if rng.chance(500) { rng.between(1, 5) as u32 } else { 0 },
+        })
     }
 }

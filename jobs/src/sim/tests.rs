@@ -46,6 +46,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { drains, pauses, refusals, failed_attempts, failed_builds, failed_stores, .. } =
         *sum;
     let Tally { memo_hits, memo_losses, misfits, lies, blames, forged, .. } = *sum;
+    let Tally { growing, gifts, reads, failed_reads, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -76,7 +77,11 @@ fn everything_happened(sum: &Tally) {
         ("memos that lost what they had just answered", memo_losses, 50),
         ("lies of a hostile member", lies, 10_000),
         ("lies that were seen through", blames, 2_000),
-        ("outputs that a hostile member made up", forged, 30),
+        ("outputs that a hostile member made up", forged, 20),
+        ("jobs whose tasks follow from results", growing, 200),
+        ("things given to running jobs", gifts, 200),
+        ("outputs read before their commit", reads, 500),
+        ("reads that failed", failed_reads, 30),
         ("commits", engines.commits, 10_000),
         ("retries", engines.retries, 2_000),
         ("steals", engines.steals, 1_000),

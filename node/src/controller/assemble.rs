@@ -1,23 +1,28 @@
 //! Builds what a job leaves behind, and what is too long for a message.
 //!
 //! The **result** is one directory: the kind's files and a `manifest.json` that holds only what
-//! determines them. The **report** is a file of its own: who ran what, when, how long.
+//! determines them. The **report** says who ran what, when, how long: a file of its own, or, of kinds that
+//! have more to say, a directory with it and theirs.
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ipdc_jobs::engine::{Event, JobReport, Output};
-use ipdc_jobs::ids::{Cid, FileRef, JobId, TaskId};
-use ipdc_jobs::kind::{self, ResultFile, TaskError};
+use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId, TaskId};
+use ipdc_jobs::kind::{self, FileWriter, Finished, Outputs, ResultFile, TaskError};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{Assignment, INLINE_LIMIT, Payload};
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use crate::blocks::Blocks;
 use crate::blocks::store::{Add, StoreError, Tier};
-use crate::blocks::unixfs;
+use crate::blocks::unixfs::{self, BlockingWriter, Caller, FileBuilder};
 use crate::state::pins::Reason;
 
 /// The longest output of one task of the last stage: an index of its files.
-const OUTPUT_LIMIT: usize = 16 << 20;
+pub(super) const OUTPUT_LIMIT: usize = 16 << 20;
 
 /// Files of a result that are fetched at a time: of small ones the second is on its way while the first
 /// is flushed, and each may have [`Session::fetch_all`](crate::blocks::fetch::Session::fetch_all)'s 16 MiB
@@ -81,6 +86,9 @@ impl BuildFailure {
     fn of_kind(error: TaskError) -> Self {
         match error {
             TaskError::Failed { code, message, .. } => BuildFailure::Refused { code, message },
+            TaskError::Missing { task: Some(task), message, .. } => {
+                BuildFailure::lost(task, message)
+            }
             TaskError::Stopped | TaskError::Missing { .. } => BuildFailure::passing(error),
         }
     }
@@ -99,36 +107,41 @@ async fn build(
     })?;
     // What is fetched and built is safe from collection until it is pinned.
     let add = context.blocks.store().add(Tier::Durable);
-    let mut inline = Vec::with_capacity(outputs.len());
-    for output in outputs {
-        let bytes = match &output.payload {
-            Payload::Inline(bytes) => bytes.clone(),
-            Payload::File(file) => {
-                let session = context.blocks.session(&output.holders, Tier::Cache);
-                let read = context.blocks.read(&session, file, OUTPUT_LIMIT).await;
-                read.map_err(|error| BuildFailure::lost(output.task, error))?
-            }
-        };
-        inline.push((output.task, Payload::Inline(bytes)));
-    }
-    let files = kind.finish(&manifest.config, &inline).map_err(BuildFailure::of_kind)?;
-    let fetched = stream::iter(files)
-        .map(|file| fetch(context, &add, outputs, file))
-        .buffered(FILES)
-        .try_collect::<Vec<_>>();
+    let last = LastStage {
+        blocks: context.blocks.clone(),
+        outputs: outputs.to_vec(),
+        add: add.clone(),
+        caller: Caller::new(Handle::current(), CancellationToken::new()),
+    };
+    let config = manifest.config.clone();
+    let finished = tokio::task::spawn_blocking(move || kind.finish(&config, &last)).await;
+    let finished = finished.map_err(BuildFailure::passing)?;
+    let Finished { files, report: more, remarks } = finished.map_err(BuildFailure::of_kind)?;
+    let fetch_all = |files: Vec<ResultFile>| {
+        let files = stream::iter(files).map(|file| fetch(context, &add, outputs, file));
+        files.buffered(FILES).try_collect::<Vec<_>>()
+    };
     let determined = Determined {
         kind: &manifest.kind,
         code: manifest.code.to_string(),
         input: manifest.input.to_string(),
         config: &manifest.config,
     };
-    let report = Report { report, remarks: kind.remarks(&inline) };
+    let report = Report { report, remarks };
     // Together: each waits for the disk.
-    let (mut entries, determined, FileRef { cid: report, .. }) = tokio::try_join!(
-        fetched,
+    let (mut entries, mut more, determined, report) = tokio::try_join!(
+        fetch_all(files),
+        fetch_all(more),
         add_json(context, &add, &determined),
         add_json(context, &add, &report)
     )?;
+    let report = if more.is_empty() {
+        report.cid
+    } else {
+        more.push(("report.json".to_owned(), report));
+        let built = unixfs::build_dir(&add, context.blocks.store(), more).await;
+        built.map_err(BuildFailure::passing)?
+    };
     entries.push(("manifest.json".to_owned(), determined));
     let result = unixfs::build_dir(&add, context.blocks.store(), entries)
         .await
@@ -140,6 +153,43 @@ async fn build(
     Ok((result, report))
 }
 
+/// The outputs of the last stage, as their kind sees them.
+struct LastStage {
+    blocks: Blocks,
+    outputs: Vec<Output>,
+    add: Add,
+    caller: Caller,
+}
+
+impl Outputs for LastStage {
+    fn count(&self) -> usize {
+        self.outputs.len()
+    }
+
+    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError> {
+        let Output { task, payload, holders } = &self.outputs[index];
+        let bytes = match payload {
+            Payload::Inline(bytes) => bytes.clone(),
+            Payload::File(file) => {
+                let session = self.blocks.session(holders, Tier::Cache);
+                let read = self.caller.wait(self.blocks.read(&session, file, OUTPUT_LIMIT));
+                let lost = |error: unixfs::Error| TaskError::Missing {
+                    file: Box::new(*file),
+                    task: Some(*task),
+                    message: error.to_string(),
+                };
+                read.ok_or(TaskError::Stopped)?.map_err(lost)?
+            }
+        };
+        Ok((*task, bytes))
+    }
+
+    fn create(&self) -> Result<Box<dyn FileWriter>, TaskError> {
+        let builder = FileBuilder::new(self.add.clone());
+        Ok(Box::new(BlockingWriter::new(builder, self.caller.clone())))
+    }
+}
+
 /// The file's name in the result, and the file, all its blocks on this node's disk.
 async fn fetch(
     context: &Context,
@@ -147,12 +197,32 @@ async fn fetch(
     outputs: &[Output],
     ResultFile { task, name, file }: ResultFile,
 ) -> Result<(String, FileRef), BuildFailure> {
-    let made = outputs.iter().find(|output| output.task == task);
-    let holders = made.map_or(&[][..], |output| &output.holders);
+    // What was written while the result was put together is here.
+    let Some(task) = task else { return Ok((name, file)) };
+    // Tasks are numbered in the order of the outputs.
+    let made = outputs.binary_search_by_key(&task, |output| output.task);
+    let holders = made.map_or(&[][..], |index| &outputs[index].holders);
     let session = context.blocks.fetcher().session_for(holders, add.clone());
     let fetched = session.fetch_all(file.cid, |_| {}).await;
     fetched.map_err(|error| BuildFailure::lost(task, error))?;
     Ok((name, file))
+}
+
+/// Brings an output here and keeps it while the job lives; its bytes.
+pub(super) async fn keep(
+    context: &Context,
+    job: JobId,
+    file: &FileRef,
+    holders: &[PeerId],
+) -> Result<Bytes, String> {
+    if file.len > OUTPUT_LIMIT as u64 {
+        return Err(format!("it has {} bytes; at most {OUTPUT_LIMIT} are read", file.len));
+    }
+    let session = context.blocks.session(holders, Tier::Durable);
+    session.fetch_all(file.cid, |_| {}).await.map_err(|error| error.to_string())?;
+    let pinned = context.blocks.pins().pin(file.cid, Reason::Job(job)).await;
+    pinned.map_err(|error| error.to_string())?;
+    context.blocks.read(&session, file, OUTPUT_LIMIT).await.map_err(|error| error.to_string())
 }
 
 async fn add_json(

@@ -3,6 +3,7 @@
 //! One task per job owns the engine, so there are no locks. Effects that take time (the journal,
 //! building the result) run beside it and come back as events.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,11 @@ use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{ToWorker, WorkerOrder};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pace::Pace;
-use super::{Context, Names, assemble};
+use super::{Asked, Context, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
 use crate::swarm::conduct::Misdeed;
@@ -41,8 +42,8 @@ pub(super) struct Mail {
     pub(super) sender: mpsc::Sender<Event>,
     /// What happens.
     pub(super) events: mpsc::Receiver<Event>,
-    /// Users that want to see the job's logs.
-    pub(super) logs_asked: mpsc::Receiver<oneshot::Sender<JobLogs>>,
+    /// What users ask.
+    pub(super) asked: mpsc::Receiver<Asked>,
 }
 
 /// One job under way.
@@ -55,6 +56,9 @@ pub(super) struct Drive {
     events: mpsc::Sender<Event>,
     journal: mpsc::UnboundedSender<(u64, Record)>,
     build: Option<JoinHandle<()>>,
+    /// Who waits to hear that what was given is taken, by tickets.
+    giving: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
+    tickets: u64,
     names: Names,
     view: watch::Sender<JobView>,
     shown: Instant,
@@ -73,12 +77,14 @@ impl Drive {
         view: watch::Sender<JobView>,
         mail: Mail,
     ) {
-        let Mail { sender, mut events, mut logs_asked } = mail;
+        let Mail { sender, mut events, mut asked } = mail;
         let job = plan.job;
         let manifest = Arc::new(plan.manifest.clone());
         let started = Instant::now();
         let journal = keep_journal(Arc::clone(&context), job, sender.clone());
-        let (engine, actions) = Engine::new(plan, Duration::ZERO, recovered);
+        // What follows from a long journal may be read from files.
+        let begun = spawn_blocking(move || Engine::new(plan, Duration::ZERO, recovered));
+        let (engine, actions) = begun.await.expect("a journal of this job's own is fine");
         let mut drive = Drive {
             context,
             job,
@@ -88,6 +94,8 @@ impl Drive {
             events: sender,
             journal,
             build: None,
+            giving: BTreeMap::new(),
+            tickets: 0,
             names,
             view,
             shown: started,
@@ -101,11 +109,10 @@ impl Drive {
             let event = tokio::select! {
                 event = events.recv() => event.unwrap_or(Event::Tick),
                 () = sleep_until(wake.unwrap_or(show)), if wake.is_some() => Event::Tick,
-                Some(answer) = logs_asked.recv() => {
-                    // Who asked may have gone away.
-                    let _ = answer.send(logs_of(&drive.engine.report()));
-                    continue;
-                }
+                Some(asked) = asked.recv() => match drive.answer(asked) {
+                    Some(event) => event,
+                    None => continue,
+                },
                 () = sleep_until(show), if drive.stale => {
                     drive.show();
                     continue;
@@ -116,6 +123,22 @@ impl Drive {
             drive.stale = true;
             if drive.shown.elapsed() >= VIEW_INTERVAL {
                 drive.show();
+            }
+        }
+    }
+
+    /// Answers what a user asks, or tells the engine, whose answer it then is.
+    fn answer(&mut self, asked: Asked) -> Option<Event> {
+        match asked {
+            // Who asked may have gone away.
+            Asked::Logs(answer) => {
+                let _ = answer.send(logs_of(&self.engine.report()));
+                None
+            }
+            Asked::Give { payload, items, answer } => {
+                self.tickets += 1;
+                self.giving.insert(self.tickets, answer);
+                Some(Event::Give { ticket: self.tickets, payload, items })
             }
         }
     }
@@ -139,6 +162,19 @@ impl Drive {
                             assemble::result(&context, job, &manifest, outputs, *report).await;
                         let _ = events.send(event).await;
                     }));
+                }
+                Action::Read { task, attempt, file, holders } => {
+                    let (context, events) = (Arc::clone(&self.context), self.events.clone());
+                    let job = self.job;
+                    tokio::spawn(async move {
+                        let output = assemble::keep(&context, job, &file, &holders).await;
+                        let _ = events.send(Event::Read { task, attempt, output }).await;
+                    });
+                }
+                Action::Given { ticket, first } => {
+                    if let Some(answer) = self.giving.remove(&ticket) {
+                        let _ = answer.send(first);
+                    }
                 }
                 Action::Ended(end) => {
                     let report = self.engine.report();

@@ -22,12 +22,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Limits, Needs, PeerFacts, Record};
+use bytes::Bytes;
+use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Kept, Limits, Needs, PeerFacts, Record};
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::memo::MemoKey;
-use ipdc_jobs::message::ToController;
+use ipdc_jobs::message::{Payload, ToController};
 use libp2p_identity::{Keypair, SigningError};
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -49,8 +50,8 @@ pub use task::TaskWorkError;
 /// Views that a slow follower may lag behind before it misses some; it then reads the latest.
 pub const CHANGES_LIMIT: usize = 1_024;
 
-/// Users that wait for one job's logs at once.
-const LOGS_ASKED_LIMIT: usize = 16;
+/// Users that wait for one job's engine at once.
+const ASKED_LIMIT: usize = 64;
 
 /// Put before a job's ID when its [`secret`] is signed: the signature stands for nothing else.
 const SECRET_CONTEXT: &[u8] = b"ipdc/attempts/1\n";
@@ -94,7 +95,15 @@ pub struct Controller {
 struct Live {
     events: mpsc::Sender<Event>,
     view: watch::Receiver<JobView>,
-    logs: mpsc::Sender<oneshot::Sender<JobLogs>>,
+    asked: mpsc::Sender<Asked>,
+}
+
+/// What users ask of a job's engine, and wait for.
+enum Asked {
+    /// What its guests logged.
+    Logs(oneshot::Sender<JobLogs>),
+    /// More to do: how the journal keeps it, and all of it. Answered with the number of its first item.
+    Give { payload: Payload, items: Bytes, answer: oneshot::Sender<Result<u64, String>> },
 }
 
 /// A text that names no job, or several.
@@ -194,8 +203,8 @@ impl Controller {
         }
         let (view, watched) = watch::channel(first);
         let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
-        let (logs, logs_asked) = mpsc::channel(LOGS_ASKED_LIMIT);
-        let live = Live { events: events.clone(), view: watched, logs };
+        let (asks, asked) = mpsc::channel(ASKED_LIMIT);
+        let live = Live { events: events.clone(), view: watched, asked: asks };
         self.live().insert(job, live);
         let controller = self.clone();
         tokio::spawn(async move {
@@ -203,7 +212,7 @@ impl Controller {
             let peers = controller.peers().clone().into_iter().collect();
             match plan(&context, (job, epoch), manifest_file, manifest, peers).await {
                 Ok((plan, names)) => {
-                    let mail = drive::Mail { sender: events, events: mail, logs_asked };
+                    let mail = drive::Mail { sender: events, events: mail, asked };
                     drive::Drive::run(context, plan, names, records, view, mail).await;
                 }
                 Err(_) if had_ended => {
@@ -345,10 +354,10 @@ impl Controller {
     /// # Errors
     /// When there is no such job.
     pub async fn logs(&self, job: JobId) -> Result<JobLogs, FindError> {
-        let asked = self.live().get(&job).map(|live| live.logs.clone());
+        let asked = self.live().get(&job).map(|live| live.asked.clone());
         if let Some(asked) = asked {
             let (answer, logs) = oneshot::channel();
-            if asked.send(answer).await.is_ok()
+            if asked.send(Asked::Logs(answer)).await.is_ok()
                 && let Ok(logs) = logs.await
             {
                 return Ok(logs);
@@ -444,10 +453,21 @@ async fn plan(
         needs,
         peers,
         warm,
+        kept: kept(context),
         secret: secret(context, job).map_err(|error| failed("IPDC-5010", error.to_string()))?,
         limits: Limits::default(),
     };
     Ok((plan, names))
+}
+
+/// Reads what this node keeps of its jobs, on a thread that may block.
+fn kept(context: &Arc<Context>) -> Kept {
+    let caller = Caller::new(tokio::runtime::Handle::current(), CancellationToken::new());
+    let context = Arc::clone(context);
+    Arc::new(move |file| {
+        let session = context.blocks.session(&[], Tier::Cache);
+        caller.wait(context.blocks.read(&session, file, assemble::OUTPUT_LIMIT))?.ok()
+    })
 }
 
 /// What only this node can know of a job, in whichever run: a signature that it shows nobody.

@@ -87,6 +87,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         needs: Needs::default(),
         peers: std::iter::once((controller(), facts(0))).chain(workers).collect(),
         warm: BTreeMap::new(),
+        kept: std::sync::Arc::new(|_| None),
         secret: [7; 32],
         limits: Limits::default(),
     }

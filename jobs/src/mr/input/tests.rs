@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::super::bad::Skipped;
 use super::super::config::Config;
-use super::super::fake::{self, World};
+use super::super::fake::{self, Last, World};
 use super::super::{MapReduce, split};
 use super::*;
 use crate::ids::{PeerId, TaskId};
@@ -110,13 +110,14 @@ fn run(
     let last: Vec<_> =
         numbered.filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last_stage).collect();
     let mut counts = BTreeMap::new();
-    for part in MapReduce.finish(&config, &last)? {
+    let mut finished = MapReduce.finish(&config, &Last(last))?;
+    for part in finished.files {
         for line in String::from_utf8_lossy(&world.read(&part.file).unwrap()).lines() {
             let (key, count) = line.split_once('\t').unwrap();
             *counts.entry(key.to_owned()).or_default() += count.parse::<u64>().unwrap();
         }
     }
-    let skipped = MapReduce.remarks(&last).remove("skipped");
+    let skipped = finished.remarks.remove("skipped");
     let skipped = skipped.map(|list| serde_json::from_value(list).unwrap()).unwrap_or_default();
     Ok(Made { counts, skipped })
 }

@@ -1,12 +1,15 @@
 //! The controllers' side: engines, their journals, the building of results.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Happening, Wire, World};
-use crate::engine::{Action, Engine, Event, JobPlan, Needs, Output, Record};
-use crate::ids::{CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
+use super::{Gifts, Happening, Wire, World};
+use crate::engine::{Action, Engine, Event, JobPlan, Kept, Needs, Output, Record};
+use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
+use crate::kind::Kind;
 use crate::message::{Payload, ToWorker, WorkerOrder};
+use crate::sim::growing::{self, Growing};
 use crate::sim::laws::Broken;
 use crate::sim::work::{self, Hashing};
 
@@ -19,6 +22,7 @@ impl World {
         }
         self.jobs[job].is_submitted = true;
         self.tally.jobs += 1;
+        self.tally.growing += u64::from(self.jobs[job].draw.growing.is_some());
         if self.jobs[job].draw.epoch_written {
             let record = Record::Epoch { epoch: Epoch(1) };
             self.jobs[job].laws.on_append(&record)?;
@@ -52,10 +56,11 @@ impl World {
             manifest_file: FileRef { cid: known.manifest.code, len: 1 },
             manifest: known.manifest.clone(),
             tasks: known.tasks.clone(),
-            kind: &Hashing,
+            kind: known.kind(),
             needs: Needs::default(),
             peers,
             warm,
+            kept: known.reader(),
             secret: *b"known to no node but controllers",
             limits: self.scenario.limits.clone(),
         };
@@ -126,6 +131,11 @@ impl World {
                     let pause = self.rng.millis(5, 300);
                     self.at(pause, Happening::Built { job, life, outputs, report });
                 }
+                Action::Read { task, attempt, file, holders } => {
+                    let pause = self.rng.millis(1, 100);
+                    self.at(pause, Happening::Read { job, life, task, attempt, file, holders });
+                }
+                Action::Given { ticket, first } => self.given(job, ticket, first.is_ok())?,
                 Action::Blame { peer, .. } => self.blamed(peer)?,
                 Action::Ended(end) => self.jobs[job].laws.on_told(&end)?,
                 Action::Over => {
@@ -198,7 +208,10 @@ impl World {
         }
         let outputs: Vec<(TaskId, Payload)> =
             outputs.iter().map(|output| (output.task, output.payload.clone())).collect();
-        let result = work::result_of(&outputs);
+        let result = match self.jobs[job].draw.growing {
+            Some(_) => growing::result_of(outputs.iter().map(|(_, output)| output)),
+            None => work::result_of(&outputs),
+        };
         self.nodes[controller].pinned.extend([result, report]);
         self.tell_engine(job, Event::ResultBuilt { result, report })
     }
@@ -217,5 +230,80 @@ impl World {
             let is_lie = is_forged && self.scenario.hostile == Some(*holder);
             self.is_linked(reader, *holder) && has_it && !is_lie
         })
+    }
+}
+
+impl super::Job {
+    fn kind(&self) -> &'static dyn Kind {
+        if self.draw.growing.is_some() { &Growing } else { &Hashing }
+    }
+
+    /// What its controller keeps of it, as it is now.
+    fn reader(&self) -> Kept {
+        let kept = self.kept.clone();
+        Arc::new(move |file| kept.get(&file.cid).cloned())
+    }
+}
+
+impl World {
+    /// An output is fetched to the controller, and kept there.
+    pub(super) fn read(
+        &mut self,
+        job: usize,
+        task: TaskId,
+        attempt: Attempt,
+        file: FileRef,
+        holders: &[PeerId],
+    ) -> Result<(), Broken> {
+        let controller = self.jobs[job].draw.controller;
+        let is_there = self.can_read(controller, self.jobs[job].id, task, holders);
+        let has_luck = !(self.are_faults_on && self.rng.chance(100));
+        let output = if is_there && has_luck {
+            self.tally.reads += 1;
+            let bytes = growing::bytes_of(&self.jobs[job].roots(), file.cid);
+            let bytes = bytes.expect("an honest worker names what a task gives");
+            self.jobs[job].kept.insert(file.cid, bytes.clone());
+            Ok(bytes)
+        } else {
+            self.tally.failed_reads += 1;
+            Err("could not be fetched".to_owned())
+        };
+        self.tell_engine(job, Event::Read { task, attempt, output })
+    }
+
+    /// The submitter gives what it was not yet told is taken, then closes the job. It says all that
+    /// again until it is told, or the job is over.
+    pub(super) fn give(&mut self, job: usize) -> Result<(), Broken> {
+        let Some(gifts) = &self.jobs[job].gifts else { return Ok(()) };
+        let Gifts { first, end, taken } = gifts.clone();
+        let pause = self.rng.millis(200, 4_000);
+        self.at(pause, Happening::Give { job });
+        match (first..end).find(|n| !taken.contains(n)) {
+            Some(n) => {
+                let items = growing::root(n);
+                let payload = Payload::Inline(items.clone());
+                self.tell_engine(job, Event::Give { ticket: n.into(), payload, items })
+            }
+            None => self.tell_engine(job, Event::Close),
+        }
+    }
+
+    /// The engine says whether it has what was given.
+    fn given(&mut self, job: usize, ticket: u64, is_taken: bool) -> Result<(), Broken> {
+        let known = &mut self.jobs[job];
+        if !is_taken {
+            return Ok(());
+        }
+        let root = growing::root(ticket as u32);
+        let is_its =
+            |record: &Record| *record == Record::Given { items: Payload::Inline(root.clone()) };
+        if !known.journal.iter().any(is_its) {
+            return Err(Broken::TakenTooEarly);
+        }
+        self.tally.gifts += 1;
+        if let Some(gifts) = &mut known.gifts {
+            gifts.taken.insert(ticket as u32);
+        }
+        Ok(())
     }
 }

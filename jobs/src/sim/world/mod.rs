@@ -20,9 +20,9 @@ use super::Tally;
 use super::laws::{Broken, Laws};
 use super::rng::Rng;
 use super::scenario::{JobDraw, Large, Scenario};
-use super::work;
+use super::{growing, work};
 use crate::engine::{EndState, Engine, Event, Output, Record, Worker, WorkerEvent, WorkerRecord};
-use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, JobId, PeerId, TaskId, cid_of};
+use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use crate::kind::TaskSpec;
 use crate::manifest::{Limits, Manifest, VERSION};
 use crate::message::{Assignment, ToController, ToWorker};
@@ -39,24 +39,94 @@ const MEMORY: u64 = 1 << 30;
 enum Happening {
     Submit(usize),
     Cancel(usize),
-    Deliver { link: u64, seq: u64, from: usize, to: usize, wire: Wire },
-    WakeWorker { node: usize, life: u32 },
-    WakeEngine { job: usize, life: u32 },
-    Journaled { job: usize, life: u32, seq: u64 },
-    Persisted { node: usize, life: u32, seq: u64 },
-    Checked { node: usize, life: u32, job: JobId, from: PeerId, is_forged: bool },
-    Recalled { node: usize, life: u32, job: JobId, assignments: Vec<Assignment> },
-    Halfway { node: usize, life: u32, run: RunKey },
-    Ran { node: usize, life: u32, run: RunKey },
-    Stored { node: usize, life: u32, job: JobId, roots: Vec<Cid>, holders: Vec<PeerId> },
-    Built { job: usize, life: u32, outputs: Vec<Output>, report: Cid },
-    Hint { job: usize, node: usize },
+    Deliver {
+        link: u64,
+        seq: u64,
+        from: usize,
+        to: usize,
+        wire: Wire,
+    },
+    WakeWorker {
+        node: usize,
+        life: u32,
+    },
+    WakeEngine {
+        job: usize,
+        life: u32,
+    },
+    Journaled {
+        job: usize,
+        life: u32,
+        seq: u64,
+    },
+    Persisted {
+        node: usize,
+        life: u32,
+        seq: u64,
+    },
+    Checked {
+        node: usize,
+        life: u32,
+        job: JobId,
+        from: PeerId,
+        is_forged: bool,
+    },
+    Recalled {
+        node: usize,
+        life: u32,
+        job: JobId,
+        assignments: Vec<Assignment>,
+    },
+    Halfway {
+        node: usize,
+        life: u32,
+        run: RunKey,
+    },
+    Ran {
+        node: usize,
+        life: u32,
+        run: RunKey,
+    },
+    Stored {
+        node: usize,
+        life: u32,
+        job: JobId,
+        roots: Vec<Cid>,
+        holders: Vec<PeerId>,
+    },
+    Built {
+        job: usize,
+        life: u32,
+        outputs: Vec<Output>,
+        report: Cid,
+    },
+    Read {
+        job: usize,
+        life: u32,
+        task: TaskId,
+        attempt: Attempt,
+        file: FileRef,
+        holders: Vec<PeerId>,
+    },
+    Give {
+        job: usize,
+    },
+    Hint {
+        job: usize,
+        node: usize,
+    },
     Mishap,
     Malice,
     Mend,
-    Restart { node: usize },
-    Resume { node: usize },
-    Crash { node: usize },
+    Restart {
+        node: usize,
+    },
+    Resume {
+        node: usize,
+    },
+    Crash {
+        node: usize,
+    },
     StopFaults,
 }
 
@@ -125,9 +195,30 @@ struct Job {
     written_by: Duration,
     laws: Laws,
     guest_failures: BTreeMap<TaskId, u32>,
+    /// What is given to it while it runs.
+    gifts: Option<Gifts>,
+    /// Outputs that its controller was told to keep, on its disk.
+    kept: BTreeMap<Cid, Bytes>,
     /// What was last said of the link to each node.
     beliefs: BTreeMap<usize, Belief>,
     wake_at: Option<Duration>,
+}
+
+/// Roots that are given to a job that grows.
+#[derive(Debug, Clone)]
+struct Gifts {
+    first: u32,
+    end: u32,
+    /// Those that the submitter was told are taken.
+    taken: BTreeSet<u32>,
+}
+
+impl Job {
+    /// All the roots that it has or may be given.
+    fn roots(&self) -> std::ops::Range<u32> {
+        let growth = self.draw.growing;
+        growth.map_or(0..0, |growth| 0..growth.roots + growth.gifts)
+    }
 }
 
 /// Of a link: whether it is up, in which lives of its ends, and whether the far end is paused.
@@ -243,10 +334,10 @@ impl World {
             Limits { memory: declared.unwrap_or(Limits::default().memory), ..Limits::default() };
         let manifest = Manifest {
             v: VERSION,
-            kind: "hashing".to_owned(),
+            kind: if draw.growing.is_some() { "growing" } else { "hashing" }.to_owned(),
             code,
             input: code,
-            config: serde_json::Value::Null,
+            config: draw.growing.is_some_and(|growth| growth.gifts > 0).into(),
             limits,
             memo: true,
             workers: draw.workers,
@@ -256,7 +347,21 @@ impl World {
             submitted_ms: 0,
         };
         let id = JobId::of_manifest(&serde_json::to_vec(&manifest).expect("a manifest encodes"));
-        let tasks = work::plan(draw.scatter, draw.gather);
+        let tasks = match draw.growing {
+            Some(growth) => growing::plan(growth.roots),
+            None => work::plan(draw.scatter, draw.gather),
+        };
+        let expected = match draw.growing {
+            Some(growth) => growing::expected(0..growth.roots + growth.gifts),
+            None => work::expected(&tasks),
+        };
+        let gifts = draw.growing.filter(|growth| growth.gifts > 0).map(|growth| {
+            let end = growth.roots + growth.gifts;
+            Gifts { first: growth.roots, end, taken: BTreeSet::new() }
+        });
+        if gifts.is_some() {
+            self.at(draw.at, Happening::Give { job: n });
+        }
         let refusing = self.scenario.refusing;
         for node in 0..self.nodes.len() {
             if node != draw.controller && self.rng.chance(refusing) {
@@ -269,7 +374,7 @@ impl World {
         }
         self.jobs.push(Job {
             id,
-            expected: work::expected(&tasks),
+            expected,
             manifest,
             tasks,
             engine: None,
@@ -281,6 +386,8 @@ impl World {
             written_by: Duration::ZERO,
             laws: Laws::default(),
             guest_failures: BTreeMap::new(),
+            gifts,
+            kept: BTreeMap::new(),
             beliefs: BTreeMap::new(),
             wake_at: None,
             draw,
@@ -382,6 +489,12 @@ impl World {
             {
                 self.built(job, &outputs, report)
             }
+            Happening::Read { job, life, task, attempt, file, holders }
+                if self.controller_life(job) == life =>
+            {
+                self.read(job, task, attempt, file, &holders)
+            }
+            Happening::Give { job } => self.give(job),
             Happening::Hint { job, node } => self.hint(job, node),
             Happening::Mishap => self.mishap(),
             Happening::Malice => {
@@ -418,6 +531,7 @@ impl World {
             | Happening::Stored { node, .. } => Some(*node),
             Happening::WakeEngine { job, .. }
             | Happening::Journaled { job, .. }
+            | Happening::Read { job, .. }
             | Happening::Built { job, .. } => Some(self.jobs[*job].draw.controller),
             _ => None,
         }

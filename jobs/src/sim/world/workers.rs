@@ -174,14 +174,14 @@ impl World {
             let Assignment { task, attempt, .. } = *assignment;
             let (body, inputs) = read(assignment);
             let output = work::output_of(body, &inputs);
-            let Payload::Inline(name) = &output else { unreachable!("hashes are short") };
+            let name = work::name_of(&output);
             // What is not found was evicted, or its row was lost with the power.
-            let is_found = self.nodes[node].memo.contains(name) && self.rng.chance(300);
+            let is_found = self.nodes[node].memo.contains(&name) && self.rng.chance(300);
             let found = is_found.then(|| {
                 self.tally.memo_hits += 1;
                 if self.are_faults_on && self.rng.chance(100) {
                     self.tally.memo_losses += 1;
-                    self.nodes[node].memo.remove(name);
+                    self.nodes[node].memo.remove(&name);
                 } else {
                     self.nodes[node].scratch.insert((job, task));
                 }
@@ -250,9 +250,9 @@ impl World {
         };
         let (id, task, attempt) = run;
         let outcome = if is_stopped { None } else { Some(self.outcome(node, id, &assignment)) };
-        if let Some(Outcome::Done { output: Payload::Inline(name), .. }) = &outcome {
+        if let Some(Outcome::Done { output, .. }) = &outcome {
             self.nodes[node].scratch.insert((id, task));
-            self.nodes[node].memo.insert(name.clone());
+            self.nodes[node].memo.insert(work::name_of(output));
         }
         let cost = Cost { wall_ms: 300, bytes_in: 100, bytes_out: 32, fetched: 0 };
         self.tell_worker(node, WorkerEvent::Finished { job: id, task, attempt, outcome, cost })
