@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::chunk::{RecordKind, Table};
+use crate::code::Code;
 use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::message::{Cost, FailureClass, Input, Payload};
@@ -314,12 +315,11 @@ pub trait Host: Sync {
     /// When the disk is full or failing.
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError>;
 
-    /// A fresh instance of the module at `file`, compiled and checked before, that may read what
-    /// is `given`.
+    /// A fresh instance of `code`, compiled and checked before, that may read what is `given`.
     ///
     /// # Errors
-    /// When the module cannot be had or compiled.
-    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError>;
+    /// When the code cannot be had or compiled.
+    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;

@@ -9,6 +9,7 @@
 //! | [`chunk`] | where files are cut, by their content, and where records end |
 //! | [`ids`] | the names: peers, jobs, tasks, attempts, epochs, content |
 //! | [`spec`] | `job.toml`: parsing and checking |
+//! | [`code`] | user code, as a job names it |
 //! | [`manifest`] | the signed, frozen description of a submitted job |
 //! | [`message`] | what controllers and workers say to each other |
 //! | [`log`] | what user code logs: its last lines |
@@ -20,6 +21,7 @@
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
 pub mod chunk;
+pub mod code;
 pub mod engine;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

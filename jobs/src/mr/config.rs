@@ -1,11 +1,13 @@
 //! The part of `job.toml` that is map-reduce's own, checked against the job directory and frozen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::chunk::{FIXED_LIMIT, RecordKind};
+use crate::code::{self, Code};
+use crate::engine::Runtime;
 use crate::ids::FileRef;
 use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, Located, Section, SpecError};
@@ -27,8 +29,8 @@ const PARTITIONS: u32 = 4;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The module whose `map` gets the input.
-    pub map: FileRef,
+    /// The code whose `map` gets the input.
+    pub map: Code,
     /// What joins the values of a key within a map task.
     pub combine: Option<Step>,
     /// What makes the result of a key's values; none, when what `map` emits is the result.
@@ -79,13 +81,24 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 /// What is done with the values of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A built-in.
     Builtin(Builtin),
-    /// The user's function, in this module.
-    Module(FileRef),
+    /// The user's function.
+    #[serde(rename = "module")]
+    Code(Code),
+}
+
+impl Step {
+    /// The user's code, if it is that.
+    fn code(&self) -> Option<&Code> {
+        match self {
+            Step::Builtin(_) => None,
+            Step::Code(code) => Some(code),
+        }
+    }
 }
 
 /// A frozen configuration that this kind did not write.
@@ -131,6 +144,12 @@ impl Config {
         self.partition == Partition::Range && self.partitions > 1
     }
 
+    /// What runs the job's code.
+    pub(super) fn runtimes(&self) -> BTreeSet<Runtime> {
+        let steps = [&self.combine, &self.reduce].into_iter().flatten().filter_map(Step::code);
+        steps.chain([&self.map]).map(Code::runtime).collect()
+    }
+
     /// What the job's guests may read, in a task on records of `input`.
     pub(super) fn given(&self, input: &str) -> Given {
         let params = serde_json::to_vec(&self.params).expect("what was JSON encodes");
@@ -150,7 +169,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let combine = section.text("combine");
     let form: Form = input::of_section(&mut section);
     let reduce = section.text("reduce");
-    let map = map.and_then(|path| module(&mut section, files, "map", &path));
+    let map = map.and_then(|path| Code::resolve(&mut section, "map", &path, files));
     let combine = combine.and_then(|text| step(&mut section, files, Function::Combine, &text));
     let reduce = reduce.and_then(|text| step(&mut section, files, Function::Reduce, &text));
     let has_reducer = spec.rest.line("reduce").is_some();
@@ -164,7 +183,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let top = section.integer("top", 1..=TOP_LIMIT);
     let mut side_files = BTreeMap::new();
     for (name, path) in &spec.files {
-        if let Some(file) = find(&mut section, files, &format!("files.{name}"), path) {
+        if let Some(file) = code::find(&mut section, &format!("files.{name}"), path, files) {
             side_files.insert(name.clone(), file);
         }
     }
@@ -230,7 +249,7 @@ fn at_odds(config: &Config, given: &Section) -> Vec<(&'static str, String)> {
     odds
 }
 
-/// A built-in's name or a module with the function.
+/// A built-in's name, or code with the function.
 fn step(
     section: &mut Section,
     files: &dyn JobFiles,
@@ -242,58 +261,19 @@ fn step(
         return Some(Step::Builtin(builtin));
     }
     let name = function.name();
-    if !is_module(&text.value) {
+    if !Code::is_named_by(&text.value) {
         let fitting = Builtin::NAMES.iter().filter(|(_, builtin)| fits(builtin));
         let names: Vec<_> = fitting.map(|(name, _)| *name).collect();
         let names = names.join(", ");
         let message = format!(
-            "`{name}` is \"{}\"; expected one of {names}, or a .wasm or .wat file",
-            text.value
+            "`{name}` is \"{}\"; expected one of {names}, or {}",
+            text.value,
+            Code::EXPECTED
         );
         section.error(text.line, message);
         return None;
     }
-    module(section, files, name, text).map(Step::Module)
-}
-
-/// The module at `path`, which must export `function`.
-fn module(
-    section: &mut Section,
-    files: &dyn JobFiles,
-    function: &str,
-    path: &Located<String>,
-) -> Option<FileRef> {
-    if !is_module(&path.value) {
-        let message = format!("`{function}` is \"{}\"; expected a .wasm or .wat file", path.value);
-        section.error(path.line, message);
-        return None;
-    }
-    let file = find(section, files, function, path)?;
-    match files.check_module(&file, function) {
-        Ok(()) => Some(file),
-        Err(why) => {
-            section.error(path.line, format!("`{}` cannot be used: {why}", path.value));
-            None
-        }
-    }
-}
-
-fn is_module(path: &str) -> bool {
-    [".wasm", ".wat"].iter().any(|end| path.ends_with(end))
-}
-
-fn find(
-    section: &mut Section,
-    files: &dyn JobFiles,
-    key: &str,
-    path: &Located<String>,
-) -> Option<FileRef> {
-    let file = files.find(&path.value);
-    if file.is_none() {
-        let message = format!("`{key}` names \"{}\", which is not in the directory", path.value);
-        section.error(path.line, message);
-    }
-    file
+    Code::resolve(section, name, text, files).map(Step::Code)
 }
 
 #[cfg(test)]
@@ -323,7 +303,7 @@ mod tests {
         let config = check(text).unwrap();
         assert_eq!(config.combine, Some(Step::Builtin(Builtin::Sum)));
         assert_eq!(config.partitions, PARTITIONS);
-        assert!(matches!(config.reduce, Some(Step::Module(file)) if file.len == 8));
+        assert!(matches!(config.reduce, Some(Step::Code(Code::Module(file))) if file.len == 8));
         assert_eq!(config.files["stop"].len, 8);
         assert_eq!(config.params["n"], 1);
     }
@@ -371,6 +351,16 @@ mod tests {
         let frozen = serde_json::to_value(config).unwrap();
         let keys: Vec<_> = frozen.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(keys, ["combine", "files", "map", "params", "partitions", "reduce"]);
+    }
+
+    #[test]
+    fn modules_are_frozen_in_the_form_that_the_results_of_old_jobs_have() {
+        let config = check("kind = \"mr\"\nmap = \"map.wasm\"\nreduce = \"mine.wat\"\n").unwrap();
+        let frozen = serde_json::to_value(&config).unwrap();
+        let Code::Module(map) = &config.map;
+        assert_eq!(frozen["map"], serde_json::to_value(map).unwrap());
+        assert_eq!(frozen["reduce"]["module"]["len"], 8);
+        assert_eq!(config.runtimes(), BTreeSet::from([Runtime::Wasm]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use crate::chunk::{Chunk, Chunker, RecordKind, Table};
+use crate::code::Code;
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, TaskId, cid_of};
 use crate::kind::{
     FileWriter, Given, Guest, Host, JobFiles, Lasting, Outputs, ReadAt, TaskError, Tree,
@@ -186,7 +187,8 @@ impl Host for World {
         Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
     }
 
-    fn guest(&self, module: &FileRef, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, code: &Code, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+        let Code::Module(module) = code;
         let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
         let World { frame_limit, traps_on, .. } = *self;
         Ok(Box::new(NativeGuest { native, frame_limit, traps_on, broken: false }))

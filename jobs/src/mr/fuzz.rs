@@ -8,6 +8,7 @@ use bytes::Bytes;
 use zstd::bulk::Decompressor;
 
 use crate::chunk::{FIXED_LIMIT, RecordKind};
+use crate::code::Code;
 use crate::fuzz::{Decoder, file, json, same_again};
 use crate::ids::{FileRef, PeerId};
 use crate::kind::{FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError};
@@ -315,7 +316,7 @@ impl Host for OneFile {
         Err(nothing())
     }
 
-    fn guest(&self, _: &FileRef, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, _: &Code, _: Given) -> Result<Box<dyn Guest>, TaskError> {
         Err(nothing())
     }
 

@@ -56,7 +56,7 @@ pub(super) fn run(
     host: &dyn Host,
 ) -> Result<Payload, TaskError> {
     let given = config.given(group.input_of(config));
-    match (config.reduce, config.top) {
+    match (&config.reduce, config.top) {
         (None, None) => {
             let mut lines = Lines::create(host)?;
             let skipped = map(config, group, given, host, &mut |frame| {
@@ -75,9 +75,9 @@ pub(super) fn run(
             let combine = match &config.combine {
                 None => Combine::None,
                 Some(Step::Builtin(builtin)) => Combine::Builtin(*builtin),
-                Some(Step::Module(module)) => {
+                Some(Step::Code(code)) => {
                     let limit = share_in_one_piece(host);
-                    let guest = host.guest(module, given.clone())?;
+                    let guest = host.guest(code, given.clone())?;
                     Combine::Guest(GuestGroup::new(guest, Function::Combine, limit))
                 }
             };

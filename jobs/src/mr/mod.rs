@@ -93,8 +93,10 @@ impl Kind for MapReduce {
         Ok(serde_json::to_value(config).expect("a configuration of strings and numbers encodes"))
     }
 
-    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
-        BTreeSet::from([Runtime::Wasm])
+    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime> {
+        // What cannot be read is never run; it is judged like what every node has.
+        Config::read(config)
+            .map_or_else(|_| BTreeSet::from([Runtime::Wasm]), |config| config.runtimes())
     }
 
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {
@@ -142,9 +144,9 @@ impl Kind for MapReduce {
             Body::Sample(groups) => sample::run(&config, &groups, host),
             Body::Map(group) => map::run(&config, &group, work, host),
             Body::Reduce(partition) => {
-                let reduce =
-                    config.reduce.ok_or_else(|| error::corrupt("the job's configuration"))?;
-                reduce::run(&config, &reduce, partition, work, host)
+                let reduce = config.reduce.as_ref();
+                let reduce = reduce.ok_or_else(|| error::corrupt("the job's configuration"))?;
+                reduce::run(&config, reduce, partition, work, host)
             }
             Body::Top => {
                 let limit = config.top.ok_or_else(|| error::corrupt("the job's configuration"))?;

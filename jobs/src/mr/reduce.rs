@@ -49,9 +49,9 @@ pub(super) fn run(
             // There is no guest to leave room for; what remains is the output's.
             (on_the_way, at_last, host.room() / 4 * 3)
         }
-        Step::Module(module) => {
+        Step::Code(code) => {
             let limit = share_in_one_piece(host);
-            let guest = host.guest(module, config.given(""))?;
+            let guest = host.guest(code, config.given(""))?;
             let group = GuestGroup::new(guest, Function::Reduce, limit);
             (How::Pass, How::Guest(group), share_here(host))
         }

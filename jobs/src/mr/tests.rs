@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::fake::{Last, Native, World};
 use super::*;
 use crate::chunk::RecordKind;
+use crate::code::Code;
 use crate::ids::PeerId;
 use crate::kind::KINDS;
 use crate::message::{FailureClass, Input};
@@ -113,13 +114,13 @@ impl Job {
     }
 
     fn config(&self, world: &World) -> Value {
-        let module = world.module("guest", self.native);
+        let module = Code::Module(world.module("guest", self.native));
         let step = |name: &str| match Builtin::named(name) {
             Some(builtin) => Step::Builtin(builtin),
-            None => Step::Module(module),
+            None => Step::Code(module.clone()),
         };
         let config = Config {
-            map: module,
+            map: module.clone(),
             combine: (!self.combine.is_empty()).then(|| step(self.combine)),
             reduce: (!self.reduce.is_empty()).then(|| step(self.reduce)),
             partitions: self.partitions,

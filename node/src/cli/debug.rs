@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
+use ipdc_jobs::code::Code;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
     self, FileWriter, Given, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work,
@@ -260,7 +261,8 @@ impl Host for Bench {
         Ok(Box::new(BlockingWriter::new(builder, self.caller.clone())))
     }
 
-    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+        let Code::Module(module) = code;
         let code = self.read_whole(module)?;
         let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
         self.runtime.instantiate(&code, &self.allowance, ear, given)

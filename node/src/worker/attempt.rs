@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
+use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
@@ -318,8 +319,9 @@ impl Host for AttemptHost<'_> {
         Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
     }
 
-    fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
+        let Code::Module(module) = code;
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
         let session = self.desk.session(&[]);
