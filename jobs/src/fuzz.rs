@@ -91,7 +91,7 @@ impl JobFiles for AnyDirectory {
 fn job_toml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
-    let nothing = spec::Overrides { params: &params, inputs: &inputs };
+    let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
     if let Ok((spec, config)) = spec::check(text, spec::FILE, nothing, &AnyDirectory) {
         let kind = crate::kind::find(&spec.kind).expect("what was checked has a kind");
         // What we freeze every worker takes.

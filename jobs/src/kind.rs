@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,8 @@ use crate::chunk::{RecordKind, Table};
 use crate::code::Code;
 use crate::engine::Runtime;
 use crate::ids::{FileRef, PeerId, TaskId};
-use crate::message::{Cost, FailureClass, Input, Payload};
+use crate::log::Log;
+use crate::message::{FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
 /// A job kind: `mr` and those to come. One folder each in this crate, one line in [`find`].
@@ -31,6 +33,16 @@ pub trait Kind: Send + Sync {
     /// Jobs of this kind to begin with, each in another language, the one to offer first first.
     fn templates(&self) -> &'static [Template] {
         &[]
+    }
+
+    /// The key of `job.toml` that names the job's input.
+    fn input_key(&self) -> &'static str {
+        "input"
+    }
+
+    /// Whether a job so configured has an input at all.
+    fn reads_input(&self, _config: &Value) -> bool {
+        true
     }
 
     /// Checks the kind's part of a job's description whole and freezes it: the value that every
@@ -79,6 +91,16 @@ pub trait Kind: Send + Sync {
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
+    /// Whether its jobs have items, which are shown one by one.
+    fn has_items(&self) -> bool {
+        false
+    }
+
+    /// The lines that who follows the job sees of what a task gave.
+    fn rows(&self, _config: &Value, _gave: &Gave) -> Vec<Row> {
+        Vec::new()
+    }
+
     /// What the job leaves behind, from the outputs of its last stage.
     ///
     /// # Errors
@@ -100,7 +122,7 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
 }
 
 /// Every kind there is.
-pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce];
+pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce, &crate::cl::Items];
 
 /// A job directory to begin with.
 #[derive(Debug)]
@@ -129,6 +151,12 @@ pub trait Course: Send + Sync {
     /// When the output is not of the kind's form: the job fails.
     fn follow(&mut self, step: Step<'_>) -> Result<Vec<TaskSpec>, TaskError>;
 
+    /// Whether this can be given to it, as [`Step::Given`].
+    ///
+    /// # Errors
+    /// Why not, for the user.
+    fn check(&self, given: &Bytes) -> Result<(), String>;
+
     /// Whether the job goes on when all its tasks are done: its submitter may give it more.
     fn is_open(&self) -> bool;
 
@@ -145,8 +173,6 @@ pub enum Step<'a> {
         task: &'a TaskSpec,
         /// What it gave, from its file if it lies in one.
         output: &'a Bytes,
-        /// What that cost.
-        cost: &'a Cost,
     },
     /// The submitter gave more to do.
     Given(&'a Bytes),
@@ -169,17 +195,35 @@ pub struct Items {
 pub trait Outputs {
     /// How many there are.
     fn count(&self) -> usize;
-    /// The `index`-th, from its file if it lies in one, and the task that gave it.
+    /// The `index`-th.
     ///
     /// # Errors
     /// When its file cannot be had.
-    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError>;
+    fn read(&self, index: usize) -> Result<Gave, TaskError>;
     /// A writer of a new file of the result.
     ///
     /// # Errors
     /// When the disk is full or failing.
     fn create(&self) -> Result<Box<dyn FileWriter>, TaskError>;
 }
+
+/// What a task gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gave {
+    /// The task.
+    pub task: TaskId,
+    /// Who ran it.
+    pub worker: PeerId,
+    /// What it was to do.
+    pub body: Bytes,
+    /// What it gave, from its file if it lies in one.
+    pub output: Bytes,
+    /// Whether that came from the worker's memo.
+    pub memoized: bool,
+}
+
+/// A line of what who follows a job sees of it: keys and values.
+pub type Row = serde_json::Map<String, Value>;
 
 /// What a job leaves behind.
 #[derive(Debug, Default)]
@@ -315,11 +359,28 @@ pub trait Host: Sync {
     /// When the disk is full or failing.
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError>;
 
-    /// A fresh instance of `code`, compiled and checked before, that may read what is `given`.
+    /// `code`, compiled and checked before, to make instances of.
     ///
     /// # Errors
     /// When the code cannot be had or compiled.
-    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError>;
+    fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError>;
+
+    /// A fresh instance of `code` that may read what is `given`.
+    ///
+    /// # Errors
+    /// When the code cannot be had or compiled.
+    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+        self.program(code)?.guest(given)
+    }
+
+    /// Since when the attempt works.
+    fn elapsed(&self) -> Duration;
+
+    /// What follows is work of its own: guests have all their time for it again.
+    fn renew(&self);
+
+    /// What its guests logged since it was asked last; that is no part of the attempt's log any more.
+    fn take_log(&self) -> Log;
 
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
@@ -332,6 +393,15 @@ pub trait Host: Sync {
 
     /// How far it is: input bytes done, of a total.
     fn progress(&self, done: u64, total: u64);
+}
+
+/// Code that is ready to run.
+pub trait Program {
+    /// A fresh instance that may read what is `given`. Instances of one attempt share its memory and time.
+    ///
+    /// # Errors
+    /// When it is too large for its limits, or breaks off as it begins.
+    fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 }
 
 /// What a file that a task writes is for.

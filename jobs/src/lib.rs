@@ -15,14 +15,19 @@
 //! | [`log`] | what user code logs: its last lines |
 //! | [`memo`] | what names a task's output before it is made |
 //! | [`kind`] | what a job kind must say; the registry of kinds |
+//! | `record` | what user code emits: packed records, and lines of them |
 //! | [`mr`] | the map-reduce kind |
+//! | [`cl`] | the kind of independent items |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
 //! | `fuzz` | the decoders that get bytes from outside, for `fuzz/` (its builds only) |
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
 pub mod chunk;
+pub mod cl;
 pub mod code;
 pub mod engine;
+#[cfg(test)]
+mod fake;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod ids;
@@ -32,6 +37,7 @@ pub mod manifest;
 pub mod memo;
 pub mod message;
 pub mod mr;
+mod record;
 #[cfg(any(test, feature = "planted-faults"))]
 pub mod sim;
 pub mod spec;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::kind::{self, JobFiles};
+use crate::kind::{self, JobFiles, Kind};
 use crate::manifest::Limits;
 
 /// The name of the file in a job directory.
@@ -36,7 +36,7 @@ pub struct JobSpec {
     /// The kind's name.
     pub kind: String,
     /// A path in the job directory or a CID; a submission may name another.
-    pub input: Option<String>,
+    pub input: Option<Located<String>>,
     /// `[inputs]`, in place of `input`: the same by the guest's names for them.
     pub inputs: BTreeMap<String, Located<String>>,
     /// Workers asked for.
@@ -96,6 +96,8 @@ pub fn parse(text: &str, file: &str) -> Result<JobSpec, Vec<SpecError>> {
 /// What a submission says over its job's `job.toml`.
 #[derive(Debug, Clone, Copy)]
 pub struct Overrides<'a> {
+    /// The input: a path in the job directory, or a CID.
+    pub input: Option<&'a str>,
     /// Params.
     pub params: &'a serde_json::Map<String, Value>,
     /// Inputs by name: paths in the job directory, or CIDs.
@@ -126,6 +128,9 @@ pub fn check(
 ) -> Result<(JobSpec, Value), Vec<SpecError>> {
     let (mut spec, mut errors) = read(text, file);
     spec.params.extend(over.params.clone());
+    if let Some(input) = over.input.filter(|_| spec.inputs.is_empty()) {
+        spec.input = Some(Located { value: input.to_owned(), line: 1 });
+    }
     for (name, input) in over.inputs {
         spec.input = None;
         if is_input_name(name) {
@@ -165,9 +170,12 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         let message = format!("there is no kind `{}`{}", kind.value, instead(&kind.value, &names));
         top.error(kind.line, message);
     }
-    let input = top.text("input");
+    let known = kind.as_ref().and_then(|kind| kind::find(&kind.value));
+    let input_key = known.map_or("input", Kind::input_key);
+    let input = top.text(input_key);
     if let Some(input) = input.as_ref().filter(|input| input.value.is_empty()) {
-        top.error(input.line, "`input` is empty; expected a path in this directory or a CID");
+        let message = format!("`{input_key}` is empty; expected a path in this directory or a CID");
+        top.error(input.line, message);
     }
     let inputs_line = top.line("inputs");
     let mut inputs = BTreeMap::new();
@@ -180,7 +188,8 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         errors.extend(section.finish());
     }
     if let (Some(_), Some(line)) = (&input, inputs_line) {
-        top.error(line, "`inputs` and `input` are both given; expected one of them");
+        let message = format!("`inputs` and `{input_key}` are both given; expected one of them");
+        top.error(line, message);
     }
     let workers = top.integer("workers", WORKERS);
     let memo = top.truth("memo");
@@ -207,7 +216,7 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
     errors.append(&mut top.errors);
     let spec = JobSpec {
         kind: kind.map(|kind| kind.value).unwrap_or_default(),
-        input: input.map(|input| input.value),
+        input,
         inputs,
         workers: workers.map(|workers| workers as u32),
         memo,
@@ -556,7 +565,7 @@ stop = "stopwords.txt"
     fn every_common_key_is_read() {
         let spec = parse(WHOLE, FILE).unwrap();
         assert_eq!(spec.kind, "mr");
-        assert_eq!(spec.input.as_deref(), Some("text"));
+        assert_eq!(spec.input.map(|input| input.value).as_deref(), Some("text"));
         assert_eq!(spec.workers, Some(3));
         assert_eq!(spec.limits, Limits { memory: 64 << 20, time_ms: 90_000, output: 1 << 30 });
         assert_eq!(spec.params["names"], serde_json::json!(["a", { "b": 1.5 }]));

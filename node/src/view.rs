@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use ipdc_jobs::engine::{JobError, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId, cid_text};
+use ipdc_jobs::kind::Items;
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Input, Payload};
@@ -602,6 +603,9 @@ pub struct JobView {
     pub counters: BTreeMap<String, u64>,
     /// Its stages, in order.
     pub stages: Vec<StageView>,
+    /// Of a job of items, how many there are and have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Items>,
     /// Input bytes done.
     pub bytes_done: u64,
     /// Input bytes in all.
@@ -631,6 +635,13 @@ pub struct JobView {
     pub report: Option<Cid>,
     /// Why it failed, when it did.
     pub error: Option<Problem>,
+}
+
+/// Answer to `POST /jobs/{id}/items`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Given {
+    /// The number of the first of the items that were given; the others follow.
+    pub first: u64,
 }
 
 /// One stage of a job.

@@ -15,7 +15,7 @@ use super::finish::Finish;
 use super::limits::{FAILURE_TEXT_LIMIT, TASKS_LIMIT};
 use super::reports::{Good, clip};
 use super::state::{Task, TaskState, Timer};
-use super::types::{Action, Record};
+use super::types::{Action, Output, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::kind::{Course, Items, Step, TaskError, TaskSpec};
 use crate::log::Log;
@@ -38,6 +38,8 @@ pub(super) struct Ahead {
     /// What was given, by whose ticket, until the journal holds it.
     giving: VecDeque<(u64, Bytes)>,
     is_closing: bool,
+    /// The tasks in the order of their commits.
+    order: Vec<TaskId>,
     /// Where tasks that stay do, by their affinity.
     places: BTreeMap<[u8; 32], PeerId>,
     /// Why it cannot go on.
@@ -58,6 +60,7 @@ impl Ahead {
             read: BTreeMap::new(),
             giving: VecDeque::new(),
             is_closing: false,
+            order: Vec::new(),
             places: BTreeMap::new(),
             broken: None,
         }
@@ -73,6 +76,19 @@ impl Engine {
     /// Whether more may be given to the job.
     pub(super) fn is_open(&self) -> bool {
         self.ahead.as_ref().is_some_and(|ahead| ahead.course.is_open())
+    }
+
+    /// How many outputs were committed, of a kind whose tasks follow from results.
+    #[must_use]
+    pub fn commits(&self) -> usize {
+        self.ahead.as_ref().map_or(0, |ahead| ahead.order.len())
+    }
+
+    /// At most `most` of those outputs from the `from`-th on, in the order of their commits.
+    #[must_use]
+    pub fn gave(&self, from: usize, most: usize) -> Vec<Output> {
+        let order = self.ahead.as_ref().and_then(|ahead| ahead.order.get(from..));
+        order.unwrap_or_default().iter().take(most).filter_map(|task| self.output(*task)).collect()
     }
 
     /// Whether outputs tell how far an attempt came, so that another one may give another.
@@ -154,6 +170,9 @@ impl Engine {
         if !is_working || ahead.is_closing || !ahead.course.is_open() {
             return self.refuse_gift(ticket, "it takes nothing more");
         }
+        if let Err(why) = ahead.course.check(&items) {
+            return self.refuse_gift(ticket, &why);
+        }
         ahead.giving.push_back((ticket, items));
         self.append(Record::Given { items: payload });
     }
@@ -201,8 +220,9 @@ impl Engine {
             ahead.broken.get_or_insert(Broken { code: OUTPUT_GONE, message, task: Some(task) });
             return Vec::new();
         };
-        let (cost, spec) = (commit.cost, self.plan.tasks[task.0 as usize].clone());
-        self.follow(Step::Output { task: &spec, output: &output, cost: &cost }, Some(task))
+        ahead.order.push(task);
+        let spec = self.plan.tasks[task.0 as usize].clone();
+        self.follow(Step::Output { task: &spec, output: &output }, Some(task))
     }
 
     /// The journal holds that something was given.

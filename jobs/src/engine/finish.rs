@@ -130,17 +130,24 @@ impl Engine {
     }
 
     fn build(&mut self, tries: u32) {
-        let outputs = self
-            .final_tasks()
-            .filter_map(|task| {
-                let commit = self.task(task).commit.as_ref()?;
-                let holders = self.reachable_first(&commit.holders);
-                Some(Output { task, payload: commit.output.clone(), holders })
-            })
-            .collect();
+        let outputs = self.final_tasks().filter_map(|task| self.output(task)).collect();
         let report = Box::new(self.report());
         self.finish = Finish::Building { tries };
         self.outbox.actions.push(Action::Build { outputs, report });
+    }
+
+    /// The output of a committed task.
+    pub(super) fn output(&self, task: TaskId) -> Option<Output> {
+        let commit = self.task(task).commit.as_ref()?;
+        let holders = self.reachable_first(&commit.holders);
+        Some(Output {
+            task,
+            worker: commit.worker,
+            body: self.spec(task).body.clone(),
+            memoized: commit.memoized,
+            payload: commit.output.clone(),
+            holders,
+        })
     }
 
     pub(super) fn on_built(&mut self, result: Cid, report: Cid) {

@@ -249,6 +249,12 @@ pub enum Action {
 pub struct Output {
     /// The task.
     pub task: TaskId,
+    /// Who ran it.
+    pub worker: PeerId,
+    /// What it was to do.
+    pub body: Bytes,
+    /// Whether its output came from the worker's memo.
+    pub memoized: bool,
     /// Its output.
     pub payload: Payload,
     /// Who has the files it names, best first.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::kind::{RECORD_LIMIT, TaskError};
+use crate::record;
 
 use super::error;
 
@@ -145,7 +146,7 @@ impl Fold {
             Builtin::Concat => {
                 let len = key.len() + self.bytes.len() + value.len();
                 if len > RECORD_LIMIT {
-                    return Err(error::too_large(len));
+                    return Err(record::too_large(len));
                 }
                 self.bytes.extend_from_slice(value);
             }

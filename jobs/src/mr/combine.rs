@@ -23,9 +23,9 @@ use super::error;
 use super::group::{Grouper, GuestGroup, How};
 use super::merge::{self, Merge};
 use super::order::Order;
-use super::record::{self, PREFIX, Records, prefix};
 use super::run::{Encoder, Source};
 use super::shuffle::{Partitioner, RunsWriter};
+use crate::record::{self, PREFIX, Records, prefix};
 
 /// What joins the values of one key in a map task.
 pub(super) enum Combine {

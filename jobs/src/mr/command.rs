@@ -8,7 +8,7 @@ use crate::kind::{Guest, TaskError};
 
 use super::error;
 use super::group::{Emit, Function};
-use super::record::Records;
+use crate::record::Records;
 
 /// Bytes of lines for one run, about: so many that starting a command costs nothing, so few that a
 /// phone holds them.
@@ -104,9 +104,9 @@ mod tests {
     use std::rc::Rc;
 
     use super::super::group::{Grouper, GuestGroup, How};
-    use super::super::record;
     use super::*;
     use crate::kind::Form;
+    use crate::record;
 
     /// Emits each line it gets under `key`, or its own key; notes each input.
     #[derive(Clone, Default)]

@@ -279,8 +279,8 @@ fn step(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::fake::World;
     use super::*;
+    use crate::fake::World;
     use crate::spec;
 
     fn check(text: &str) -> Result<Config, Vec<String>> {
@@ -289,7 +289,7 @@ mod tests {
             world.name(path, path.as_bytes());
         }
         let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
-        let nothing = spec::Overrides { params: &params, inputs: &inputs };
+        let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
         match spec::check(text, spec::FILE, nothing, &world) {
             Ok((_, config)) => Ok(Config::read(&config).unwrap()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io;
 
 use crate::ids::FileRef;
-use crate::kind::{RECORD_LIMIT, TaskError};
+use crate::kind::TaskError;
 use crate::message::FailureClass;
 
 /// The longest part of a key that an error shows, in bytes: enough to know it by.
@@ -27,16 +27,6 @@ pub(super) fn of_the_node(error: TaskError) -> TaskError {
         }
         other => other,
     }
-}
-
-/// What the user's code emitted is not packed records.
-pub(super) fn bad_output(what: impl std::fmt::Display) -> TaskError {
-    guest("IPDC-5350", format!("the guest's output is malformed: {what}"))
-}
-
-/// A record, or the value that a built-in made of a key's, is over the limit.
-pub(super) fn too_large(len: usize) -> TaskError {
-    guest("IPDC-5351", format!("a record has {len} bytes; at most {RECORD_LIMIT} are allowed"))
 }
 
 /// A built-in that works on numbers met something else.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::Bytes;
 use zstd::bulk::Decompressor;
@@ -11,7 +12,8 @@ use crate::chunk::{FIXED_LIMIT, RecordKind};
 use crate::code::Code;
 use crate::fuzz::{Decoder, file, json, same_again};
 use crate::ids::{FileRef, PeerId};
-use crate::kind::{FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError};
+use crate::kind::{FileWriter, Host, Lasting, Program, ReadAt, TaskError};
+use crate::log::Log;
 use crate::message::{FailureClass, Payload};
 
 use super::bad::Skipped;
@@ -19,11 +21,11 @@ use super::config::Config;
 use super::inputs::Group;
 use super::order::{By, Order};
 use super::plan::Body;
-use super::record::{self, Records};
 use super::run::{Encoder, Reader, Source, width_of};
 use super::shuffle::{self, MapOutput, Run};
 use super::split::Split;
 use super::{Codec, Packed, bad, input, lines, sample};
+use crate::record::{self, Records};
 
 /// What the task has that reads: the least that a job may ask for.
 const MEMORY: u64 = 16 << 20;
@@ -316,8 +318,18 @@ impl Host for OneFile {
         Err(nothing())
     }
 
-    fn guest(&self, _: &Code, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn program(&self, _: &Code) -> Result<Box<dyn Program>, TaskError> {
         Err(nothing())
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn renew(&self) {}
+
+    fn take_log(&self) -> Log {
+        Log::default()
     }
 
     fn memory(&self) -> u64 {

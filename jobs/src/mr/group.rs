@@ -9,7 +9,7 @@ use crate::kind::{Form, Guest, TaskError};
 use super::builtin::Fold;
 use super::command::CommandGroups;
 use super::error;
-use super::record::Records;
+use crate::record::Records;
 
 /// Takes the records that come out, in order.
 pub(super) type Emit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), TaskError> + 'a;

@@ -85,8 +85,8 @@ impl Tree for Entry<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::fake::{self, World};
     use super::*;
+    use crate::fake::{self, World};
 
     fn config(world: &World, inputs: &[&str]) -> Config {
         let inputs = inputs.iter().map(|name| (*name).to_owned()).collect();

@@ -1,11 +1,9 @@
 //! A file of a result: records as lines, `key<TAB>value`.
-//!
-//! Where key or value is empty the other stands alone, without a tab: so what only sorts or filters
-//! lines gives lines. Nothing is escaped.
 
 use crate::ids::FileRef;
 use crate::kind::{FileWriter, Host, Lasting, TaskError};
 use crate::message::Payload;
+use crate::record;
 
 use super::bad::{self, Skipped};
 
@@ -26,12 +24,7 @@ impl Lines {
     /// Appends a record.
     #[inline]
     pub(super) fn write(&mut self, key: &[u8], value: &[u8]) -> Result<(), TaskError> {
-        self.buffer.extend_from_slice(key);
-        if !key.is_empty() && !value.is_empty() {
-            self.buffer.push(b'\t');
-        }
-        self.buffer.extend_from_slice(value);
-        self.buffer.push(b'\n');
+        record::write_line(&mut self.buffer, key, value);
         if self.buffer.len() >= WRITE {
             self.file.write(&self.buffer)?;
             self.buffer.clear();

@@ -14,10 +14,10 @@ use super::group::{Function, GuestGroup};
 use super::input;
 use super::inputs::Group;
 use super::lines::Lines;
-use super::record::Records;
 use super::sample;
 use super::shuffle::{self, Partitioner};
 use super::top::Top;
+use crate::record::Records;
 
 /// The most bytes that the combiner holds: beyond, its table outgrows every cache anyway.
 const COMBINER_LIMIT: u64 = 64 << 20;

@@ -8,8 +8,8 @@ use crate::kind::{Host, Lasting, TaskError};
 
 use super::error;
 use super::group::{Grouper, How};
-use super::record::PREFIX;
 use super::run::{Encoder, Reader, Source, reader_memory};
+use crate::record::PREFIX;
 
 /// The fewest runs merged at once, whatever the memory: with fewer, passes multiply.
 const NARROWEST: usize = 4;
@@ -35,7 +35,7 @@ pub(super) struct Merge {
 /// of equal ones.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 struct Head {
-    /// The next key's [`prefix`](super::record::prefix).
+    /// The next key's [`prefix`](crate::record::prefix).
     start: u128,
     /// `[length of that key, at most LONG, u32][the reader u32]`.
     rest: u64,
@@ -217,9 +217,9 @@ fn too_many(sources: &[Source], at: usize, memory: u64) -> usize {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::fake::World;
     use super::super::run::tests::pack;
     use super::*;
+    use crate::fake::World;
 
     fn run_of(records: &[(Vec<u8>, Vec<u8>)]) -> Source {
         Source::Inline(pack(records).into())

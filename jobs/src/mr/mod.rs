@@ -37,8 +37,6 @@ mod combine;
 mod command;
 mod config;
 mod error;
-#[cfg(test)]
-mod fake;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod group;
@@ -50,7 +48,6 @@ mod memo;
 mod merge;
 mod order;
 mod plan;
-mod record;
 mod reduce;
 mod run;
 mod sample;
@@ -129,7 +126,10 @@ impl Kind for MapReduce {
 
     fn finish(&self, config: &Value, outputs: &dyn Outputs) -> Result<Finished, TaskError> {
         let config = Config::read(config).map_err(|_| error::corrupt("the job's configuration"))?;
-        let read = |index| outputs.read(index).map(|(task, text)| (task, Payload::Inline(text)));
+        let read = |index| {
+            let gave = outputs.read(index)?;
+            Ok((gave.task, Payload::Inline(gave.output)))
+        };
         let outputs: Vec<(TaskId, Payload)> =
             (0..outputs.count()).map(read).collect::<Result<_, _>>()?;
         bad::check(config.max_bad_records, bad::listed(&outputs).len())?;

@@ -16,7 +16,7 @@ use crate::ids::{FileRef, PeerId};
 use crate::kind::{Host, RECORD_LIMIT, ReadAt, TaskError};
 
 use super::error;
-use super::record::{PREFIX, prefix, prefix_of_first};
+use crate::record::{PREFIX, prefix, prefix_of_first};
 
 /// The bytes after which a block is closed. Smaller ones compress worse, larger ones make a merge
 /// of many runs hold more.
@@ -447,8 +447,8 @@ impl ReadAt for InMemory {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
-    use super::super::fake::World;
     use super::*;
+    use crate::fake::World;
 
     type Records = Vec<(Vec<u8>, Vec<u8>)>;
 

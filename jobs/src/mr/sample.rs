@@ -13,8 +13,8 @@ use super::config::Config;
 use super::error;
 use super::inputs::Group;
 use super::map;
-use super::record::Records;
 use super::run::{read_length, write_number};
+use crate::record::Records;
 
 /// Splits that are looked at, spread evenly: so many that sorted input shows all its ranges, so
 /// few that one task reads them in a moment.

@@ -121,8 +121,8 @@ fn ends_group(split: &Split, size: u64) -> bool {
 mod tests {
     use std::collections::HashSet;
 
-    use super::super::fake::{self, World};
     use super::*;
+    use crate::fake::{self, World};
     use crate::ids::{CODEC_RAW, cid_of};
 
     fn splits_of(texts: &[&[u8]]) -> Vec<Split> {

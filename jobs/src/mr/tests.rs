@@ -7,10 +7,10 @@ use std::ops::Range;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::fake::{Last, Native, World};
 use super::*;
 use crate::chunk::RecordKind;
 use crate::code::Code;
+use crate::fake::{Last, Native, World};
 use crate::ids::PeerId;
 use crate::kind::KINDS;
 use crate::message::{FailureClass, Input};
@@ -161,7 +161,7 @@ fn run_in(world: &World, config: &Value, texts: &[Vec<u8>]) -> Result<Vec<Vec<u8
         .zip(outputs)
         .filter(|(task, _)| Some(tasks[task.0 as usize].stage) == last)
         .collect();
-    let files = MapReduce.finish(config, &Last(last))?.files;
+    let files = MapReduce.finish(config, &Last { world, outputs: last, bodies: Vec::new() })?.files;
     Ok(files.iter().map(|part| world.read(&part.file).unwrap().to_vec()).collect())
 }
 

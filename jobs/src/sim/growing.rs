@@ -98,6 +98,10 @@ impl Course for Forest {
         Ok(next.into_iter().filter(|body| self.known.insert(body.clone())).map(task).collect())
     }
 
+    fn check(&self, _: &Bytes) -> Result<(), String> {
+        Ok(())
+    }
+
     fn is_open(&self) -> bool {
         self.is_open
     }

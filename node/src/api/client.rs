@@ -18,6 +18,7 @@ use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
@@ -25,7 +26,7 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
+    Empty, Given, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
     Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status,
     Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
@@ -454,6 +455,31 @@ impl Client {
     pub async fn job_after(&self, job: JobId, since: u64) -> Result<JobView, ClientError> {
         let query = JobQuery { since: Some(since), wait_s: Some(WAIT_LIMIT_S) };
         self.ask(self.request(Method::GET, &["jobs", &job.to_string()]).query(&query)).await
+    }
+
+    /// The job's items as they end, each a line of JSON.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn items(&self, prefix: &str) -> Result<Download, ClientError> {
+        let response = self.send(self.request(Method::GET, &["jobs", prefix, "items"])).await?;
+        Ok(Download { response: self.accepted(response).await?, http: self.run.http })
+    }
+
+    /// Gives an open job more items.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn give(&self, prefix: &str, items: &[Value]) -> Result<Given, ClientError> {
+        self.post(&["jobs", prefix, "items"], &items).await
+    }
+
+    /// Tells an open job that nothing more is given to it.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn close(&self, prefix: &str) -> Result<JobView, ClientError> {
+        self.post(&["jobs", prefix, "close"], &Empty {}).await
     }
 
     /// Ends a job without a result.

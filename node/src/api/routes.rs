@@ -15,6 +15,7 @@ use axum::routing::{get, post, put};
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
@@ -24,11 +25,12 @@ use crate::blocks::car;
 use crate::blocks::fetch::Session;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{self, DirEntry, FileBuilder, FileReader};
+use crate::controller::GIFT_LIMIT;
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
+    Empty, Given, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
     Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked,
     Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
@@ -91,6 +93,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs", get(jobs).post(submit).layer(DefaultBodyLimit::max(SUBMISSION_LIMIT)))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
+        .route("/jobs/{id}/items", get(items).post(give).layer(DefaultBodyLimit::max(GIFT_LIMIT)))
+        .route("/jobs/{id}/close", post(close))
         .route("/jobs/{id}/logs", get(logs))
         .route("/jobs/{id}/tasks/{task}", get(task));
     Router::new()
@@ -366,6 +370,32 @@ async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> 
     Ok(Json(node.controller.cancel(job).await?))
 }
 
+async fn items(State(node): Shared, Path(id): Path<String>) -> Result<Response, Failure> {
+    let job = node.controller.find(&id).await?;
+    let lines = node.controller.items(job).await?.inspect_err(move |error| {
+        tracing::warn!(%job, %error, "the list of a job's items broke off");
+    });
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, "application/x-ndjson")
+        .body(Body::from_stream(lines));
+    response.map_err(|error| ApiError::Malformed(error.to_string()).into())
+}
+
+async fn give(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Json(items): Json<Vec<Value>>,
+) -> Answer<Given> {
+    let job = node.controller.find(&id).await?;
+    let items = serde_json::to_vec(&items).expect("what was JSON encodes");
+    Ok(Json(Given { first: node.controller.give(job, items.into()).await? }))
+}
+
+async fn close(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(node.controller.close(job).await?))
+}
+
 async fn logs(
     State(node): Shared,
     Path(id): Path<String>,
@@ -450,9 +480,7 @@ where
 mod tests {
     use std::collections::BTreeSet;
 
-    use serde_json::Value;
-
-    use super::{OPENAPI, byte_range};
+    use super::{OPENAPI, Value, byte_range};
 
     /// The routes as this file's source spells them: method and path.
     fn routes() -> BTreeSet<(&'static str, String)> {

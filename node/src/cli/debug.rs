@@ -14,8 +14,9 @@ use clap::Args;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
-    self, FileWriter, Given, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work,
+    self, FileWriter, Given, Guest, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
 };
+use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
 use serde::Serialize;
@@ -88,6 +89,7 @@ impl Debug {
             limits: work.limits,
             meter: meter.clone(),
             lines,
+            started: Instant::now(),
         };
         let started = Instant::now();
         let running = async {
@@ -177,6 +179,7 @@ struct Bench {
     limits: Limits,
     meter: Meter,
     lines: mpsc::Sender<String>,
+    started: Instant,
 }
 
 impl Bench {
@@ -261,11 +264,27 @@ impl Host for Bench {
         Ok(Box::new(BlockingWriter::new(builder, self.caller.clone())))
     }
 
-    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         let Code::Module(module) = code;
-        let code = self.read_whole(module)?;
-        let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
-        self.runtime.instantiate(&code, &self.allowance, ear, given)
+        Ok(Box::new(BenchProgram {
+            code: self.read_whole(module)?,
+            ear: Ear { lines: self.lines.clone(), remote: self.remote(module) },
+            allowance: self.allowance.clone(),
+            runtime: self.runtime.clone(),
+        }))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn renew(&self) {
+        self.allowance.renew();
+    }
+
+    fn take_log(&self) -> Log {
+        // It is shown as it comes.
+        Log::default()
     }
 
     fn memory(&self) -> u64 {
@@ -275,11 +294,27 @@ impl Host for Bench {
     fn progress(&self, _: u64, _: u64) {}
 }
 
+/// Code of the job, compiled with its source lines.
+struct BenchProgram {
+    code: Bytes,
+    ear: Ear,
+    allowance: Allowance,
+    runtime: Runtime,
+}
+
+impl Program for BenchProgram {
+    fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+        let ear = Box::new(self.ear.clone());
+        self.runtime.instantiate(&self.code, &self.allowance, ear, given)
+    }
+}
+
 /// Below a backtrace without lines.
 const NO_LINES: &str = "the module does not say where in its source that is; one built with DWARF does: \
                         docs/guest.md, source lines";
 
 /// Prints what a guest logs, and where it failed. It wrote these lines: what would steer a terminal is escaped.
+#[derive(Clone)]
 struct Ear {
     lines: mpsc::Sender<String>,
     /// How files of the swarm are read.

@@ -40,6 +40,8 @@ pub(super) enum Exit {
     NotFound = 4,
     /// It is not allowed, or was not confirmed.
     Refused = 5,
+    /// The job is done, and some of its items failed.
+    ItemsFailed = 6,
     /// Ctrl-C.
     Interrupted = 130,
 }
@@ -242,6 +244,13 @@ pub(super) enum CliError {
     #[diagnostic(transparent)]
     Backup(#[from] BackupError),
 
+    #[error("{failed} of the {total} items of job {job} failed")]
+    #[diagnostic(
+        code("IPDC-1643"),
+        help("`ipdc job items {job} --failed` shows each with its error and its log")
+    )]
+    Items { job: JobId, failed: u64, total: u64 },
+
     #[error("interrupted")]
     #[diagnostic(code("IPDC-1625"))]
     Interrupted,
@@ -330,6 +339,7 @@ impl CliError {
             ) => Exit::Refused,
             CliError::TaskInput { .. } => Exit::NotFound,
             CliError::Interrupted => Exit::Interrupted,
+            CliError::Items { .. } => Exit::ItemsFailed,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
             | CliError::Start(_)

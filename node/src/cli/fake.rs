@@ -81,6 +81,7 @@ impl FakeNode {
             memoized: 0,
             counters: std::collections::BTreeMap::new(),
             stages: Vec::new(),
+            items: None,
             bytes_done: 0,
             bytes_total: 0,
             bytes_per_s: 0,

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::Session;
 use super::debug::Debug;
 use super::error::CliError;
+use super::items::{GiveItems, ShowItems};
 use super::output::{Answer, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
 use super::run::end_of;
@@ -62,6 +63,10 @@ pub(super) enum Job {
     Show(OneJob),
     /// Show what its code logged, and which attempts failed
     Logs(Logs),
+    /// Show its items, each a line of JSON, as they end
+    Items(ShowItems),
+    /// Give it more items, while it is open
+    Give(GiveItems),
     /// Run one of its tasks here, to see what its code does
     Debug(Debug),
     /// End it without a result
@@ -81,6 +86,8 @@ impl Job {
                 let logs = session.client()?.logs(&id.0, task.map(TaskId)).await?;
                 session.output.put(&logs)
             }
+            Job::Items(items) => items.run(session).await,
+            Job::Give(items) => items.run(session).await,
             Job::Debug(debug) => debug.run(session).await,
             Job::Cancel(OneJob { id }) => {
                 let view = session.client()?.cancel(&id.0).await?;

@@ -13,6 +13,7 @@ mod error;
 mod fake;
 mod gather;
 mod inputs;
+mod items;
 mod jobs;
 mod keys;
 mod local;

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::output::{Output, size, span};
 use crate::api::client::Meter;
 use crate::view::{JobState, JobView};
+use ipdc_jobs::kind::Items;
 
 /// How often the bar of a transfer looks at its meter: as often as an eye can follow.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -18,6 +19,7 @@ const WAITING: &str = "{spinner} {msg}";
 const UNMEASURED: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
 const TRANSFER: &str =
     "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const ITEMS: &str = "{wide_bar} {human_pos}/{human_len} items, {per_sec} {prefix}";
 const JOB: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}";
 
 /// One line that changes in place. It goes when dropped.
@@ -78,6 +80,14 @@ impl Progress {
 
     /// Shows how far a job is: its stages, then its bytes and their speed.
     pub(super) fn job(&self, view: &JobView) {
+        if let Some(Items { total, done, failed }) = view.items.filter(|items| items.total > 0) {
+            self.bar.set_length(total);
+            self.use_template(ITEMS);
+            let trouble = if failed > 0 { format!("{failed} failed, ") } else { String::new() };
+            self.bar.set_prefix(format!("{trouble}{} at work", view.workers));
+            self.bar.set_position(done + failed);
+            return;
+        }
         if view.state == JobState::Queued || view.bytes_total == 0 {
             let waiting = view.waiting.as_deref().unwrap_or("planning");
             return self.say(format!("{}: {waiting}", view.state));

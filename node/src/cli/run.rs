@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ipdc_jobs::ids::JobId;
-use ipdc_jobs::kind::KINDS;
+use ipdc_jobs::kind::{Items, KINDS};
 use ipdc_jobs::spec::{self, JobSpec};
 use serde::Serialize;
 use serde_json::Value;
@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Session;
 use super::error::CliError;
 use super::inputs::{Input, Inputs};
+use super::items;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
 use super::progress::Progress;
@@ -75,8 +76,11 @@ pub(super) struct Run {
     /// Start N nodes on this machine for this one job; needs no set-up
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LOCAL_LIMIT))]
     local: Option<u32>,
+    /// Print each item as it ends, as a line of JSON, in place of the result's CID
+    #[arg(long)]
+    follow: bool,
     /// Print the job's ID as soon as it is accepted, and leave
-    #[arg(long, conflicts_with_all = ["local", "out"])]
+    #[arg(long, conflicts_with_all = ["local", "out", "follow"])]
     detach: bool,
     /// Set one of the job's parameters; the value is read as JSON, else taken as text
     #[arg(long = "param", value_name = "KEY=VALUE")]
@@ -118,7 +122,19 @@ impl Run {
             drop(progress);
             return output.put(&accepted);
         }
-        let view = place.follow(accepted.job, &progress, interrupts, output).await?;
+        let shows = self.follow.then(|| place.client.clone());
+        let showing = async {
+            match shows {
+                Some(client) => {
+                    items::show(&client, &accepted.job.to_string(), false, &progress).await
+                }
+                None => Ok(()),
+            }
+        };
+        let (view, shown) =
+            tokio::join!(place.follow(accepted.job, &progress, interrupts, output), showing);
+        let view = view?;
+        shown?;
         let out = self.out.or_else(|| self.local.map(|_| local_out(view.job)));
         if let (Some(result), Some(out)) = (view.result, &out) {
             let result = result.into();
@@ -131,7 +147,9 @@ impl Run {
             output.note(summary(&view));
         }
         let out = out.filter(|_| view.result.is_some());
-        output.put(&Ran { view, out })?;
+        if !self.follow {
+            output.put(&Ran { view, out })?;
+        }
         end
     }
 
@@ -277,8 +295,14 @@ impl Place {
 
 /// What a job's end means for the command.
 pub(super) fn end_of(view: &JobView) -> Result<(), CliError> {
+    let failed = view.items.filter(|items| items.failed > 0);
     match (view.state, &view.error) {
-        (JobState::Done, _) => Ok(()),
+        (JobState::Done, _) => match failed {
+            Some(Items { total, failed, .. }) => {
+                Err(CliError::Items { job: view.job, failed, total })
+            }
+            None => Ok(()),
+        },
         (JobState::Cancelled, _) => Err(CliError::Cancelled { job: view.job }),
         (_, Some(problem)) => Err(CliError::Job(problem.clone().into())),
         (state, None) => Err(CliError::NoResult { job: view.job, state }),
@@ -291,7 +315,8 @@ fn summary(view: &JobView) -> String {
         0 => String::new(),
         n => format!(", {n} of them remembered"),
     };
-    format!("job {} done in {time}: {} tasks{remembered}", view.job, view.tasks,)
+    let items = view.items.map(|items| format!("{} items in ", items.total)).unwrap_or_default();
+    format!("job {} done in {time}: {items}{} tasks{remembered}", view.job, view.tasks)
 }
 
 /// The answer of `run`: the job as it ended, and where its result was put.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ipdc_jobs::engine::{Event, JobReport, Output};
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId, TaskId};
-use ipdc_jobs::kind::{self, FileWriter, Finished, Outputs, ResultFile, TaskError};
+use ipdc_jobs::kind::{self, FileWriter, Finished, Gave, Outputs, ResultFile, TaskError};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{Assignment, INLINE_LIMIT, Payload};
 use serde::Serialize;
@@ -166,8 +166,8 @@ impl Outputs for LastStage {
         self.outputs.len()
     }
 
-    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError> {
-        let Output { task, payload, holders } = &self.outputs[index];
+    fn read(&self, index: usize) -> Result<Gave, TaskError> {
+        let Output { task, worker, body, memoized, payload, holders } = &self.outputs[index];
         let bytes = match payload {
             Payload::Inline(bytes) => bytes.clone(),
             Payload::File(file) => {
@@ -181,7 +181,8 @@ impl Outputs for LastStage {
                 read.ok_or(TaskError::Stopped)?.map_err(lost)?
             }
         };
-        Ok((*task, bytes))
+        let (body, output) = (body.clone(), bytes);
+        Ok(Gave { task: *task, worker: *worker, body, output, memoized: *memoized })
     }
 
     fn create(&self) -> Result<Box<dyn FileWriter>, TaskError> {
@@ -223,6 +224,18 @@ pub(super) async fn keep(
     let pinned = context.blocks.pins().pin(file.cid, Reason::Job(job)).await;
     pinned.map_err(|error| error.to_string())?;
     context.blocks.read(&session, file, OUTPUT_LIMIT).await.map_err(|error| error.to_string())
+}
+
+/// What was brought here by [`keep`], or is short.
+pub(super) async fn read_kept(context: &Context, payload: &Payload) -> Result<Bytes, String> {
+    match payload {
+        Payload::Inline(bytes) => Ok(bytes.clone()),
+        Payload::File(file) => {
+            let session = context.blocks.session(&[], Tier::Cache);
+            let read = context.blocks.read(&session, file, OUTPUT_LIMIT).await;
+            read.map_err(|error| error.to_string())
+        }
+    }
 }
 
 async fn add_json(

@@ -44,6 +44,8 @@ pub(super) struct Mail {
     pub(super) events: mpsc::Receiver<Event>,
     /// What users ask.
     pub(super) asked: mpsc::Receiver<Asked>,
+    /// For who follows the job: how many outputs were committed.
+    pub(super) committed: watch::Sender<usize>,
 }
 
 /// One job under way.
@@ -61,6 +63,7 @@ pub(super) struct Drive {
     tickets: u64,
     names: Names,
     view: watch::Sender<JobView>,
+    committed: watch::Sender<usize>,
     shown: Instant,
     pace: Pace,
     /// Whether the engine went on since.
@@ -77,7 +80,7 @@ impl Drive {
         view: watch::Sender<JobView>,
         mail: Mail,
     ) {
-        let Mail { sender, mut events, mut asked } = mail;
+        let Mail { sender, mut events, mut asked, committed } = mail;
         let job = plan.job;
         let manifest = Arc::new(plan.manifest.clone());
         let started = Instant::now();
@@ -98,6 +101,7 @@ impl Drive {
             tickets: 0,
             names,
             view,
+            committed,
             shown: started,
             pace: Pace::default(),
             stale: true,
@@ -120,6 +124,10 @@ impl Drive {
             };
             let actions = drive.engine.apply(started.elapsed(), event);
             over = drive.carry_out(actions).await;
+            drive.committed.send_if_modified(|count| {
+                let now = drive.engine.commits();
+                std::mem::replace(count, now) != now
+            });
             drive.stale = true;
             if drive.shown.elapsed() >= VIEW_INTERVAL {
                 drive.show();
@@ -139,6 +147,10 @@ impl Drive {
                 self.tickets += 1;
                 self.giving.insert(self.tickets, answer);
                 Some(Event::Give { ticket: self.tickets, payload, items })
+            }
+            Asked::Gave { from, most, answer } => {
+                let _ = answer.send(self.engine.gave(from, most));
+                None
             }
         }
     }
@@ -306,6 +318,7 @@ fn follow(view: &mut JobView, progress: Progress) {
         bytes_total: stage.bytes_total,
     });
     view.stages = stages.collect();
+    view.items = progress.items;
     view.memoized = progress.memoized.into();
     view.counters = progress.counters;
     view.bytes_done = progress.bytes_done;

@@ -6,6 +6,7 @@
 //! | [`drive`] | one task per job: engine events in, actions out |
 //! | [`task`] | one task: what it logged, and all of it again, to run it at home |
 //! | [`pace`] | how fast a job gets on |
+//! | [`rows`] | a job's items as they end, and what is given to it |
 //! | [`assemble`] | the result, the report, and what is too long for a message |
 //!
 //! What each job is about to do next is decided by [`ipdc_jobs::engine`], not here.
@@ -13,6 +14,7 @@
 mod assemble;
 mod drive;
 mod pace;
+mod rows;
 mod submit;
 mod task;
 
@@ -23,7 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use ipdc_jobs::engine::{Engine, Event, JobError, JobPlan, Kept, Limits, Needs, PeerFacts, Record};
+use ipdc_jobs::engine::{
+    Engine, Event, JobError, JobPlan, Kept, Limits, Needs, Output, PeerFacts, Record,
+};
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
@@ -44,6 +48,7 @@ use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
 use crate::state::{Db, StateError, memo};
 use crate::view::{JobLogs, JobState, JobView};
+pub use rows::{GIFT_LIMIT, ItemsError};
 pub use submit::SubmitError;
 pub use task::TaskWorkError;
 
@@ -93,8 +98,11 @@ pub struct Controller {
 
 /// A job whose engine runs.
 struct Live {
+    manifest: Arc<Manifest>,
     events: mpsc::Sender<Event>,
     view: watch::Receiver<JobView>,
+    /// How many outputs were committed, of kinds whose tasks follow from results.
+    commits: watch::Receiver<usize>,
     asked: mpsc::Sender<Asked>,
 }
 
@@ -104,6 +112,8 @@ enum Asked {
     Logs(oneshot::Sender<JobLogs>),
     /// More to do: how the journal keeps it, and all of it. Answered with the number of its first item.
     Give { payload: Payload, items: Bytes, answer: oneshot::Sender<Result<u64, String>> },
+    /// What tasks gave, in the order in which they were committed.
+    Gave { from: usize, most: usize, answer: oneshot::Sender<Vec<Output>> },
 }
 
 /// A text that names no job, or several.
@@ -204,15 +214,23 @@ impl Controller {
         let (view, watched) = watch::channel(first);
         let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
         let (asks, asked) = mpsc::channel(ASKED_LIMIT);
-        let live = Live { events: events.clone(), view: watched, asked: asks };
+        let (committed, commits) = watch::channel(0);
+        let manifest = Arc::new(manifest);
+        let live = Live {
+            manifest: Arc::clone(&manifest),
+            events: events.clone(),
+            view: watched,
+            commits,
+            asked: asks,
+        };
         self.live().insert(job, live);
         let controller = self.clone();
         tokio::spawn(async move {
             let context = Arc::clone(&controller.context);
             let peers = controller.peers().clone().into_iter().collect();
-            match plan(&context, (job, epoch), manifest_file, manifest, peers).await {
+            match plan(&context, (job, epoch), manifest_file, (*manifest).clone(), peers).await {
                 Ok((plan, names)) => {
-                    let mail = drive::Mail { sender: events, events: mail, asked };
+                    let mail = drive::Mail { sender: events, events: mail, asked, committed };
                     drive::Drive::run(context, plan, names, records, view, mail).await;
                 }
                 Err(_) if had_ended => {
@@ -278,6 +296,18 @@ impl Controller {
         let events = self.live().get(&job).map(|live| live.events.clone());
         if let Some(events) = events {
             let _ = events.send(Event::Cancel).await;
+        }
+        self.view(job).await
+    }
+
+    /// Tells an open job that nothing more is given to it; it ends when its items have.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn close(&self, job: JobId) -> Result<JobView, FindError> {
+        let events = self.live().get(&job).map(|live| live.events.clone());
+        if let Some(events) = events {
+            let _ = events.send(Event::Close).await;
         }
         self.view(job).await
     }
@@ -530,6 +560,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         memoized: 0,
         counters: BTreeMap::new(),
         stages: vec![],
+        items: None,
         bytes_done: 0,
         bytes_total: 0,
         bytes_per_s: 0,

@@ -74,9 +74,9 @@ pub enum SubmitError {
     #[error("the job has no input: neither the submission nor job.toml names one")]
     #[diagnostic(
         code("IPDC-4005"),
-        help("set `input` in job.toml, or give --input PATH or --input CID")
+        help("set `{_0}` in job.toml, or give --input PATH or --input CID")
     )]
-    NoInput,
+    NoInput(&'static str),
     /// The key is too long or empty.
     #[error("a submission's key has 1 to {KEY_LIMIT} characters; this one has {0}")]
     #[diagnostic(code("IPDC-4006"))]
@@ -223,12 +223,16 @@ impl Controller {
         };
         let given = submission.kind.clone();
         let (params, inputs) = (submission.params, submission.inputs);
+        let named = submission.input.map(|input| input.to_string());
         let checked = tokio::task::spawn_blocking(move || {
-            let over = spec::Overrides { params: &params, inputs: &inputs };
+            let over =
+                spec::Overrides { input: named.as_deref(), params: &params, inputs: &inputs };
             check(&given, over, &directory)
         });
         let (spec, config) = checked.await.expect("checking a job directory does not panic")?;
+        let kind = kind::find(&submission.kind).expect("its directory was checked for it");
         let input = match (submission.input, &spec.input) {
+            _ if !kind.reads_input(&config) => code,
             (Some(_), _) if !spec.inputs.is_empty() => {
                 let names: Vec<_> = spec.inputs.keys().map(String::as_str).collect();
                 let message = format!(
@@ -241,8 +245,10 @@ impl Controller {
                 inputs_directory(add, &session, code, &spec).await?
             }
             (Some(input), _) => input,
-            (None, Some(named)) => named_input(&session, code, "input", named).await?,
-            (None, None) => return Err(SubmitError::NoInput),
+            (None, Some(named)) => {
+                named_input(&session, code, kind.input_key(), &named.value).await?
+            }
+            (None, None) => return Err(SubmitError::NoInput(kind.input_key())),
         };
         // Nobody has it: better said now than by a job that fails.
         session.get(&input).await.map_err(unixfs::Error::from)?;

@@ -1,5 +1,6 @@
 //! What the guests of one attempt may take, all of them together: however many instances an attempt
-//! makes, one after the other or one for each function, their time is the same.
+//! makes, one after the other or one for each function, their time is the same; unless what they do is work of
+//! its own each time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,11 @@ impl Allowance {
     pub fn new(limits: &Limits, stop: CancellationToken) -> Self {
         let left = Arc::new(Mutex::new(Duration::from_millis(limits.time_ms)));
         Allowance { limits: *limits, stop, left }
+    }
+
+    /// Gives all the time again.
+    pub fn renew(&self) {
+        self.set_left(Duration::from_millis(self.limits.time_ms));
     }
 
     /// The time in which guests may still run.

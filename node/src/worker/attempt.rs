@@ -10,8 +10,10 @@ use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
-use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
-use ipdc_jobs::log::Tail;
+use ipdc_jobs::kind::{
+    self, FileWriter, Given, Guest, Host, Lasting, Program, ReadAt, TaskError, Work,
+};
+use ipdc_jobs::log::{Log, Tail};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{
@@ -104,7 +106,8 @@ async fn run(
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
-        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance };
+        let started = Instant::now();
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, started };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -285,6 +288,7 @@ struct AttemptHost<'a> {
     desk: &'a Arc<Desk>,
     manifest: &'a Manifest,
     allowance: Allowance,
+    started: Instant,
 }
 
 impl AttemptHost<'_> {
@@ -319,14 +323,26 @@ impl Host for AttemptHost<'_> {
         Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
     }
 
-    fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         self.desk.stopped()?;
         let Code::Module(module) = code;
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
+        let (desk, allowance) = (Arc::clone(self.desk), self.allowance.clone());
         let session = self.desk.session(&[]);
-        let listener = Box::new(Ear { desk: Arc::clone(self.desk), session, mute: given.mute });
-        self.desk.parts.runtime.instantiate(&code, &self.allowance, listener, given)
+        Ok(Box::new(AttemptProgram { desk, allowance, code, session }))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn renew(&self) {
+        self.allowance.renew();
+    }
+
+    fn take_log(&self) -> Log {
+        self.desk.log().take()
     }
 
     fn memory(&self) -> u64 {
@@ -339,6 +355,24 @@ impl Host for AttemptHost<'_> {
 
     fn progress(&self, done: u64, total: u64) {
         self.desk.progress(done, total);
+    }
+}
+
+/// Code of the job, ready to run.
+struct AttemptProgram {
+    desk: Arc<Desk>,
+    allowance: Allowance,
+    code: Bytes,
+    /// What fetches the side files of its instances.
+    session: Session,
+}
+
+impl Program for AttemptProgram {
+    fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+        self.desk.stopped()?;
+        let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
+        let listener = Box::new(Ear { desk, session, mute: given.mute });
+        self.desk.parts.runtime.instantiate(&self.code, &self.allowance, listener, given)
     }
 }
 

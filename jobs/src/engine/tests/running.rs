@@ -18,7 +18,10 @@ fn a_job_of_one_task_runs_to_its_end() {
     assert_eq!(lab.settled(), (worker, vec![key]));
     let Action::Build { outputs, report } = lab.next() else { panic!("expected a build") };
     let holders = vec![worker];
-    assert_eq!(outputs, vec![Output { task: TaskId(0), payload: output(TaskId(0)), holders }]);
+    let body = lab.engine.spec(TaskId(0)).body.clone();
+    let (task, payload) = (TaskId(0), output(TaskId(0)));
+    let made = Output { task, worker, body, memoized: false, payload, holders };
+    assert_eq!(outputs, vec![made]);
     assert_eq!(report.tasks[0].commit.as_ref().map(|commit| commit.worker), Some(worker));
     assert_eq!(lab.engine.progress().phase, Phase::Storing);
 

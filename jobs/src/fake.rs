@@ -1,8 +1,10 @@
-//! A worker's world in memory, for this kind's tests: files by CID, guests that are functions.
+//! A worker's world in memory, for the kinds' tests: files by CID, guests that are functions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -10,18 +12,34 @@ use crate::chunk::{Chunk, Chunker, RecordKind, Table};
 use crate::code::Code;
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, TaskId, cid_of};
 use crate::kind::{
-    FileWriter, Given, Guest, Host, JobFiles, Lasting, Outputs, ReadAt, TaskError, Tree,
+    FileWriter, Gave, Given, Guest, Host, JobFiles, Lasting, Outputs, Program, ReadAt, TaskError,
+    Tree,
 };
+use crate::log::Log;
 use crate::message::{FailureClass, Payload};
 
-use super::config::Config;
-use super::record;
+use crate::mr::Config;
+use crate::record;
+
+/// A time that a test moves on.
+#[derive(Default)]
+pub(crate) struct Clock(AtomicU64);
+
+impl Clock {
+    pub(crate) fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
+    }
+}
 
 /// What a native guest does: its function's name and input, and where its records go.
-pub(super) type Native = fn(&str, &[u8], &mut dyn FnMut(&[u8], &[u8]));
+pub(crate) type Native = fn(&str, &[u8], &mut dyn FnMut(&[u8], &[u8]));
 
 /// A configuration whose map is the module `guest` of `world`.
-pub(super) fn config(world: &World) -> Config {
+pub(crate) fn config(world: &World) -> Config {
     let map = world.put(b"guest");
     let sum = serde_json::json!({ "builtin": "sum" });
     let config = serde_json::json!({
@@ -31,28 +49,31 @@ pub(super) fn config(world: &World) -> Config {
 }
 
 /// Files, and guests by the module that names them.
-pub(super) struct World {
+pub(crate) struct World {
     files: Arc<Mutex<HashMap<Cid, Bytes>>>,
     names: Mutex<BTreeMap<String, FileRef>>,
     guests: Mutex<HashMap<Cid, Native>>,
+    /// What [`Host::elapsed`] says.
+    pub(crate) now: Clock,
     /// What [`Host::memory`] says.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
     /// What [`Host::room`] says, if it is less.
-    pub(super) room: u64,
+    pub(crate) room: u64,
     /// The most bytes that a read gives.
-    pub(super) read_limit: usize,
+    pub(crate) read_limit: usize,
     /// The most bytes of records that a guest hands over at once.
-    pub(super) frame_limit: usize,
+    pub(crate) frame_limit: usize,
     /// Guests trap at the end of a call whose input holds this, after they emitted all.
-    pub(super) traps_on: Option<&'static [u8]>,
+    pub(crate) traps_on: Option<&'static [u8]>,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         World {
             files: Arc::default(),
             names: Mutex::default(),
             guests: Mutex::default(),
+            now: Clock::default(),
             memory: 256 << 20,
             room: u64::MAX,
             read_limit: 1 << 20,
@@ -61,40 +82,40 @@ impl World {
         }
     }
 
-    pub(super) fn put(&self, bytes: &[u8]) -> FileRef {
+    pub(crate) fn put(&self, bytes: &[u8]) -> FileRef {
         put(&self.files, bytes)
     }
 
-    pub(super) fn read(&self, file: &FileRef) -> Option<Bytes> {
+    pub(crate) fn read(&self, file: &FileRef) -> Option<Bytes> {
         locked(&self.files).get(&file.cid).cloned()
     }
 
     /// Loses a file.
-    pub(super) fn lose(&self, file: &FileRef) {
+    pub(crate) fn lose(&self, file: &FileRef) {
         locked(&self.files).remove(&file.cid);
     }
 
     /// How many files there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         locked(&self.files).len()
     }
 
     /// Puts a file at `path` of the job directory.
-    pub(super) fn name(&self, path: &str, bytes: &[u8]) -> FileRef {
+    pub(crate) fn name(&self, path: &str, bytes: &[u8]) -> FileRef {
         let file = self.put(bytes);
         locked(&self.names).insert(path.to_owned(), file);
         file
     }
 
     /// Adds a module that is `native`.
-    pub(super) fn module(&self, name: &str, native: Native) -> FileRef {
+    pub(crate) fn module(&self, name: &str, native: Native) -> FileRef {
         let file = self.put(name.as_bytes());
         locked(&self.guests).insert(file.cid, native);
         file
     }
 
     /// An input of these files.
-    pub(super) fn tree(&self, files: Vec<(String, FileRef)>) -> Files<'_> {
+    pub(crate) fn tree(&self, files: Vec<(String, FileRef)>) -> Files<'_> {
         Files { world: self, files }
     }
 
@@ -113,7 +134,7 @@ fn put(files: &Mutex<HashMap<Cid, Bytes>>, bytes: &[u8]) -> FileRef {
     FileRef { cid, len: bytes.len() as u64 }
 }
 
-pub(super) struct Files<'a> {
+pub(crate) struct Files<'a> {
     world: &'a World,
     files: Vec<(String, FileRef)>,
 }
@@ -187,11 +208,21 @@ impl Host for World {
         Ok(Box::new(Writer { files: self.files.clone(), bytes: Vec::new() }))
     }
 
-    fn guest(&self, code: &Code, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+    fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         let Code::Module(module) = code;
         let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
         let World { frame_limit, traps_on, .. } = *self;
-        Ok(Box::new(NativeGuest { native, frame_limit, traps_on, broken: false }))
+        Ok(Box::new(NativeProgram { native, frame_limit, traps_on }))
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.now.get()
+    }
+
+    fn renew(&self) {}
+
+    fn take_log(&self) -> Log {
+        Log::default()
     }
 
     fn memory(&self) -> u64 {
@@ -207,23 +238,29 @@ impl Host for World {
     }
 }
 
-/// The outputs of a job's last stage, which writes no more files.
-pub(super) struct Last(pub(super) Vec<(TaskId, Payload)>);
+/// The outputs of a job's last stage.
+pub(crate) struct Last<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) outputs: Vec<(TaskId, Payload)>,
+    /// The body of each task, if it matters.
+    pub(crate) bodies: Vec<Bytes>,
+}
 
-impl Outputs for Last {
+impl Outputs for Last<'_> {
     fn count(&self) -> usize {
-        self.0.len()
+        self.outputs.len()
     }
 
-    fn read(&self, index: usize) -> Result<(TaskId, Bytes), TaskError> {
-        let (task, Payload::Inline(output)) = &self.0[index] else {
+    fn read(&self, index: usize) -> Result<Gave, TaskError> {
+        let (task, Payload::Inline(output)) = &self.outputs[index] else {
             panic!("these tasks give short outputs")
         };
-        Ok((*task, output.clone()))
+        let (body, output) = (self.bodies.get(index).cloned().unwrap_or_default(), output.clone());
+        Ok(Gave { task: *task, worker: PeerId::random(), body, output, memoized: false })
     }
 
     fn create(&self) -> Result<Box<dyn FileWriter>, TaskError> {
-        Err(TaskError::Stopped)
+        self.world.create(Lasting::Kept)
     }
 }
 
@@ -240,6 +277,19 @@ impl FileWriter for Writer {
 
     fn finish(self: Box<Self>) -> Result<FileRef, TaskError> {
         Ok(put(&self.files, &self.bytes))
+    }
+}
+
+struct NativeProgram {
+    native: Native,
+    frame_limit: usize,
+    traps_on: Option<&'static [u8]>,
+}
+
+impl Program for NativeProgram {
+    fn guest(&self, _: Given) -> Result<Box<dyn Guest>, TaskError> {
+        let NativeProgram { native, frame_limit, traps_on } = *self;
+        Ok(Box::new(NativeGuest { native, frame_limit, traps_on, broken: false }))
     }
 }
 

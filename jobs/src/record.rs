@@ -4,33 +4,32 @@
 //! Parsing is checked and copies nothing; bytes from user code are never trusted.
 
 use crate::kind::{RECORD_LIMIT, TaskError};
-
-use super::error::{self, bad_output};
+use crate::message::FailureClass;
 
 /// The bytes before a record's key.
 const HEADER: usize = 8;
 
 /// The [`prefix`] of a record's key, its key, its value.
-pub(super) type Prefixed<'a> = (u128, &'a [u8], &'a [u8]);
+pub(crate) type Prefixed<'a> = (u128, &'a [u8], &'a [u8]);
 
 /// The records of a frame, in order. Ends after the first error.
-pub(super) struct Records<'a> {
+pub(crate) struct Records<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Records<'a> {
-    pub(super) fn new(frame: &'a [u8]) -> Self {
+    pub(crate) fn new(frame: &'a [u8]) -> Self {
         Records { rest: frame }
     }
 
     /// Whether there is nothing more.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// The next record: the [`prefix`] of its key, its key, its value.
     #[inline]
-    pub(super) fn next_prefixed(&mut self) -> Option<Result<Prefixed<'a>, TaskError>> {
+    pub(crate) fn next_prefixed(&mut self) -> Option<Result<Prefixed<'a>, TaskError>> {
         if self.rest.is_empty() {
             return None;
         }
@@ -42,7 +41,7 @@ impl<'a> Records<'a> {
         let value_len = u32::from_le_bytes([v0, v1, v2, v3]) as usize;
         if key_len.saturating_add(value_len) > RECORD_LIMIT {
             self.rest = &[];
-            return Some(Err(error::too_large(key_len.saturating_add(value_len))));
+            return Some(Err(too_large(key_len.saturating_add(value_len))));
         }
         if key_len + value_len > body.len() {
             return Some(Err(self.malformed()));
@@ -74,12 +73,12 @@ impl<'a> Iterator for Records<'a> {
 }
 
 /// The bytes of a key that its [`prefix`] has: all, of most words.
-pub(super) const PREFIX: usize = size_of::<u128>();
+pub(crate) const PREFIX: usize = size_of::<u128>();
 
 /// The first 16 bytes of a key as a number, so that keys that differ there compare at once; zeros
 /// where there are none.
 #[inline]
-pub(super) fn prefix(key: &[u8]) -> u128 {
+pub(crate) fn prefix(key: &[u8]) -> u128 {
     let second = key.get(8..).map_or(0, first_eight);
     u128::from(first_eight(key)) << 64 | u128::from(second)
 }
@@ -106,7 +105,7 @@ fn first_eight(key: &[u8]) -> u64 {
 /// The [`prefix`] of the first `len` of `bytes`. What comes after them mostly makes 16 of them, and
 /// then no branch depends on a length.
 #[inline]
-pub(super) fn prefix_of_first(len: usize, bytes: &[u8]) -> u128 {
+pub(crate) fn prefix_of_first(len: usize, bytes: &[u8]) -> u128 {
     match bytes.first_chunk() {
         Some(all) => {
             let others = u128::BITS - 8 * len.min(PREFIX) as u32;
@@ -116,8 +115,32 @@ pub(super) fn prefix_of_first(len: usize, bytes: &[u8]) -> u128 {
     }
 }
 
+/// What the user's code emitted is not packed records.
+pub(crate) fn bad_output(what: impl std::fmt::Display) -> TaskError {
+    let message = format!("the guest's output is malformed: {what}");
+    TaskError::Failed { class: FailureClass::Guest, code: "IPDC-5350", message }
+}
+
+/// A record, or the value that was made of a key's, is over the limit.
+pub(crate) fn too_large(len: usize) -> TaskError {
+    let message = format!("a record has {len} bytes; at most {RECORD_LIMIT} are allowed");
+    TaskError::Failed { class: FailureClass::Guest, code: "IPDC-5351", message }
+}
+
+/// Appends a record as a line, `key<TAB>value`. Where key or value is empty the other stands alone, without a
+/// tab: so what only sorts or filters lines gives lines. Nothing is escaped.
+#[inline]
+pub(crate) fn write_line(lines: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    lines.extend_from_slice(key);
+    if !key.is_empty() && !value.is_empty() {
+        lines.push(b'\t');
+    }
+    lines.extend_from_slice(value);
+    lines.push(b'\n');
+}
+
 /// Appends one record to `frame`.
-pub(super) fn write(frame: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+pub(crate) fn write(frame: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     for len in [key.len(), value.len()] {
         let len = u32::try_from(len).expect("a record is far below 4 GiB");
         frame.extend_from_slice(&len.to_le_bytes());

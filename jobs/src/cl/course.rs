@@ -1,0 +1,169 @@
+//! What follows from what the tasks of a job gave.
+//!
+//! Items that a task left are given out again, as many to a task as take about a second; failed ones are tried again
+//! after a pause, each by itself. What was given to the job while it runs becomes tasks.
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::kind::{self, Course, Items as Tally, Step, TaskError, TaskSpec};
+
+use super::config::Config;
+use super::error;
+use super::item::{Body, ITEM_LIMIT, ITEMS_LIMIT, Items};
+use super::output::{Ended, Output, Ran};
+use super::plan;
+
+/// What a task of items that a task left should take, in milliseconds: much longer than a message, and short
+/// enough that none waits for another at the end.
+const TASK_MS: u64 = 1000;
+
+/// The pause before a failed item is tried again, in milliseconds; doubled each time.
+const RETRY_MS: u64 = 1000;
+/// The longest such pause.
+const RETRY_MS_LIMIT: u64 = 60_000;
+
+/// How many tasks are made of what is given at once, at least: as many slots may be free.
+const GIVEN_TASKS: u32 = 64;
+
+/// The progress of a job of items.
+pub(super) struct Progress {
+    retries: u32,
+    is_open: bool,
+    tally: Tally,
+    ended: Bits,
+}
+
+impl Progress {
+    pub(super) fn new(config: &Config, tasks: &[TaskSpec]) -> Self {
+        let items = tasks.iter().filter_map(|task| match Body::decode(&task.body)? {
+            Body::Run { items, .. } => Some(u64::from(items.count())),
+            Body::Produce => None,
+        });
+        let tally = Tally { total: items.sum(), ..Tally::default() };
+        let (retries, is_open) = (config.retries, config.open);
+        Progress { retries, is_open, tally, ended: Bits::default() }
+    }
+
+    fn ran(&mut self, items: &Items, tries: u32, ran: &Ran) -> Vec<TaskSpec> {
+        let mut more = Vec::new();
+        for (index, ended) in (0..).zip(&ran.ended) {
+            if ended.is_final(tries, self.retries) {
+                self.note(items.first() + u64::from(index), ended);
+            } else {
+                let delay_ms = (RETRY_MS << tries.min(10)).min(RETRY_MS_LIMIT);
+                more.push(TaskSpec { delay_ms, ..plan::task(items.some(index, 1), tries + 1) });
+            }
+        }
+        if ran.left > 0 {
+            // By what the task says itself: what is remembered leads to the same portions.
+            let took: u64 = ran.ended.iter().map(|ended| u64::from(ended.ms)).sum();
+            let each = took / (ran.ended.len() as u64).max(1);
+            let size = (TASK_MS / each.max(1)).clamp(1, items.count().into()) as u32;
+            let left = items.some(items.count() - ran.left, ran.left);
+            more.extend(left.portions(size).map(|some| plan::task(some, tries)));
+        }
+        more
+    }
+
+    /// Counts an item that ended for good, once: its task may be run again for what it gave.
+    fn note(&mut self, n: u64, ended: &Ended) {
+        if self.ended.insert(n) {
+            let count = if ended.is_good() { &mut self.tally.done } else { &mut self.tally.failed };
+            *count += 1;
+        }
+    }
+
+    /// Numbers more items.
+    fn add(&mut self, count: u64) -> Result<u64, TaskError> {
+        let first = self.tally.total;
+        self.tally.total = first.saturating_add(count);
+        if self.tally.total > ITEMS_LIMIT { Err(error::too_many(ITEMS_LIMIT)) } else { Ok(first) }
+    }
+}
+
+impl Course for Progress {
+    fn follow(&mut self, step: Step<'_>) -> Result<Vec<TaskSpec>, TaskError> {
+        match step {
+            Step::Output { task, output } => {
+                let corrupt = || error::corrupt("what a task gave");
+                let body = Body::decode(&task.body).ok_or_else(corrupt)?;
+                match (&body, Output::of(&body, output).ok_or_else(corrupt)?) {
+                    (Body::Run { items, tries }, Output::Ran(ran)) => {
+                        Ok(self.ran(items, *tries, &ran))
+                    }
+                    // Made again, it is the same list.
+                    (_, Output::Produced { .. }) if self.tally.total > 0 => Ok(Vec::new()),
+                    (_, Output::Produced { list, groups }) => {
+                        self.add(groups.iter().map(|group| u64::from(group.count)).sum())?;
+                        Ok(groups.iter().map(|group| group.task(&list)).collect())
+                    }
+                    (Body::Produce, Output::Ran(_)) => Err(corrupt()),
+                }
+            }
+            Step::Given(given) => {
+                let texts = texts(given).map_err(|why| error::corrupt(&why))?;
+                let count = texts.len() as u32;
+                let first = self.add(count.into())?;
+                let all = Items::Texts { first, texts };
+                let size = (count / GIVEN_TASKS).clamp(1, plan::GROUP_LIMIT);
+                Ok(all.portions(size).map(|some| plan::task(some, 0)).collect())
+            }
+            Step::Closed => {
+                self.is_open = false;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn check(&self, given: &Bytes) -> Result<(), String> {
+        let more = texts(given)?.len() as u64;
+        if self.tally.total.saturating_add(more) > ITEMS_LIMIT {
+            return Err(format!("a job has at most {ITEMS_LIMIT} items"));
+        }
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    fn items(&self) -> kind::Items {
+        self.tally
+    }
+}
+
+/// Items that are given, as JSON: a list, of texts or of anything that is an item by its JSON.
+fn texts(given: &Bytes) -> Result<Vec<String>, String> {
+    let list: Vec<Value> = serde_json::from_slice(given)
+        .map_err(|error| format!("items are given as a list in JSON: {error}"))?;
+    if list.is_empty() {
+        return Err("the list of items is empty".to_owned());
+    }
+    let text = |item| match item {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let texts: Vec<String> = list.into_iter().map(text).collect();
+    match texts.iter().find(|text| text.is_empty() || text.len() > ITEM_LIMIT) {
+        Some(text) => Err(format!("an item has {} bytes; expected 1 to {ITEM_LIMIT}", text.len())),
+        None => Ok(texts),
+    }
+}
+
+/// A set of numbers, dense from 0 on.
+#[derive(Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    /// Whether it was not there.
+    fn insert(&mut self, n: u64) -> bool {
+        let (word, bit) = ((n / 64) as usize, 1 << (n % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let was = self.0[word] & bit != 0;
+        self.0[word] |= bit;
+        !was
+    }
+}

@@ -1,0 +1,131 @@
+//! The result of a job of items: `results.jsonl`, a line of JSON for each item in the order of their numbers, and the
+//! files that items gave, in `outputs/`. Who ran each item, how often and how long is in the report: `items.jsonl`.
+
+use crate::ids::FileRef;
+use crate::kind::{FileWriter, Finished, Gave, Outputs, ResultFile, TaskError};
+
+use super::config::Config;
+use super::error;
+use super::output::{End, Given, Ran, line};
+
+/// The most files in one directory of the result.
+const DIRECTORY: u64 = 1000;
+
+/// Bytes of lines gathered before they are written.
+const WRITE: usize = 64 << 10;
+
+/// Outputs of tasks that are held at a time: items that follow each other come from few.
+const HELD: usize = 64;
+
+/// An item's place: its number, the task and where in what that gave.
+type Place = (u64, u32, u32);
+
+/// What the outputs make.
+pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished, TaskError> {
+    let mut places: Vec<Place> = Vec::new();
+    for index in 0..outputs.count() {
+        let Task { first, tries, ran, .. } = Task::of(outputs.read(index)?)?;
+        let all = (first..).zip((0..).zip(&ran.ended));
+        let last = all.filter(|(_, (_, ended))| ended.is_final(tries, config.retries));
+        places.extend(last.map(|(n, (at, _))| (n, index as u32, at)));
+    }
+    places.sort_unstable();
+    // Of an item that was run again for what it gave, the first counts.
+    places.dedup_by_key(|(n, ..)| *n);
+    let (mut result, mut report) = (Lines::new(outputs)?, Lines::new(outputs)?);
+    let mut tasks = Tasks { outputs, held: Vec::new() };
+    let mut finished = Finished::default();
+    let mut failed = 0_u64;
+    let is_nested = places.len() as u64 > DIRECTORY;
+    for &(n, index, at) in &places {
+        let task = tasks.get(index)?;
+        let ended = &task.ran.ended[at as usize];
+        failed += u64::from(!ended.is_good());
+        result.write(&line(ended.result(n)))?;
+        let mut cost = ended.cost(task.tries, &task.gave);
+        cost.insert("n".into(), n.into());
+        report.write(&line(cost))?;
+        if let End::Output(Given::File(file)) = ended.end {
+            let (task, name) = (Some(task.gave.task), name(n, is_nested));
+            finished.files.push(ResultFile { task, name, file });
+        }
+    }
+    let task = None;
+    let (file, name) = (result.finish()?, "results.jsonl".to_owned());
+    finished.files.push(ResultFile { task, name, file });
+    let (file, name) = (report.finish()?, "items.jsonl".to_owned());
+    finished.report.push(ResultFile { task, name, file });
+    finished.remarks.insert("items".into(), (places.len() as u64).into());
+    finished.remarks.insert("failed".into(), failed.into());
+    Ok(finished)
+}
+
+/// Where the file that the `n`-th item gave lies.
+fn name(n: u64, is_nested: bool) -> String {
+    if is_nested { format!("outputs/{}/{n}", n / DIRECTORY) } else { format!("outputs/{n}") }
+}
+
+/// What a task gave, read.
+struct Task {
+    gave: Gave,
+    first: u64,
+    tries: u32,
+    ran: Ran,
+}
+
+impl Task {
+    fn of(gave: Gave) -> Result<Self, TaskError> {
+        let ran = Ran::of(&gave.body, &gave.output);
+        let (first, tries, ran) = ran.ok_or_else(|| error::corrupt("what a task gave"))?;
+        Ok(Task { gave, first, tries, ran })
+    }
+}
+
+/// What tasks gave, of those that were asked for last.
+struct Tasks<'a> {
+    outputs: &'a dyn Outputs,
+    held: Vec<(u32, Task)>,
+}
+
+impl Tasks<'_> {
+    fn get(&mut self, index: u32) -> Result<&Task, TaskError> {
+        let at = match self.held.iter().position(|(held, _)| *held == index) {
+            Some(at) => at,
+            None => {
+                if self.held.len() == HELD {
+                    self.held.remove(0);
+                }
+                let task = Task::of(self.outputs.read(index as usize)?)?;
+                self.held.push((index, task));
+                self.held.len() - 1
+            }
+        };
+        Ok(&self.held[at].1)
+    }
+}
+
+/// A file of lines.
+struct Lines {
+    file: Box<dyn FileWriter>,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    fn new(outputs: &dyn Outputs) -> Result<Self, TaskError> {
+        Ok(Lines { file: outputs.create()?, text: Vec::new() })
+    }
+
+    fn write(&mut self, line: &[u8]) -> Result<(), TaskError> {
+        self.text.extend_from_slice(line);
+        if self.text.len() >= WRITE {
+            self.file.write(&self.text)?;
+            self.text.clear();
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<FileRef, TaskError> {
+        self.file.write(&self.text)?;
+        self.file.finish()
+    }
+}

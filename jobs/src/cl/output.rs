@@ -1,0 +1,203 @@
+//! What a task gives: how each of its items ended, and how many it has not begun.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::ids::FileRef;
+use crate::kind::{Gave, Lasting, Row};
+
+use super::item::{Body, ITEM_LIMIT};
+use super::plan::Group;
+
+/// The longest output of an item that stands in the result's list itself, in bytes; a longer one is a file.
+pub(super) const INLINE_LIMIT: usize = 1 << 10;
+
+/// What a task gave, in JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Output {
+    /// How its items ended.
+    Ran(Ran),
+    /// A list of items that was made.
+    Produced {
+        /// The list.
+        list: FileRef,
+        /// Its lines in groups.
+        groups: Vec<Group>,
+    },
+}
+
+/// How items of a task ended, in their order, from the first on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ran {
+    /// Those that ended.
+    pub(super) ended: Vec<Ended>,
+    /// How many were not begun.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) left: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+/// How an item ended. Its number follows from its place: the same items give the same, whatever their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    /// Itself.
+    pub(super) item: String,
+    /// Milliseconds that it took.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) ms: u32,
+    /// What its guest logged, the last lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) log: Vec<String>,
+    /// How.
+    #[serde(flatten)]
+    pub(super) end: End,
+}
+
+/// The end of an item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum End {
+    /// It gave this.
+    Output(Given),
+    /// It failed.
+    Error {
+        /// The stable code, `IPDC-xxxx`.
+        code: String,
+        /// What happened.
+        message: String,
+    },
+}
+
+/// What an item gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Given {
+    /// Lines, without the end of the last.
+    Text(String),
+    /// A file.
+    File(FileRef),
+}
+
+impl Output {
+    pub(super) fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).expect("numbers, texts and CIDs encode").into()
+    }
+
+    /// What a task with this body gave; none, when it cannot be that.
+    pub(super) fn of(body: &Body, text: &[u8]) -> Option<Output> {
+        let output: Output = serde_json::from_slice(text).ok()?;
+        let fits = match (body, &output) {
+            (Body::Produce, Output::Produced { .. }) => true,
+            (Body::Run { items, .. }, Output::Ran(Ran { ended, left })) => {
+                ended.len() as u64 + u64::from(*left) == u64::from(items.count())
+                    && !ended.is_empty()
+                    && ended.iter().all(|ended| ended.item.len() <= ITEM_LIMIT)
+            }
+            _ => false,
+        };
+        fits.then_some(output)
+    }
+
+    /// The files that it names, and what each was made for; none, when an item failed: that is not to be
+    /// remembered.
+    pub(super) fn files(&self) -> Option<Vec<(FileRef, Lasting)>> {
+        match self {
+            Output::Produced { list, .. } => Some(vec![(*list, Lasting::Kept)]),
+            Output::Ran(Ran { ended, .. }) => {
+                let file = |ended: &Ended| match ended.end {
+                    End::Output(Given::File(file)) => Some((file, Lasting::Kept)),
+                    _ => None,
+                };
+                let all_good = ended.iter().all(Ended::is_good);
+                all_good.then(|| ended.iter().filter_map(file).collect())
+            }
+        }
+    }
+}
+
+impl Ran {
+    /// What a task with this body gave, if it ran items; the number of the first, and how often each was tried.
+    pub(super) fn of(body: &[u8], text: &[u8]) -> Option<(u64, u32, Ran)> {
+        let body = Body::decode(body)?;
+        match (Output::of(&body, text)?, &body) {
+            (Output::Ran(ran), Body::Run { items, tries }) => Some((items.first(), *tries, ran)),
+            // A producer's, when it made nothing.
+            _ => Some((0, 0, Ran::default())),
+        }
+    }
+}
+
+impl Ended {
+    /// Whether it is not tried again, when it was tried so often before.
+    pub(super) fn is_final(&self, tries: u32, retries: u32) -> bool {
+        self.is_good() || tries >= retries
+    }
+
+    pub(super) fn is_good(&self) -> bool {
+        matches!(self.end, End::Output(_))
+    }
+
+    /// What determines it, as the result has it: nothing of who ran it, when or how often.
+    pub(super) fn result(&self, n: u64) -> Row {
+        let mut row = Map::from_iter([("n".into(), n.into())]);
+        row.insert("item".into(), self.item.as_str().into());
+        row.insert("status".into(), if self.is_good() { "done" } else { "failed" }.into());
+        match &self.end {
+            End::Output(Given::Text(text)) if text.is_empty() => {}
+            End::Output(Given::Text(text)) => {
+                drop(row.insert("output".into(), text.as_str().into()))
+            }
+            End::Output(Given::File(FileRef { cid, len })) => {
+                row.insert("cid".into(), cid.to_string().into());
+                row.insert("bytes".into(), (*len).into());
+            }
+            End::Error { code, message } => {
+                row.insert("error".into(), json!({ "code": code, "message": message }));
+            }
+        }
+        row
+    }
+
+    /// Who ran it, how often it was tried, what it took.
+    pub(super) fn cost(&self, tries: u32, gave: &Gave) -> Row {
+        let attempts = if gave.memoized { 0 } else { tries + 1 };
+        let ms = if gave.memoized { 0 } else { self.ms };
+        let mut row = Map::from_iter([
+            ("attempts".into(), attempts.into()),
+            ("worker".into(), gave.worker.to_string().into()),
+            ("ms".into(), ms.into()),
+        ]);
+        if gave.memoized {
+            row.insert("memo".into(), true.into());
+        }
+        if !self.log.is_empty() {
+            row.insert("log".into(), self.log.clone().into());
+        }
+        row
+    }
+}
+
+/// The lines that who follows the job sees of what a task gave.
+pub(super) fn rows(retries: u32, gave: &Gave) -> Vec<Row> {
+    let Some((first, tries, ran)) = Ran::of(&gave.body, &gave.output) else { return Vec::new() };
+    let last = (first..).zip(&ran.ended).filter(|(_, ended)| ended.is_final(tries, retries));
+    let row = |(n, ended): (u64, &Ended)| {
+        let mut row = ended.result(n);
+        row.extend(ended.cost(tries, gave));
+        row
+    };
+    last.map(row).collect()
+}
+
+/// A row as one line of JSON.
+pub(super) fn line(row: Row) -> Vec<u8> {
+    let mut line = Value::Object(row).to_string().into_bytes();
+    line.push(b'\n');
+    line
+}

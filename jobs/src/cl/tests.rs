@@ -1,0 +1,283 @@
+//! Whole jobs of items, on guests that are functions: each task is run as soon as it is known, and what it gave is
+//! told to the course.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fake::{Last, Native, World};
+use crate::ids::TaskId;
+use crate::kind::{Finished, Step};
+use crate::spec;
+
+const FAIL: &[u8] = b"fail";
+
+/// What `run` is in these jobs: says the item in capitals; `twice` gives two records, `long` a long one.
+fn capitals(function: &str, item: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
+    match (function, item) {
+        ("producer", _) => (0..5_000_u32).for_each(|n| emit(format!("made {n}").as_bytes(), b"")),
+        (_, b"twice") => ["one", "two"].iter().for_each(|word| emit(b"twice", word.as_bytes())),
+        (_, b"long") => emit(&vec![b'x'; 5_000], b""),
+        _ => emit(&item.to_ascii_uppercase(), b""),
+    }
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.name("run.wasm", b"capitals");
+    world.module("capitals", capitals as Native);
+    world
+}
+
+fn config(world: &World, job: &str) -> Value {
+    let (params, inputs) = Default::default();
+    let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
+    let text = format!("kind = \"cl\"\nrun = \"run.wasm\"\n{job}");
+    spec::check(&text, spec::FILE, nothing, world).unwrap().1
+}
+
+/// A job under way.
+struct Job<'a> {
+    world: &'a World,
+    config: Value,
+    course: Box<dyn Course>,
+    open: VecDeque<TaskSpec>,
+    outputs: Vec<(TaskId, Payload)>,
+    bodies: Vec<Bytes>,
+}
+
+impl<'a> Job<'a> {
+    fn new(world: &'a World, job: &str, input: Vec<(String, FileRef)>) -> Self {
+        let config = config(world, job);
+        let tasks = Items.plan(&config, &world.tree(input)).unwrap();
+        let course = Items.course(&config, &tasks).unwrap();
+        Job { world, config, course, open: tasks.into(), outputs: Vec::new(), bodies: Vec::new() }
+    }
+
+    fn of_lines(world: &'a World, job: &str, lines: &str) -> Self {
+        let list = world.put(lines.as_bytes());
+        Job::new(world, job, vec![(String::new(), list)])
+    }
+
+    /// Runs the next task; what it was.
+    fn step(&mut self) -> Option<TaskSpec> {
+        let task = self.open.pop_front()?;
+        let id = TaskId(self.outputs.len() as u32);
+        let work = Work { config: &self.config, task: id, body: &task.body, inputs: &[] };
+        let output = Items.run(&work, self.world).unwrap();
+        assert!(Items.is_output(&task, &output), "{output:?} is an output of {task:?}");
+        let Payload::Inline(bytes) = &output else { panic!("the host shortens") };
+        let step = Step::Output { task: &task, output: bytes };
+        self.open.extend(self.course.follow(step).unwrap());
+        self.outputs.push((id, output));
+        self.bodies.push(task.body.clone());
+        Some(task)
+    }
+
+    fn finish(mut self) -> Made {
+        while self.step().is_some() {}
+        let items = self.course.items();
+        assert_eq!(items.total, items.done + items.failed, "every item ended");
+        let last = Last { world: self.world, outputs: self.outputs, bodies: self.bodies };
+        let finished = Items.finish(&self.config, &last).unwrap();
+        Made::read(self.world, &finished, items)
+    }
+}
+
+/// What a job made.
+#[derive(Debug, PartialEq)]
+struct Made {
+    items: crate::kind::Items,
+    rows: Vec<Value>,
+    files: BTreeMap<String, Bytes>,
+    result: String,
+}
+
+impl Made {
+    fn read(world: &World, finished: &Finished, items: crate::kind::Items) -> Self {
+        let read = |file: &crate::kind::ResultFile| {
+            (file.name.clone(), world.read(&file.file).expect("what was written is there"))
+        };
+        let mut files: BTreeMap<_, _> = finished.files.iter().map(read).collect();
+        let result = files.remove("results.jsonl").expect("each job has its lines");
+        let result = String::from_utf8(result.to_vec()).expect("JSON is text");
+        let rows = result.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        Made { items, rows, files, result }
+    }
+
+    fn outputs(&self) -> Vec<&str> {
+        self.rows.iter().map(|row| row["output"].as_str().unwrap_or_default()).collect()
+    }
+}
+
+#[test]
+fn each_line_of_a_list_is_an_item_and_empty_ones_are_none() {
+    let world = world();
+    let made = Job::of_lines(&world, "items = \"list\"", "a\n\nb\r\ntwice\nc").finish();
+    assert_eq!(made.outputs(), ["A", "B", "twice\tone\ntwice\ttwo", "C"]);
+    assert_eq!(made.rows[1], json!({"n": 1, "item": "b", "status": "done", "output": "B"}));
+    assert_eq!((made.items.done, made.items.failed), (4, 0));
+}
+
+#[test]
+fn a_long_output_is_a_file_of_the_result() {
+    let world = world();
+    let made = Job::of_lines(&world, "items = \"list\"", "a\nlong\n").finish();
+    let long = &made.files["outputs/1"];
+    assert_eq!(long.len(), 5_001);
+    assert_eq!(made.rows[1]["bytes"], 5_001);
+    assert!(made.rows[1]["cid"].is_string());
+}
+
+#[test]
+fn the_numbers_of_a_range_are_items() {
+    let world = world();
+    let made = Job::new(&world, "items = \"7..2507\"", vec![]).finish();
+    assert_eq!(made.rows.len(), 2_500);
+    assert_eq!(made.rows[2_499]["item"], "2506");
+}
+
+#[test]
+fn each_file_of_a_directory_is_an_item() {
+    let world = world();
+    let files = ["a", "b/c"].map(|path| (path.to_owned(), world.put(path.as_bytes())));
+    let made = Job::new(&world, "items = \"dir\"", files.to_vec()).finish();
+    assert_eq!(made.outputs(), ["A", "B/C"]);
+}
+
+#[test]
+fn what_a_producer_emits_are_the_items() {
+    let world = world();
+    let made = Job::new(&world, "producer = \"run.wasm\"", vec![]).finish();
+    assert_eq!(made.rows.len(), 5_000);
+    assert_eq!(made.rows[4_999]["output"], "MADE 4999");
+}
+
+/// Lines enough for several groups.
+fn many() -> String {
+    (0..9_000).map(|n| format!("item {n}\n")).collect()
+}
+
+#[test]
+fn however_far_each_task_came_the_result_is_the_same() {
+    let world = world();
+    let whole = Job::of_lines(&world, "items = \"list\"\nmemo = false", &many()).finish();
+    let mut slow = Job::of_lines(&world, "items = \"list\"\nmemo = false", &many());
+    let mut n = 0_u64;
+    loop {
+        // Time passes: most tasks hand something back.
+        world.now.pass(Duration::from_millis(n % 700));
+        n += 1;
+        if slow.step().is_none() {
+            break;
+        }
+    }
+    let tasks = slow.outputs.len();
+    assert!(tasks > 2_000, "{tasks} tasks: what was left was given out again");
+    assert_eq!(slow.finish().result, whole.result);
+}
+
+#[test]
+fn a_failed_item_is_tried_again_and_its_error_is_in_the_result() {
+    let mut world = world();
+    world.traps_on = Some(FAIL);
+    let mut job = Job::of_lines(&world, "items = \"list\"\nretries = 2", "a\nfail\nb\n");
+    let mut tries = Vec::new();
+    while let Some(task) = job.step() {
+        if task.delay_ms > 0 {
+            tries.push(task.delay_ms);
+        }
+    }
+    assert_eq!(tries, [1_000, 2_000], "with a pause that doubles");
+    let made = job.finish();
+    assert_eq!((made.items.done, made.items.failed), (2, 1));
+    let failed = json!({"n": 1, "item": "fail", "status": "failed",
+        "error": {"code": "IPDC-5301", "message": "unreachable"}});
+    assert_eq!(made.rows[1], failed);
+}
+
+/// The names in the memo of a job's first tasks.
+fn names(world: &World, job: &str, lines: &str) -> BTreeSet<Vec<u8>> {
+    let job = Job::of_lines(world, job, lines);
+    let name = |task: &TaskSpec| Items.memo_input(&job.config, &task.body, &[]).unwrap();
+    job.open.iter().map(name).collect()
+}
+
+#[test]
+fn the_memo_knows_items_again_whatever_their_numbers_and_how_often_they_may_be_tried() {
+    let world = world();
+    let before = names(&world, "items = \"list\"", "a\nb\nc\n");
+    let after = names(&world, "items = \"other\"\nretries = 9", "new\na\nb\nc\n");
+    assert!(before.is_subset(&after), "each item by itself");
+    let other = names(&world, "items = \"list\"\n[params]\nx = 1", "a\nb\nc\n");
+    assert!(before.is_disjoint(&other), "what the guest reads is part of the name");
+    let (before, after) = (many(), format!("new\n{}", many()));
+    let [before, after] = [before, after].map(|lines| names(&world, "items = \"list\"", &lines));
+    let kept = before.intersection(&after).count();
+    assert!(kept + 3 > before.len(), "{kept} of {} groups", before.len());
+}
+
+#[test]
+fn what_failed_is_not_remembered() {
+    let mut world = world();
+    world.traps_on = Some(FAIL);
+    let mut job = Job::of_lines(&world, "items = \"list\"", "a\nfail\n");
+    let files = |job: &mut Job<'_>| {
+        let task = job.step().unwrap();
+        let Some((_, Payload::Inline(output))) = job.outputs.last() else { unreachable!() };
+        Items.output_files(&task.body, output)
+    };
+    assert_eq!(files(&mut job), Some(vec![]));
+    assert_eq!(files(&mut job), None);
+}
+
+#[test]
+fn an_added_item_leaves_most_groups_at_home() {
+    let world = world();
+    let homes = |lines: &str| -> BTreeSet<_> {
+        let job = Job::of_lines(&world, "items = \"list\"", lines);
+        job.open.iter().map(|task| task.affinity.expect("a group has a home")).collect()
+    };
+    let (before, after) = (homes(&many()), homes(&format!("new\n{}", many())));
+    let kept = before.intersection(&after).count();
+    assert!(kept + 3 > before.len(), "{kept} of {} groups kept their homes", before.len());
+}
+
+#[test]
+fn items_can_be_given_to_an_open_job_until_it_is_closed() {
+    let world = world();
+    let mut job = Job::new(&world, "open = true", vec![]);
+    assert!(job.course.is_open() && job.step().is_none());
+    for bad in ["[]", "{}", "[\"\"]", "nothing"] {
+        assert!(job.course.check(&Bytes::from(bad)).is_err(), "{bad}");
+    }
+    let given = Bytes::from(r#"["a", {"x": 1}, 7]"#);
+    job.course.check(&given).unwrap();
+    let tasks = job.course.follow(Step::Given(&given)).unwrap();
+    job.open.extend(tasks);
+    job.course.follow(Step::Closed).unwrap();
+    assert!(!job.course.is_open());
+    assert_eq!(job.finish().outputs(), ["A", r#"{"X":1}"#, "7"]);
+}
+
+#[test]
+fn what_a_worker_makes_up_is_no_output() {
+    let world = world();
+    let mut job = Job::of_lines(&world, "items = \"list\"", "a\nb\n");
+    let task = job.step().unwrap();
+    let says = |text: &str| Items.is_output(&task, &Payload::Inline(text.to_owned().into()));
+    let ended = r#"{"item":"a","output":"A"}"#;
+    assert!(says(&format!("{{\"ran\":{{\"ended\":[{ended}]}}}}")));
+    for lie in [
+        "{}".to_owned(),
+        "{\"ran\":{\"ended\":[],\"left\":1}}".to_owned(),
+        format!("{{\"ran\":{{\"ended\":[{ended},{ended}]}}}}"),
+        format!("{{\"ran\":{{\"ended\":[{ended}],\"left\":1}}}}"),
+        "{\"produced\":{\"list\":{\"cid\":\"bafkqaaa\",\"len\":0},\"groups\":[]}}".to_owned(),
+    ] {
+        assert!(!says(&lie), "{lie}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Items of a job: shown as they end, given, and no more given.
+
+use std::io::BufRead as _;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::Session;
+use super::error::CliError;
+use super::jobs::JobPrefix;
+use super::output::{Output, write_stdout};
+use super::progress::Progress;
+use crate::api::client::Client;
+use crate::controller::GIFT_LIMIT;
+
+/// Items that are given at a time.
+const BATCH: usize = 1_000;
+
+/// Bytes of items that are given at a time: a list in JSON may be six times as long.
+const BATCH_BYTES: usize = GIFT_LIMIT / 8;
+
+#[derive(Debug, Args)]
+pub(super) struct ShowItems {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+    /// Only those that failed
+    #[arg(long)]
+    failed: bool,
+}
+
+impl ShowItems {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let progress = Progress::new(session.output);
+        show(&session.client()?, &self.id.0, self.failed, &progress).await
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GiveItems {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+    /// The items; none, the lines of stdin
+    #[arg(value_name = "ITEM")]
+    items: Vec<String>,
+    /// Give no more after these: the job ends when they have
+    #[arg(long)]
+    close: bool,
+}
+
+impl GiveItems {
+    pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
+        let (client, id) = (session.client()?, &self.id.0);
+        if self.items.is_empty() && !self.close || !self.items.is_empty() {
+            self.give(&client, session.output).await?;
+        }
+        if self.close {
+            client.close(id).await?;
+        }
+        Ok(())
+    }
+
+    async fn give(&self, client: &Client, output: Output) -> Result<(), CliError> {
+        let mut given = 0;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for item in self.all() {
+            let item = item.map_err(CliError::file("read", std::path::Path::new("stdin")))?;
+            bytes += item.len();
+            batch.push(Value::from(item));
+            given += 1;
+            if batch.len() == BATCH || bytes >= BATCH_BYTES {
+                client.give(&self.id.0, &batch).await?;
+                (batch, bytes) = (Vec::new(), 0);
+            }
+        }
+        if !batch.is_empty() {
+            client.give(&self.id.0, &batch).await?;
+        }
+        output.note(format!("{given} items given"));
+        Ok(())
+    }
+
+    fn all(&self) -> Box<dyn Iterator<Item = std::io::Result<String>> + '_> {
+        if self.items.is_empty() {
+            let lines = std::io::stdin().lock().lines();
+            return Box::new(lines.filter(|line| !matches!(line, Ok(line) if line.is_empty())));
+        }
+        Box::new(self.items.iter().cloned().map(Ok))
+    }
+}
+
+/// Prints the job's items as they end, until it has.
+pub(super) async fn show(
+    client: &Client,
+    id: &str,
+    only_failed: bool,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let mut lines = client.items(id).await?;
+    let mut rest = Vec::new();
+    while let Some(part) = lines.next_chunk().await? {
+        rest.extend_from_slice(&part);
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let text: Vec<u8> = rest.drain(..whole).collect();
+        let shown = if only_failed { failed(&text) } else { text };
+        let mut written = Ok(());
+        progress.above(|| written = write_stdout(&shown));
+        written?;
+    }
+    Ok(())
+}
+
+/// The lines of items that failed.
+fn failed(lines: &[u8]) -> Vec<u8> {
+    let is_failed = |line: &&[u8]| {
+        let row = serde_json::from_slice::<Value>(line);
+        row.is_ok_and(|row| row["status"] == "failed")
+    };
+    lines.split_inclusive(|byte| *byte == b'\n').filter(is_failed).flatten().copied().collect()
+}
