@@ -5,16 +5,18 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::chunk::{RecordKind, Table};
-use crate::engine::Runtime;
+use crate::engine::Needs;
+use crate::fetch::Rules;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::message::{FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
@@ -40,8 +42,8 @@ pub trait Kind: Send + Sync {
     /// All that is wrong, not only the first.
     fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>>;
 
-    /// The runtimes that a worker must have, and its policy grant, to run the job's tasks.
-    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime>;
+    /// What a worker must have, and its policy grant, to run the job's tasks.
+    fn needs(&self, config: &Value) -> Needs;
 
     /// The job's tasks. The same configuration and input give the same tasks, always.
     ///
@@ -285,7 +287,7 @@ pub trait FileWriter: Send {
 }
 
 /// What a guest may read beside what its functions are called with. All of it is frozen with the
-/// job, so what a guest makes of it is the same everywhere.
+/// job, so what a guest makes of it is the same everywhere; unless it may fetch.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// The job's `[params]`: one JSON object.
@@ -296,6 +298,8 @@ pub struct Given {
     pub input: String,
     /// What it counts is thrown away: another task's guest counts the same records.
     pub mute: bool,
+    /// How it fetches from the network, if it may.
+    pub fetch: Option<Arc<Rules>>,
 }
 
 /// The most bytes that the key and the value of a record may have together. Bounds what a merge holds of

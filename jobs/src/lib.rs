@@ -21,6 +21,7 @@
 
 pub mod chunk;
 pub mod engine;
+pub mod fetch;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod ids;

@@ -170,6 +170,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
         runtimes: policy.offered(),
+        fetch: policy.grants_fetch(),
         labels: config.node.labels.clone(),
         slots: room.slots,
         paused: pause::since(&db).await?.is_some(),
@@ -509,6 +510,7 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
         slots: facts.slots,
         runtimes: runtimes.collect(),
         labels: facts.labels.iter().cloned().collect(),
+        fetch: facts.fetch,
         memory: facts.memory,
         refuses: facts.paused.then(|| "it is paused".to_owned()),
     }

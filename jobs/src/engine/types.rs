@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Kind, TaskSpec};
 use crate::log::Log;
@@ -87,6 +88,9 @@ pub struct Needs {
     pub runtimes: BTreeSet<Runtime>,
     /// Labels, all of them.
     pub labels: BTreeSet<String>,
+    /// What it must let the job fetch, if the job fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Reach>,
 }
 
 /// What is known of a peer when work is given out.
@@ -98,6 +102,9 @@ pub struct PeerFacts {
     pub runtimes: BTreeSet<Runtime>,
     /// Labels its owner gave it.
     pub labels: BTreeSet<String>,
+    /// Whether it lets somebody fetch from the network.
+    #[serde(default)]
+    pub fetch: bool,
     /// Bytes of memory it may use: not what is free this moment.
     pub memory: u64,
     /// Why it will not work for this job's submitter, when that is known beforehand.

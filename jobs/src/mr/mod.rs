@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::{FileRef, TaskId};
 use crate::kind::{
     Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Template, Tree, Work,
@@ -92,8 +92,8 @@ impl Kind for MapReduce {
         Ok(serde_json::to_value(config).expect("a configuration of strings and numbers encodes"))
     }
 
-    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
-        BTreeSet::from([Runtime::Wasm])
+    fn needs(&self, _: &Value) -> Needs {
+        Needs { runtimes: BTreeSet::from([Runtime::Wasm]), ..Needs::default() }
     }
 
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

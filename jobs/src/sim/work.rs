@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
 use crate::kind::{
     Host, JobFiles, Kind, Lasting, PlanError, ResultFile, TaskError, TaskSpec, Tree, Work,
@@ -30,8 +30,8 @@ impl Kind for Hashing {
         Ok(Value::Null)
     }
 
-    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
-        BTreeSet::from([Runtime::Wasm])
+    fn needs(&self, _: &Value) -> Needs {
+        Needs { runtimes: BTreeSet::from([Runtime::Wasm]), ..Needs::default() }
     }
 
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

@@ -132,6 +132,7 @@ impl Bench {
             .into(),
             input: "left".to_owned(),
             mute: false,
+            fetch: None,
         };
         let allowance = Allowance::new(&self.limits, self.stop.clone());
         self.runtime.instantiate(code.as_bytes(), &allowance, listener, given)
