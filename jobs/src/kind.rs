@@ -250,6 +250,15 @@ pub trait Host: Sync {
     /// When the module cannot be had or compiled.
     fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 
+    /// Ends the archive of what guests of the attempt fetched since the last call, a WARC file, flushed to disk;
+    /// none when nothing was sent to them.
+    ///
+    /// # Errors
+    /// When the disk is full or failing.
+    fn archive(&self) -> Result<Option<FileRef>, TaskError> {
+        Ok(None)
+    }
+
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
 

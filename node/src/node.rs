@@ -21,6 +21,7 @@ use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
+use crate::fetch::{self, Fetcher};
 use crate::heap;
 use crate::home::{Home, HomeError};
 use crate::interrupt::Interrupts;
@@ -220,6 +221,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
+        fetcher: Fetcher::new(fetch::Options::of(&config.policy)),
         post: post.clone(),
         db: db.clone(),
         memo,

@@ -10,6 +10,7 @@ use ipdc_jobs::manifest::Limits;
 
 use super::*;
 
+mod fetch;
 mod hostile;
 
 /// A module whose `map` has `body`, with a memory of one page and a fixed buffer at 1024.

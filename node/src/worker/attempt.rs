@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join_all;
 use ipdc_jobs::engine::WorkerEvent;
+use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{self, FileWriter, Given, Guest, Host, Lasting, ReadAt, TaskError, Work};
 use ipdc_jobs::log::Tail;
@@ -17,7 +18,7 @@ use ipdc_jobs::message::{
     Assignment, COUNTERS_LIMIT, Cost, Counters, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
 };
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Parts, admit, early, memo, policy};
@@ -26,6 +27,7 @@ use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
+use crate::fetch::{Archive, FetchError, Fetched, Request, Visit};
 use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
@@ -103,7 +105,8 @@ async fn run(
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
-        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance };
+        let archive = Shelf::default();
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, archive };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -230,6 +233,23 @@ impl Desk {
         Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
 
+    /// A writer of a new file; all of the attempt's have `limit` bytes at most.
+    fn create(
+        self: &Arc<Self>,
+        lasting: Lasting,
+        limit: u64,
+    ) -> Result<Box<dyn FileWriter>, TaskError> {
+        self.stopped()?;
+        let tier = match lasting {
+            Lasting::Scratch => Tier::Scratch(self.job),
+            Lasting::Kept => Tier::Durable,
+        };
+        let add = self.parts.blocks.store().add(tier);
+        let builder = FileBuilder::new(add.clone());
+        let inner = BlockingWriter::new(builder, self.caller.clone());
+        Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self), limit }))
+    }
+
     async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
         match payload {
             Payload::Inline(bytes) => Ok(bytes.clone()),
@@ -284,7 +304,11 @@ struct AttemptHost<'a> {
     desk: &'a Arc<Desk>,
     manifest: &'a Manifest,
     allowance: Allowance,
+    archive: Shelf,
 }
+
+/// Where what guests fetch is kept, from the first page on.
+type Shelf = Arc<Mutex<Option<Archive>>>;
 
 impl AttemptHost<'_> {
     /// Moves a long output into a file.
@@ -306,16 +330,7 @@ impl Host for AttemptHost<'_> {
     }
 
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
-        self.desk.stopped()?;
-        let tier = match lasting {
-            Lasting::Scratch => Tier::Scratch(self.desk.job),
-            Lasting::Kept => Tier::Durable,
-        };
-        let add = self.desk.parts.blocks.store().add(tier);
-        let builder = FileBuilder::new(add.clone());
-        let inner = BlockingWriter::new(builder, self.desk.caller.clone());
-        let limit = self.manifest.limits.output;
-        Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
+        self.desk.create(lasting, self.manifest.limits.output)
     }
 
     fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
@@ -323,8 +338,19 @@ impl Host for AttemptHost<'_> {
         let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
         let code = code.ok_or(TaskError::Stopped)??;
         let session = self.desk.session(&[]);
-        let listener = Box::new(Ear { desk: Arc::clone(self.desk), session, mute: given.mute });
+        let network = given.fetch.clone().map(|rules| Network {
+            rules,
+            archive: Arc::clone(&self.archive),
+            limit: self.manifest.limits.output,
+        });
+        let desk = Arc::clone(self.desk);
+        let listener = Box::new(Ear { desk, session, mute: given.mute, network });
         self.desk.parts.runtime.instantiate(&code, &self.allowance, listener, given)
+    }
+
+    fn archive(&self) -> Result<Option<FileRef>, TaskError> {
+        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        archive.map(Archive::finish).transpose()
     }
 
     fn memory(&self) -> u64 {
@@ -347,6 +373,33 @@ struct Ear {
     session: Session,
     /// What it counts does not count.
     mute: bool,
+    /// What it has of the network, if it may fetch.
+    network: Option<Network>,
+}
+
+struct Network {
+    rules: Arc<Rules>,
+    archive: Shelf,
+    /// Bytes of the archive at most, with the task's other output.
+    limit: u64,
+}
+
+impl Network {
+    /// Adds to the archive what was sent.
+    fn keep(&self, desk: &Arc<Desk>, visits: &[Visit]) -> Result<(), TaskError> {
+        let mut shelf = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        for visit in visits {
+            let archive = match &mut *shelf {
+                Some(archive) => archive,
+                None => {
+                    let file = desk.create(Lasting::Kept, self.limit)?;
+                    shelf.insert(Archive::begin(file, &self.rules)?)
+                }
+            };
+            archive.add(visit)?;
+        }
+        Ok(())
+    }
 }
 
 impl Listener for Ear {
@@ -356,6 +409,16 @@ impl Listener for Ear {
 
     fn fetched(&self) -> u64 {
         self.session.fetched()
+    }
+
+    fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
+        let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        let mut visits = Vec::new();
+        let fetching = self.desk.parts.fetcher.fetch(&network.rules, request, &mut visits);
+        let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
+        network.keep(&self.desk, &visits)?;
+        let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
+        Ok(fetched.unwrap_or_else(late))
     }
 
     fn log(&mut self, line: &str) {
