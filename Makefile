@@ -34,7 +34,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-kubo setup-peers
+.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -56,7 +56,7 @@ build-fuzz: setup-c++
 	CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/fuzz-rustc \
 	    cargo build --locked --workspace --example libfuzzer --features ipdc-fuzz/libfuzzer
 
-build-tests: setup-cc setup-mqtt setup-paho examples
+build-tests: setup-cc setup-mqtt setup-paho setup-warc examples
 	cargo build $(DEV)
 
 lint: setup-cc setup-deny
@@ -140,6 +140,11 @@ setup-paho:
 	    python3 -m venv target/venv
 	@target/venv/bin/python -c 'import paho.mqtt.client' 2>/dev/null || \
 	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+
+# What others read archives of crawls with.
+setup-warc: setup-paho
+	@target/venv/bin/python -c 'import warcio' 2>/dev/null || \
+	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'warcio==1.8.1'
 
 # A real Kubo, as a library for Python: 80 MB. Only the longest tests need it.
 setup-kubo: setup-paho

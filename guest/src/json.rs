@@ -1,5 +1,5 @@
 //! As much JSON as it takes to find one member of an object that is known to be well formed: a
-//! job's params. What is no text is handed on as JSON, for `serde_json` or `str::parse`.
+//! job's params, the head of a page. What is no text is handed on as JSON, for `serde_json` or `str::parse`.
 
 /// The member `name` of the object `json`: a text without its quotes and escapes, anything else as
 /// it stands. None when it is not there.
@@ -16,6 +16,21 @@ pub(crate) fn member(json: &[u8], name: &str) -> Option<String> {
         rest = after.trim_start().strip_prefix(',')?.trim_start();
     }
     None
+}
+
+/// `text` in quotes, as JSON has it.
+#[inline]
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c < ' ' => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// Cuts a value off the front of `json`; what comes after it.
@@ -99,7 +114,16 @@ fn hex(rest: &mut std::str::Chars<'_>) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::member;
+    use super::{member, quoted};
+
+    #[test]
+    fn what_is_quoted_reads_back() {
+        let text = "to \"be\"\n\u{1}é😀\\";
+        assert_eq!(
+            member(format!("{{\"a\":{}}}", quoted(text)).as_bytes(), "a").as_deref(),
+            Some(text)
+        );
+    }
 
     #[test]
     fn a_member_is_found_among_others_of_every_form() {

@@ -199,6 +199,19 @@ pub mod testing {
         pub files: std::collections::BTreeMap<String, Vec<u8>>,
         /// What was counted so far.
         pub counters: std::collections::BTreeMap<String, u64>,
+        /// Pages of the network by URL.
+        pub pages: std::collections::BTreeMap<String, Page>,
+    }
+
+    /// A page that is fetched.
+    #[derive(Debug, Clone)]
+    pub struct Page {
+        /// Its status.
+        pub status: u16,
+        /// Its headers by their names in small letters.
+        pub headers: std::collections::BTreeMap<String, String>,
+        /// Its body.
+        pub body: Vec<u8>,
     }
 
     thread_local! {
@@ -255,10 +268,12 @@ mod tests {
     }
 }
 
+mod fetch;
 mod frame;
 mod json;
 mod side;
 mod words;
 
+pub use fetch::{FetchError, Request, Response, fetch};
 pub use side::{File, count, file, input, param, params};
 pub use words::{Words, words};

@@ -95,7 +95,7 @@ fn job_toml(bytes: &[u8]) {
     if let Ok((spec, config)) = spec::check(text, spec::FILE, nothing, &AnyDirectory) {
         let kind = crate::kind::find(&spec.kind).expect("what was checked has a kind");
         // What we freeze every worker takes.
-        assert!(!kind.runtimes(&config).is_empty());
+        assert!(!kind.needs(&config).runtimes.is_empty());
     }
 }
 
@@ -136,7 +136,7 @@ fn manifest(bytes: &[u8]) {
 /// What a worker looks at before it believes more.
 fn claims(manifest: &Manifest) {
     if let Some(kind) = crate::kind::find(&manifest.kind) {
-        let _ = kind.runtimes(&manifest.config);
+        let _ = kind.needs(&manifest.config);
     }
 }
 

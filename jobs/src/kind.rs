@@ -5,9 +5,10 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,8 @@ use serde_json::Value;
 
 use crate::chunk::{RecordKind, Table};
 use crate::code::Code;
-use crate::engine::Runtime;
+use crate::engine::Needs;
+use crate::fetch::Rules;
 use crate::ids::{FileRef, PeerId, TaskId};
 use crate::log::Log;
 use crate::message::{FailureClass, Input, Payload};
@@ -53,8 +55,8 @@ pub trait Kind: Send + Sync {
     /// All that is wrong, not only the first.
     fn configure(&self, spec: &JobSpec, files: &dyn JobFiles) -> Result<Value, Vec<SpecError>>;
 
-    /// The runtimes that a worker must have, and its policy grant, to run the job's tasks.
-    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime>;
+    /// What a worker must have, and its policy grant, to run the job's tasks.
+    fn needs(&self, config: &Value) -> Needs;
 
     /// The job's tasks. The same configuration and input give the same tasks, always.
     ///
@@ -382,6 +384,15 @@ pub trait Host: Sync {
     /// What its guests logged since it was asked last; that is no part of the attempt's log any more.
     fn take_log(&self) -> Log;
 
+    /// Ends the archive of what guests of the attempt fetched since the last call, a WARC file, flushed to disk;
+    /// none when nothing was sent to them.
+    ///
+    /// # Errors
+    /// When the disk is full or failing.
+    fn archive(&self) -> Result<Option<FileRef>, TaskError> {
+        Ok(None)
+    }
+
     /// Bytes of memory that the attempt may use in all, the guest's included.
     fn memory(&self) -> u64;
 
@@ -428,7 +439,7 @@ pub trait FileWriter: Send {
 }
 
 /// What a guest may read beside what its functions are called with. All of it is frozen with the
-/// job, so what a guest makes of it is the same everywhere.
+/// job, so what a guest makes of it is the same everywhere; unless it may fetch.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// The job's `[params]`: one JSON object.
@@ -439,6 +450,8 @@ pub struct Given {
     pub input: String,
     /// What it counts is thrown away: another task's guest counts the same records.
     pub mute: bool,
+    /// How it fetches from the network, if it may.
+    pub fetch: Option<Arc<Rules>>,
 }
 
 /// The most bytes that the key and the value of a record may have together. Bounds what a merge holds of

@@ -28,6 +28,7 @@ pub mod code;
 pub mod engine;
 #[cfg(test)]
 mod fake;
+pub mod fetch;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod ids;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::fetch::{self, Rules};
 use crate::kind::{self, JobFiles, Kind};
 use crate::manifest::Limits;
 
@@ -49,6 +50,8 @@ pub struct JobSpec {
     pub params: serde_json::Map<String, Value>,
     /// `[files]`, side files for the guest: paths in the job directory by the guest's name for them.
     pub files: BTreeMap<String, Located<String>>,
+    /// `[fetch]`, when the job asks to fetch from the network.
+    pub fetch: Option<Located<Rules>>,
     /// What is left for the kind.
     pub rest: Section,
 }
@@ -212,6 +215,13 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         files = section.all_texts();
         errors.extend(section.finish());
     }
+    let fetch_line = top.line("fetch").unwrap_or_default();
+    let mut fetch = None;
+    if let Some(section) = top.section("fetch") {
+        let (rules, wrong) = fetch::of_section(section);
+        fetch = rules.map(|value| Located { value, line: fetch_line });
+        errors.extend(wrong);
+    }
     // What was reported here must not be reported by the kind again.
     errors.append(&mut top.errors);
     let spec = JobSpec {
@@ -223,6 +233,7 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
         limits,
         params,
         files,
+        fetch,
         rest: top,
     };
     (spec, errors)
@@ -350,7 +361,7 @@ impl Section {
     }
 
     /// A size or a time in `range`, if the key is there.
-    fn measured(
+    pub(crate) fn measured(
         &mut self,
         key: &'static str,
         unit: Unit,
@@ -466,7 +477,7 @@ fn instead(word: &str, known: &[&str]) -> String {
 
 /// What a text with a unit measures.
 #[derive(Clone, Copy)]
-enum Unit {
+pub(crate) enum Unit {
     Bytes,
     Milliseconds,
 }

@@ -28,6 +28,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod controller;
+pub mod fetch;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 pub mod heap;

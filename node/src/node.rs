@@ -21,6 +21,7 @@ use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
 use crate::controller::{self, Controller};
+use crate::fetch::{self, Fetcher};
 use crate::heap;
 use crate::home::{Home, HomeError};
 use crate::interrupt::Interrupts;
@@ -170,6 +171,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
         runtimes: policy.offered(),
+        fetch: policy.grants_fetch(),
         labels: config.node.labels.clone(),
         slots: room.slots,
         paused: pause::since(&db).await?.is_some(),
@@ -219,6 +221,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
+        fetcher: Fetcher::new(fetch::Options::of(&config.policy)),
         post: post.clone(),
         db: db.clone(),
         memo,
@@ -509,6 +512,7 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
         slots: facts.slots,
         runtimes: runtimes.collect(),
         labels: facts.labels.iter().cloned().collect(),
+        fetch: facts.fetch,
         memory: facts.memory,
         refuses: facts.paused.then(|| "it is paused".to_owned()),
     }

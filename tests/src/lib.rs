@@ -1,5 +1,5 @@
 //! The worlds that black-box tests and benchmarks run in: programs with bounded time, nodes as real
-//! processes, swarms of them, job directories, generated text and its native count.
+//! processes, swarms of them, job directories, generated text and its native count, a web site.
 //!
 //! Nothing here knows the node's code: it sees what a user sees, the command line, HTTP and files.
 //! Helpers panic on what a test does not expect, with the command, its directory, status and
@@ -11,6 +11,7 @@ pub mod job;
 pub mod mqtt;
 pub mod node;
 pub mod program;
+pub mod site;
 pub mod swarm;
 pub mod text;
 
@@ -23,6 +24,7 @@ pub use cgroup::Cgroup;
 pub use job::JobDir;
 pub use node::Node;
 pub use program::{Program, Ran, Running};
+pub use site::Site;
 pub use swarm::Swarm;
 
 /// How long a test waits for what should take a second: two busy cores stretch it a lot.

@@ -35,17 +35,17 @@ const FOREIGN: &[&str] =
     &["né", "schö", "år", "ñi", "λο", "γος", "сло", "во", "мир", "言", "葉", "の", "שלו", "कथा"];
 
 /// Numbers from a seed: splitmix64, which is fast and good enough to draw words.
-struct Rng(u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         // The upper half: its remainders are fair to one in 2^32 / bound.
         (self.next() >> 32) as usize % bound
     }

@@ -1,12 +1,14 @@
 //! The part of `job.toml` that is this kind's own, checked against the job directory and frozen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::code::{self, Code};
-use crate::engine::Runtime;
+use crate::engine::Needs;
+use crate::fetch::Rules;
 use crate::ids::FileRef;
 use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, SpecError};
@@ -32,6 +34,9 @@ pub struct Config {
     /// Whether more items may be given to the job while it runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
+    /// How it fetches from the network, if it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Rules>,
     /// `[params]`, as written.
     pub params: serde_json::Map<String, Value>,
     /// `[files]`, by the guest's names.
@@ -64,6 +69,9 @@ impl Config {
     /// When it is not of the form, or out of range.
     pub fn read(value: &Value) -> Result<Self, serde_json::Error> {
         use serde::de::Error as _;
+        if let Some(fetch) = value.get("fetch") {
+            Rules::read(fetch).map_err(serde_json::Error::custom)?;
+        }
         let config = Config::deserialize(value)?;
         if let Source::Range { from, to } = config.items
             && to.checked_sub(from).is_none_or(|count| count > ITEMS_LIMIT)
@@ -73,21 +81,24 @@ impl Config {
         Ok(config)
     }
 
-    /// What runs the job's code.
-    pub(super) fn runtimes(&self) -> BTreeSet<Runtime> {
+    /// What a worker must have, and let the job use.
+    pub(super) fn needs(&self) -> Needs {
         let producer = match &self.items {
             Source::Producer(code) => Some(code.runtime()),
             _ => None,
         };
-        producer.into_iter().chain([self.run.runtime()]).collect()
+        Needs {
+            runtimes: producer.into_iter().chain([self.run.runtime()]).collect(),
+            fetch: self.fetch.as_ref().map(Rules::reach),
+            ..Needs::default()
+        }
     }
 
-    /// What the job's guests may read, one that works on `file` that too.
-    pub(super) fn given(&self, file: Option<FileRef>) -> Given {
+    /// What the job's guests may read and fetch.
+    pub(super) fn given(&self) -> Given {
         let params = serde_json::to_vec(&self.params).expect("what was JSON encodes");
-        let mut files = self.files.clone();
-        files.extend(file.map(|file| (ITEM_FILE.to_owned(), file)));
-        Given { params: params.into(), files, ..Given::default() }
+        let fetch = self.fetch.clone().map(Arc::new);
+        Given { params: params.into(), files: self.files.clone(), fetch, ..Given::default() }
     }
 }
 
@@ -141,6 +152,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         items: source,
         retries: retries.map_or(RETRIES, |retries| retries as u32),
         open,
+        fetch: spec.fetch.as_ref().map(|fetch| fetch.value.clone()),
         params: spec.params.clone(),
         files: side_files,
     };

@@ -11,12 +11,10 @@
 //!
 //! It touches the world only through [`Tree`], [`Host`] and [`Outputs`].
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::engine::Runtime;
+use crate::engine::Needs;
 use crate::ids::FileRef;
 use crate::kind::{
     Course, Finished, Gave, Host, JobFiles, Kind, Lasting, Outputs, PlanError, Row, TaskError,
@@ -73,8 +71,8 @@ impl Kind for Items {
         Ok(serde_json::to_value(config).expect("a configuration of strings and numbers encodes"))
     }
 
-    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime> {
-        Config::read(config).map(|config| config.runtimes()).unwrap_or_default()
+    fn needs(&self, config: &Value) -> Needs {
+        Config::read(config).map(|config| config.needs()).unwrap_or_default()
     }
 
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::kind::{FileWriter, Host, Lasting, PlanError, Program, TaskError};
+use crate::kind::{self, FileWriter, Host, Lasting, PlanError, Program, TaskError};
 use crate::message::{FailureClass, Payload};
 use crate::record::{self, Records};
 
-use super::config::{Config, Source};
+use super::config::{Config, ITEM_FILE, Source};
 use super::error;
 use super::item::{Item, Items};
 use super::output::{End, Ended, Given, INLINE_LIMIT, Output, Ran};
@@ -24,7 +24,7 @@ const WRITE: usize = 64 << 10;
 /// Runs these items, as many of them as there is time for.
 pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<Payload, TaskError> {
     let all = items.read(host)?;
-    let program = host.program(&config.run)?;
+    let worker = Runner { program: host.program(&config.run)?, given: config.given(), host };
     let mut ran = Ran::default();
     for (index, item) in (0..).zip(&all) {
         if index > 0 && host.elapsed() >= PATIENCE {
@@ -32,7 +32,7 @@ pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<P
             break;
         }
         host.progress(index.into(), items.count().into());
-        match run(config, item, &*program, host) {
+        match worker.run(item) {
             Ok(ended) => ran.ended.push(ended),
             // What the others gave is good; who gets the rest finds out what is wrong with it.
             Err(TaskError::Failed { .. } | TaskError::Missing { .. }) if index > 0 => {
@@ -45,42 +45,44 @@ pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<P
     Ok(Payload::Inline(Output::Ran(ran).encode()))
 }
 
-/// Runs one item. What the guest fails with is how it ended.
-fn run(
-    config: &Config,
-    item: &Item,
-    program: &dyn Program,
-    host: &dyn Host,
-) -> Result<Ended, TaskError> {
-    host.renew();
-    let before = host.elapsed();
-    let end = match call(config, item, program, host) {
-        Ok(given) => End::Output(given),
-        Err(TaskError::Failed { class: FailureClass::Guest, code, message }) => {
-            End::Error { code: code.to_owned(), message }
-        }
-        Err(error) => return Err(error),
-    };
-    let ms = (host.elapsed() - before).as_millis();
-    let log = host.take_log().lines;
-    Ok(Ended {
-        item: item.text.clone(),
-        ms: u32::try_from(ms).unwrap_or(u32::MAX),
-        log: log.iter().skip(log.len().saturating_sub(LOG_LINES)).cloned().collect(),
-        end,
-    })
+/// What runs items.
+struct Runner<'a> {
+    program: Box<dyn Program>,
+    /// What each may read, beside its own file.
+    given: kind::Given,
+    host: &'a dyn Host,
 }
 
-fn call(
-    config: &Config,
-    item: &Item,
-    program: &dyn Program,
-    host: &dyn Host,
-) -> Result<Given, TaskError> {
-    let mut guest = program.guest(config.given(item.file))?;
-    let mut lines = Lines { host, text: Vec::new(), file: None };
-    guest.call("run", item.text.as_bytes(), &mut |frame| lines.add(frame))?;
-    lines.finish()
+impl Runner<'_> {
+    /// Runs one item. What the guest fails with is how it ended.
+    fn run(&self, item: &Item) -> Result<Ended, TaskError> {
+        self.host.renew();
+        let before = self.host.elapsed();
+        let end = match self.call(item) {
+            Ok(given) => End::Output(given),
+            Err(TaskError::Failed { class: FailureClass::Guest, code, message }) => {
+                End::Error { code: code.to_owned(), message }
+            }
+            Err(error) => return Err(error),
+        };
+        let ms = (self.host.elapsed() - before).as_millis();
+        let log = self.host.take_log().lines;
+        Ok(Ended {
+            item: item.text.clone(),
+            ms: u32::try_from(ms).unwrap_or(u32::MAX),
+            log: log.iter().skip(log.len().saturating_sub(LOG_LINES)).cloned().collect(),
+            end,
+        })
+    }
+
+    fn call(&self, item: &Item) -> Result<Given, TaskError> {
+        let mut given = self.given.clone();
+        given.files.extend(item.file.map(|file| (ITEM_FILE.to_owned(), file)));
+        let mut guest = self.program.guest(given)?;
+        let mut lines = Lines { host: self.host, text: Vec::new(), file: None };
+        guest.call("run", item.text.as_bytes(), &mut |frame| lines.add(frame))?;
+        lines.finish()
+    }
 }
 
 /// What an item gives, record by record: lines `key<TAB>value`, or one of the two alone.
@@ -133,7 +135,7 @@ pub(super) fn produce(config: &Config, host: &dyn Host) -> Result<Payload, TaskE
     let Source::Producer(code) = &config.items else { return Err(error::corrupt("the task")) };
     let mut list = host.create(Lasting::Kept)?;
     let mut lines = Vec::new();
-    let mut guest = host.guest(code, config.given(None))?;
+    let mut guest = host.guest(code, config.given())?;
     guest.call("producer", b"", &mut |frame| {
         for record in Records::new(frame) {
             let (key, value) = record?;

@@ -51,6 +51,9 @@ pub(super) fn fit(facts: &PeerFacts, needs: &Needs, memory: u64) -> Result<(), U
     if let Some(runtime) = needs.runtimes.difference(&facts.runtimes).next() {
         return Err(Unfit::Lacks(format!("the {} runtime", runtime.name())));
     }
+    if needs.fetch.is_some() && !facts.fetch {
+        return Err(Unfit::Lacks("the right to fetch".to_owned()));
+    }
     if let Some(label) = needs.labels.difference(&facts.labels).next() {
         return Err(Unfit::Lacks(format!("the label `{label}`")));
     }
@@ -204,6 +207,7 @@ mod tests {
             slots: 1,
             runtimes: [super::super::Runtime::Wasm].into(),
             labels: ["gpu".to_owned()].into(),
+            fetch: false,
             memory: 128 << 20,
             refuses: None,
         };
@@ -214,6 +218,8 @@ mod tests {
         assert_eq!(fit(&PeerFacts { memory: 1 << 30, ..facts.clone() }, &needs, 1 << 30), Ok(()));
         needs.labels.insert("fast".to_owned());
         assert_eq!(fit(&facts, &needs, 0), lacks("the label `fast`"));
+        needs.fetch = Some(crate::fetch::Reach::default());
+        assert_eq!(fit(&facts, &needs, 0), lacks("the right to fetch"));
         needs.runtimes.insert(super::super::Runtime::Container);
         assert_eq!(fit(&facts, &needs, 0), lacks("the container runtime"));
     }

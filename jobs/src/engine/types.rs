@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Items, Kind, TaskSpec};
 use crate::log::Log;
@@ -94,6 +95,9 @@ pub struct Needs {
     pub runtimes: BTreeSet<Runtime>,
     /// Labels, all of them.
     pub labels: BTreeSet<String>,
+    /// What it must let the job fetch, if the job fetches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<Reach>,
 }
 
 /// What is known of a peer when work is given out.
@@ -105,6 +109,9 @@ pub struct PeerFacts {
     pub runtimes: BTreeSet<Runtime>,
     /// Labels its owner gave it.
     pub labels: BTreeSet<String>,
+    /// Whether it lets somebody fetch from the network.
+    #[serde(default)]
+    pub fetch: bool,
     /// Bytes of memory it may use: not what is free this moment.
     pub memory: u64,
     /// Why it will not work for this job's submitter, when that is known beforehand.

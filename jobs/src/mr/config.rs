@@ -158,6 +158,7 @@ impl Config {
             files: self.files.clone(),
             input: input.to_owned(),
             mute: false,
+            fetch: None,
         }
     }
 }
@@ -189,6 +190,10 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     }
     if let Some(input) = spec.inputs.values().nth(INPUTS_LIMIT) {
         section.error(input.line, format!("there are more than {INPUTS_LIMIT} inputs"));
+    }
+    if let Some(fetch) = &spec.fetch {
+        let message = "a map-reduce job cannot `fetch`: its result would depend on the network";
+        section.error(fetch.line, message);
     }
     let Some(map) = map else { return Err(section.finish()) };
     let config = Config {
@@ -393,6 +398,7 @@ mod tests {
             ("partition = \"range\"\n", "job.toml:3: `partition` is given"),
             ("reduce = \"sum\"\npartition = \"key\"\n", "job.toml:4: `partition` is \"key\""),
             ("input = \"x\"\n[inputs]\na = \"y\"\n", "job.toml:4: `inputs` and `input`"),
+            ("[fetch]\nagent = \"bot (me@x)\"\n", "job.toml:3: a map-reduce job cannot `fetch`"),
             ("[inputs]\n\"a/b\" = \"y\"\n", "job.toml:4: `inputs.a/b` cannot be its name"),
         ] {
             let errors = check(&format!("{start}{wrong}")).unwrap_err();

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::{FileRef, TaskId};
 use crate::kind::{
     Finished, Host, JobFiles, Kind, Lasting, Outputs, PlanError, TaskError, TaskSpec, Template,
@@ -90,10 +90,11 @@ impl Kind for MapReduce {
         Ok(serde_json::to_value(config).expect("a configuration of strings and numbers encodes"))
     }
 
-    fn runtimes(&self, config: &Value) -> BTreeSet<Runtime> {
+    fn needs(&self, config: &Value) -> Needs {
         // What cannot be read is never run; it is judged like what every node has.
-        Config::read(config)
-            .map_or_else(|_| BTreeSet::from([Runtime::Wasm]), |config| config.runtimes())
+        let runtimes = Config::read(config)
+            .map_or_else(|_| BTreeSet::from([Runtime::Wasm]), |config| config.runtimes());
+        Needs { runtimes, ..Needs::default() }
     }
 
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

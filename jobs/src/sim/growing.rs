@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::work;
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::{CODEC_RAW, Cid, FileRef, cid_of};
 use crate::kind::{
     Course, Finished, Host, Items, JobFiles, Kind, Outputs, PlanError, Step, TaskError, TaskSpec,
@@ -38,8 +38,8 @@ impl Kind for Growing {
         Ok(Value::Null)
     }
 
-    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
-        BTreeSet::from([Runtime::Wasm])
+    fn needs(&self, _: &Value) -> Needs {
+        Needs { runtimes: BTreeSet::from([Runtime::Wasm]), ..Needs::default() }
     }
 
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

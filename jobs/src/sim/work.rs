@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::growing;
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::{CODEC_RAW, Cid, FileRef, TaskId, cid_of};
 use crate::kind::{
     Finished, Host, JobFiles, Kind, Lasting, Outputs, PlanError, TaskError, TaskSpec, Tree, Work,
@@ -31,8 +31,8 @@ impl Kind for Hashing {
         Ok(Value::Null)
     }
 
-    fn runtimes(&self, _: &Value) -> BTreeSet<Runtime> {
-        BTreeSet::from([Runtime::Wasm])
+    fn needs(&self, _: &Value) -> Needs {
+        Needs { runtimes: BTreeSet::from([Runtime::Wasm]), ..Needs::default() }
     }
 
     fn plan(&self, _: &Value, _: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

@@ -387,7 +387,7 @@ impl Answer for PeerList {
                 known(format!("{} ({:.0} %)", facts.cpus, facts.cpu_use * 100.0)),
                 known(format!("{} of {}", size(facts.memory_free), size(facts.memory))),
                 known(size(facts.disk_free)),
-                facts.runtimes.join(","),
+                can_use(&facts),
                 facts.labels.join(","),
                 known(load(&facts)),
             ]);
@@ -398,6 +398,13 @@ impl Answer for PeerList {
     fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
         self.0.iter().try_for_each(|peer| writeln!(to, "{}", peer.peer_id))
     }
+}
+
+/// The runtimes that somebody may use there, and whether the network.
+fn can_use(facts: &PeerFacts) -> String {
+    let fetch = facts.fetch.then_some("fetch");
+    let all: Vec<_> = facts.runtimes.iter().map(String::as_str).chain(fetch).collect();
+    all.join(",")
 }
 
 fn load(facts: &PeerFacts) -> String {

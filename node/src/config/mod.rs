@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipdc_jobs::engine::Runtime;
+use ipdc_jobs::fetch::Range;
 use rust_ipfs::Multiaddr;
 use serde::{Deserialize, Serialize};
 
@@ -201,6 +202,13 @@ pub struct Policy {
     pub jobs: Option<u32>,
     /// Bytes that the jobs of one owner may take here; 0, as many as there are.
     pub stored: Size,
+    /// Whether members may fetch from the network.
+    pub fetch: bool,
+    /// Addresses that who may fetch may ask although they are not public.
+    pub fetch_private: Vec<Range>,
+    /// Requests a second to one host at most, of all jobs together; none, as many as they say.
+    #[serde(with = "zero_is_none")]
+    pub fetch_rate: Option<u32>,
     /// Other terms, by an owner's name or a peer ID.
     pub owners: BTreeMap<String, Rule>,
 }
@@ -214,6 +222,9 @@ impl Default for Policy {
             slots: None,
             jobs: Some(1_000),
             stored: Size(0),
+            fetch: false,
+            fetch_private: Vec::new(),
+            fetch_rate: None,
             owners: BTreeMap::new(),
         }
     }
@@ -242,6 +253,8 @@ pub struct Rule {
     pub jobs: Option<u32>,
     /// Bytes that its jobs may take; 0, as many as there are.
     pub stored: Option<Size>,
+    /// Whether it may fetch from the network.
+    pub fetch: Option<bool>,
 }
 
 impl Rule {
@@ -257,6 +270,7 @@ impl Rule {
             slots: Some(0),
             jobs: Some(0),
             stored: Some(Size(0)),
+            fetch: Some(false),
         }
     }
 }

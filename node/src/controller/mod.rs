@@ -26,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ipdc_jobs::engine::{
-    Engine, Event, JobError, JobPlan, Kept, Limits, Needs, Output, PeerFacts, Record,
+    Engine, Event, JobError, JobPlan, Kept, Limits, Output, PeerFacts, Record,
 };
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
@@ -467,7 +467,7 @@ async fn plan(
     };
     let kind = kind::find(&manifest.kind)
         .ok_or_else(|| failed("IPDC-4001", format!("no job kind `{}`", manifest.kind)))?;
-    let needs = Needs { runtimes: kind.runtimes(&manifest.config), ..Needs::default() };
+    let needs = kind.needs(&manifest.config);
     let tasks = plan_tasks(context, kind, &manifest).await;
     let tasks = tasks.map_err(|error| failed("IPDC-5010", error.to_string()))?;
     let names = name(kind, &manifest, &tasks);

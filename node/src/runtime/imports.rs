@@ -15,8 +15,20 @@ use super::{GuestError, Listener, PIECE};
 pub(super) const MODULE: &str = "ipdc";
 
 /// What is in it.
-pub(super) const NAMES: [&str; 9] =
-    ["flush", "emit", "log", "progress", "counter", "params", "input", "file_len", "file_read"];
+pub(super) const NAMES: [&str; 12] = [
+    "flush",
+    "emit",
+    "log",
+    "progress",
+    "counter",
+    "params",
+    "input",
+    "file_len",
+    "file_read",
+    "fetch",
+    "fetch_head",
+    "fetch_body",
+];
 
 /// What `file_len` and `file_read` answer when the job has no side file of the name.
 const NO_FILE: i32 = -1;
@@ -33,7 +45,7 @@ const LOG_LIMIT: usize = 256 << 10;
 /// The last line of a log that has reached its limit.
 const LOG_ENDS: &str = "(256 KiB were logged, which is what a guest may log; the rest is not kept)";
 
-/// The most bytes that one `file_read` gives: its answer is a signed number.
+/// The most bytes that one `file_read` or `fetch_body` gives: the answer is a signed number.
 const READ_LIMIT: u32 = 1 << 30;
 
 /// Where a guest's records go during one call.
@@ -238,6 +250,29 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
             let Some(name) = name else { return Ok(NO_FILE) };
             let read = state.read_file(name.as_bytes(), offset, room)?;
             Ok::<_, wasmtime::Error>(read.map_or(NO_FILE, |len| len as i32))
+        },
+    )?;
+    linker.func_wrap(MODULE, "fetch", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        state.fetch(slice(memory, ptr, len, "a request to `fetch`")?)?;
+        Ok::<_, wasmtime::Error>(state.answer.head().len() as u32)
+    })?;
+    linker.func_wrap(
+        MODULE,
+        "fetch_head",
+        |mut caller: Caller<'_, State>, ptr: u32, cap: u32| {
+            let (memory, state) = memory_of(&mut caller)?;
+            give(memory, ptr, cap, state.answer.head(), "room for `fetch_head`")
+        },
+    )?;
+    linker.func_wrap(
+        MODULE,
+        "fetch_body",
+        |mut caller: Caller<'_, State>, offset: u64, ptr: u32, cap: u32| {
+            let (memory, state) = memory_of(&mut caller)?;
+            let cap = cap.min(READ_LIMIT);
+            let left = give(memory, ptr, cap, state.answer.body(offset), "room for `fetch_body`")?;
+            Ok::<_, wasmtime::Error>(left.min(cap))
         },
     )?;
     Ok(())

@@ -9,12 +9,14 @@ use wasmtime::{
 };
 
 use super::allowance::Allowance;
+use super::answer::Answer;
 use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener, PIECE, shown, trace};
 use crate::config::Size;
+use crate::fetch::{FetchError, Request};
 
 /// Elements of all of a guest's tables: function pointers, of eight bytes of the node's memory each. Large
 /// programs have some ten thousand.
@@ -31,6 +33,8 @@ const BACKTRACE_LIMIT: usize = 8;
 pub(super) struct State {
     pub(super) outlet: Outlet,
     pub(super) side: Side,
+    /// What came of the last fetch.
+    pub(super) answer: Answer,
     allowance: Allowance,
     memory: MemoryCap,
     /// When the call under way must have ended. Moves on while the host fetches for the guest.
@@ -49,6 +53,7 @@ impl State {
         State {
             outlet: Outlet::new(listener),
             side: Side::new(given),
+            answer: Answer::default(),
             deadline: Instant::now() + allowance.left(),
             allowance,
             memory,
@@ -108,6 +113,22 @@ impl State {
             }
             self.check()?;
         }
+    }
+
+    /// Does what `request` asks of the network, as JSON. The guest's time goes on: how long it waits is up to
+    /// what it asks for.
+    pub(super) fn fetch(&mut self, request: &[u8]) -> Result<(), wasmtime::Error> {
+        // The body of the last one is not kept beside the next.
+        self.answer = Answer::default();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let listener = &mut self.outlet.listener;
+        let fetched = match Request::parse(request) {
+            _ if !self.side.may_fetch() => Err(FetchError::NotAsked.into()),
+            Ok(request) => listener.fetch(&request, left),
+            Err(error) => Ok(Err(error)),
+        };
+        self.answer = Answer::of(self.keep(fetched)?);
+        self.check()
     }
 
     /// Whether the guest may go on: for what a host function does piece by piece.

@@ -9,15 +9,17 @@
 //! | [`imports`] | what a guest may call: module `ipdc` |
 //! | [`room`] | the memory that all guests have together |
 //! | [`side`] | what it may read beside its input: params and side files |
+//! | [`answer`] | what came of its last fetch |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
 //! | [`trace`] | where a guest was when it failed |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
 //!
-//! What a guest computes depends on its module and input alone: no threads, no clock, no
+//! What a guest computes depends on its module and input alone, unless it may fetch: no threads, no clock, no
 //! randomness, canonical NaNs. `docs/guest.md` is its side of the contract.
 
 mod allowance;
+mod answer;
 mod cache;
 mod command;
 mod compile;
@@ -31,6 +33,7 @@ mod trace;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
@@ -41,6 +44,7 @@ use wasmtime::{
 };
 
 use crate::config::Size;
+use crate::fetch::{FetchError, Fetched, Request};
 use cache::Cache;
 use instance::{MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
 use room::Room;
@@ -89,6 +93,14 @@ pub trait Listener: Send {
     /// guest no time.
     fn fetched(&self) -> u64 {
         0
+    }
+    /// Does what it asks of the network, `within` the time that it has left: when that is up, whatever the
+    /// answer, it is ended.
+    ///
+    /// # Errors
+    /// When its job may not fetch, the attempt is stopped, or what was fetched cannot be kept.
+    fn fetch(&mut self, _request: &Request, _within: Duration) -> Result<Fetched, TaskError> {
+        Err(FetchError::NotAsked.into())
     }
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);

@@ -40,6 +40,11 @@ impl Side {
         self.given.input.as_bytes()
     }
 
+    /// Whether it may fetch from the network.
+    pub(super) fn may_fetch(&self) -> bool {
+        self.given.fetch.is_some()
+    }
+
     /// The side files by name, in the order of the names.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, &FileRef)> {
         self.given.files.iter().map(|(name, file)| (name.as_str(), file))

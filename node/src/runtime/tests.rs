@@ -10,6 +10,7 @@ use ipdc_jobs::manifest::Limits;
 
 use super::*;
 
+mod fetch;
 mod hostile;
 
 /// A module whose `map` has `body`, with a memory of one page and a fixed buffer at 1024.
@@ -132,6 +133,7 @@ impl Bench {
             .into(),
             input: "left".to_owned(),
             mute: false,
+            fetch: None,
         };
         let allowance = Allowance::new(&self.limits, self.stop.clone());
         self.runtime.instantiate(code.as_bytes(), &allowance, listener, given)

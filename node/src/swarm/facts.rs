@@ -35,6 +35,8 @@ pub struct PeerFacts {
     pub runtimes: Vec<String>,
     /// What its settings say about it: `attic`, `gpu=a100`.
     pub labels: Vec<String>,
+    /// Whether it lets somebody fetch from the network.
+    pub fetch: bool,
     /// Attempts that it can run at once.
     pub slots: u32,
     /// Attempts that it runs or has queued now.

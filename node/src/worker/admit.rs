@@ -1,9 +1,8 @@
 //! What a job claims: a manifest is believed when it is its job's and its submitter signed it.
 //! Whether this node works for it then is [`policy`](super::policy)'s to say.
 
-use std::collections::BTreeSet;
-
-use ipdc_jobs::engine::Runtime;
+use ipdc_jobs::engine::{Needs, Runtime};
+use ipdc_jobs::fetch::Range;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId};
 use ipdc_jobs::kind;
 use ipdc_jobs::manifest::{BadManifest, Limits, MANIFEST_LIMIT, Manifest, SignedManifest};
@@ -20,7 +19,7 @@ pub(super) struct Claim {
     /// Whose orders are to be believed.
     pub(super) roster: Vec<PeerId>,
     /// What its code needs.
-    pub(super) runtimes: BTreeSet<Runtime>,
+    pub(super) needs: Needs,
     /// The most that one attempt may take.
     pub(super) limits: Limits,
 }
@@ -116,6 +115,30 @@ pub enum Refusal {
         /// How much it may have.
         most: u64,
     },
+    /// It asks for the network.
+    #[error("this node's policy does not let {owner} ({submitter}) fetch from the network")]
+    #[diagnostic(
+        code("IPDC-5500"),
+        help("the node's owner decides, by `fetch` under [policy] in its ipdc.toml")
+    )]
+    Fetch {
+        /// Whom it belongs to who wants to.
+        owner: String,
+        /// Who wants to.
+        submitter: PeerId,
+    },
+    /// It asks for a network that is not public.
+    #[error("this node's policy lets nobody fetch from {range}, which is not public")]
+    #[diagnostic(
+        code("IPDC-5501"),
+        help(
+            "leave it out of `fetch.private` in job.toml, or let the node's owner add it to `fetch_private` under [policy] in its ipdc.toml"
+        )
+    )]
+    Reach {
+        /// What it asks for.
+        range: Range,
+    },
 }
 
 impl Refusal {
@@ -139,6 +162,8 @@ impl Refusal {
             Refusal::Hours { .. } => "IPDC-5418",
             Refusal::Busy { .. } => "IPDC-5419",
             Refusal::Quota { .. } => "IPDC-5420",
+            Refusal::Fetch { .. } => "IPDC-5500",
+            Refusal::Reach { .. } => "IPDC-5501",
         }
     }
 }
@@ -175,7 +200,7 @@ pub(super) async fn claim(
         kind::find(&manifest.kind).ok_or_else(|| Refusal::UnknownKind(manifest.kind.clone()))?;
     Ok(Claim {
         submitter: manifest.submitter,
-        runtimes: kind.runtimes(&manifest.config),
+        needs: kind.needs(&manifest.config),
         limits: manifest.limits,
         roster: manifest.roster,
     })

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::WorkerEvent;
+use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{
     self, FileWriter, Given, Guest, Host, Lasting, Program, ReadAt, TaskError, Work,
@@ -20,7 +21,7 @@ use ipdc_jobs::message::{
     Assignment, COUNTERS_LIMIT, Cost, Counters, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
 };
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Parts, admit, early, memo, policy};
@@ -29,6 +30,7 @@ use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
+use crate::fetch::{Archive, FetchError, Fetched, Request, Visit};
 use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
@@ -106,8 +108,8 @@ async fn run(
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
-        let started = Instant::now();
-        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, started };
+        let (started, archive) = (Instant::now(), Shelf::default());
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, started, archive };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -234,6 +236,23 @@ impl Desk {
         Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
 
+    /// A writer of a new file; all of the attempt's have `limit` bytes at most.
+    fn create(
+        self: &Arc<Self>,
+        lasting: Lasting,
+        limit: u64,
+    ) -> Result<Box<dyn FileWriter>, TaskError> {
+        self.stopped()?;
+        let tier = match lasting {
+            Lasting::Scratch => Tier::Scratch(self.job),
+            Lasting::Kept => Tier::Durable,
+        };
+        let add = self.parts.blocks.store().add(tier);
+        let builder = FileBuilder::new(add.clone());
+        let inner = BlockingWriter::new(builder, self.caller.clone());
+        Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self), limit }))
+    }
+
     async fn load(&self, payload: &Payload) -> Result<Bytes, TaskError> {
         match payload {
             Payload::Inline(bytes) => Ok(bytes.clone()),
@@ -289,7 +308,11 @@ struct AttemptHost<'a> {
     manifest: &'a Manifest,
     allowance: Allowance,
     started: Instant,
+    archive: Shelf,
 }
+
+/// Where what guests fetch is kept, from the first page on.
+type Shelf = Arc<Mutex<Option<Archive>>>;
 
 impl AttemptHost<'_> {
     /// Moves a long output into a file.
@@ -311,16 +334,7 @@ impl Host for AttemptHost<'_> {
     }
 
     fn create(&self, lasting: Lasting) -> Result<Box<dyn FileWriter>, TaskError> {
-        self.desk.stopped()?;
-        let tier = match lasting {
-            Lasting::Scratch => Tier::Scratch(self.desk.job),
-            Lasting::Kept => Tier::Durable,
-        };
-        let add = self.desk.parts.blocks.store().add(tier);
-        let builder = FileBuilder::new(add.clone());
-        let inner = BlockingWriter::new(builder, self.desk.caller.clone());
-        let limit = self.manifest.limits.output;
-        Ok(Box::new(CountedWriter { inner, add, desk: Arc::clone(self.desk), limit }))
+        self.desk.create(lasting, self.manifest.limits.output)
     }
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
@@ -330,7 +344,8 @@ impl Host for AttemptHost<'_> {
         let code = code.ok_or(TaskError::Stopped)??;
         let (desk, allowance) = (Arc::clone(self.desk), self.allowance.clone());
         let session = self.desk.session(&[]);
-        Ok(Box::new(AttemptProgram { desk, allowance, code, session }))
+        let (archive, limit) = (Arc::clone(&self.archive), self.manifest.limits.output);
+        Ok(Box::new(AttemptProgram { desk, allowance, code, session, archive, limit }))
     }
 
     fn elapsed(&self) -> Duration {
@@ -343,6 +358,11 @@ impl Host for AttemptHost<'_> {
 
     fn take_log(&self) -> Log {
         self.desk.log().take()
+    }
+
+    fn archive(&self) -> Result<Option<FileRef>, TaskError> {
+        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        archive.map(Archive::finish).transpose()
     }
 
     fn memory(&self) -> u64 {
@@ -365,13 +385,20 @@ struct AttemptProgram {
     code: Bytes,
     /// What fetches the side files of its instances.
     session: Session,
+    /// Where what they fetch is kept, and how much of it may be.
+    archive: Shelf,
+    limit: u64,
 }
 
 impl Program for AttemptProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
         let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
-        let listener = Box::new(Ear { desk, session, mute: given.mute });
+        let network = given.fetch.clone().map(|rules| {
+            let (archive, limit) = (Arc::clone(&self.archive), self.limit);
+            Network { rules, archive, limit }
+        });
+        let listener = Box::new(Ear { desk, session, mute: given.mute, network });
         self.desk.parts.runtime.instantiate(&self.code, &self.allowance, listener, given)
     }
 }
@@ -383,6 +410,33 @@ struct Ear {
     session: Session,
     /// What it counts does not count.
     mute: bool,
+    /// What it has of the network, if it may fetch.
+    network: Option<Network>,
+}
+
+struct Network {
+    rules: Arc<Rules>,
+    archive: Shelf,
+    /// Bytes of the archive at most, with the task's other output.
+    limit: u64,
+}
+
+impl Network {
+    /// Adds to the archive what was sent.
+    fn keep(&self, desk: &Arc<Desk>, visits: &[Visit]) -> Result<(), TaskError> {
+        let mut shelf = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        for visit in visits {
+            let archive = match &mut *shelf {
+                Some(archive) => archive,
+                None => {
+                    let file = desk.create(Lasting::Kept, self.limit)?;
+                    shelf.insert(Archive::begin(file, &self.rules)?)
+                }
+            };
+            archive.add(visit)?;
+        }
+        Ok(())
+    }
 }
 
 impl Listener for Ear {
@@ -392,6 +446,16 @@ impl Listener for Ear {
 
     fn fetched(&self) -> u64 {
         self.session.fetched()
+    }
+
+    fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
+        let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        let mut visits = Vec::new();
+        let fetching = self.desk.parts.fetcher.fetch(&network.rules, request, &mut visits);
+        let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
+        network.keep(&self.desk, &visits)?;
+        let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
+        Ok(fetched.unwrap_or_else(late))
     }
 
     fn log(&mut self, line: &str) {

@@ -40,6 +40,7 @@ pub use room::Room;
 
 use crate::audit::{self, Audit, Entry, What};
 use crate::blocks::Blocks;
+use crate::fetch::Fetcher;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
@@ -71,6 +72,8 @@ pub struct Parts {
     pub blocks: Blocks,
     /// The sandbox.
     pub runtime: Runtime,
+    /// The network, for guests that may have it.
+    pub fetcher: Fetcher,
     /// Letters out.
     pub post: Post,
     /// Durable records.

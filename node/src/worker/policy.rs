@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipdc_jobs::engine::{Grant, Runtime};
+use ipdc_jobs::fetch::{Range, Reach};
 use ipdc_jobs::ids::PeerId;
 use ipdc_jobs::manifest::Limits;
 
@@ -21,6 +22,8 @@ const BUSY: f32 = 0.25;
 pub struct Policy {
     members: Terms,
     owners: BTreeMap<String, Terms>,
+    /// Networks that are not public and may be asked all the same, by who may fetch.
+    private: Vec<Range>,
 }
 
 /// On which terms the node works for somebody.
@@ -33,6 +36,7 @@ struct Terms {
     slots: Option<u32>,
     jobs: Option<u32>,
     stored: Option<u64>,
+    fetch: bool,
 }
 
 /// What an owner has of this node already, but for the job that is judged.
@@ -61,7 +65,8 @@ impl Policy {
     /// What the settings say.
     #[must_use]
     pub fn new(config: &Config) -> Policy {
-        let config::Policy { members, hours, idle, slots, jobs, stored, owners } = &config.policy;
+        let config::Policy { members, hours, idle, slots, jobs, stored, fetch, owners, .. } =
+            &config.policy;
         let config::Limits { memory, time, output } = &config.limits;
         let members = Terms {
             runtimes: members.iter().copied().collect(),
@@ -75,9 +80,11 @@ impl Policy {
             slots: *slots,
             jobs: *jobs,
             stored: above_zero(stored.bytes()),
+            fetch: *fetch,
         };
         let terms = owners.iter().map(|(name, rule)| (name.clone(), members.with(rule)));
-        Policy { owners: terms.collect(), members }
+        let private = config.policy.fetch_private.clone();
+        Policy { owners: terms.collect(), members, private }
     }
 
     /// The names of the runtimes that this node has and lets somebody use.
@@ -87,6 +94,12 @@ impl Policy {
         let offered: BTreeSet<Runtime> = all.flat_map(|terms| &terms.runtimes).copied().collect();
         let has = |runtime: &&Runtime| **runtime == Runtime::Wasm;
         offered.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
+    }
+
+    /// Whether this node lets somebody fetch from the network.
+    #[must_use]
+    pub fn grants_fetch(&self) -> bool {
+        std::iter::once(&self.members).chain(self.owners.values()).any(|terms| terms.fetch)
     }
 
     /// Whether this node works now for a job with this claim, whose submitter's certificate names
@@ -104,8 +117,11 @@ impl Policy {
         if now.paused {
             return Err(Refusal::Paused);
         }
-        if let Some(runtime) = claim.runtimes.difference(&terms.runtimes).next() {
+        if let Some(runtime) = claim.needs.runtimes.difference(&terms.runtimes).next() {
             return Err(Refusal::Policy { owner, submitter, runtime: *runtime });
+        }
+        if let Some(reach) = &claim.needs.fetch {
+            self.check_reach(reach, terms, &owner, submitter)?;
         }
         within(&claim.limits, &terms.limits)?;
         if submitter != now.me && !terms.hours.has(now.minute) {
@@ -119,6 +135,22 @@ impl Policy {
             below("bytes stored", used.stored, terms.stored, &owner)?;
         }
         Ok(Grant { owner, slots: terms.slots })
+    }
+
+    /// Whether a job of the `owner` may fetch from where it wants to.
+    fn check_reach(
+        &self,
+        reach: &Reach,
+        terms: &Terms,
+        owner: &str,
+        submitter: PeerId,
+    ) -> Result<(), Refusal> {
+        if !terms.fetch {
+            return Err(Refusal::Fetch { owner: owner.to_owned(), submitter });
+        }
+        let is_open = |range: &&Range| self.private.iter().any(|open| open.covers(range));
+        let closed = reach.private.iter().find(|range| !is_open(range));
+        closed.map_or(Ok(()), |range| Err(Refusal::Reach { range: *range }))
     }
 
     /// How many jobs may be under way that this node's own user submits.
@@ -168,8 +200,18 @@ fn below(quota: &'static str, used: u64, most: Option<u64>, owner: &str) -> Resu
 impl Terms {
     /// These, but for what the rule says.
     fn with(&self, rule: &config::Rule) -> Terms {
-        let config::Rule { runtimes, memory, time, output, hours, idle, slots, jobs, stored } =
-            rule;
+        let config::Rule {
+            runtimes,
+            memory,
+            time,
+            output,
+            hours,
+            idle,
+            slots,
+            jobs,
+            stored,
+            fetch,
+        } = rule;
         let given = &self.limits;
         Terms {
             runtimes: runtimes
@@ -185,6 +227,7 @@ impl Terms {
             slots: slots.map_or(self.slots, above_zero),
             jobs: jobs.map_or(self.jobs, above_zero),
             stored: stored.map_or(self.stored, |stored| above_zero(stored.bytes())),
+            fetch: fetch.unwrap_or(self.fetch),
         }
     }
 }
@@ -216,6 +259,8 @@ fn within(wanted: &Limits, given: &Limits) -> Result<(), Refusal> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ipdc_jobs::engine::Needs;
+
     use super::*;
 
     fn peer() -> PeerId {
@@ -230,9 +275,13 @@ mod tests {
         Claim {
             submitter,
             roster: vec![submitter],
-            runtimes: [Runtime::Wasm].into(),
+            needs: runs(Runtime::Wasm),
             limits: Limits::default(),
         }
+    }
+
+    fn runs(runtime: Runtime) -> Needs {
+        Needs { runtimes: [runtime].into(), ..Needs::default() }
     }
 
     const NOON: u32 = 12 * 60;
@@ -252,7 +301,7 @@ mod tests {
         let granted = policy.judge(&member, "ann", Used::default(), &now()).unwrap();
         assert_eq!(granted, Grant { owner: "ann".into(), slots: None });
         for runtime in [Runtime::Process, Runtime::Container] {
-            let native = Claim { runtimes: [runtime].into(), ..member.clone() };
+            let native = Claim { needs: runs(runtime), ..member.clone() };
             let refused = policy.judge(&native, "ann", Used::default(), &now()).unwrap_err();
             assert_eq!(refused.code(), "IPDC-5415");
             assert!(refused.to_string().contains("ann"), "{refused}");
@@ -271,7 +320,7 @@ mod tests {
              memory = \"512 MiB\"\n[policy.owners.bob]\nslots = 0\nruntimes = []\n\
              [policy.owners.{peer}]\nslots = 1"
         ));
-        let native = Claim { runtimes: [Runtime::Process].into(), ..claim(self::peer()) };
+        let native = Claim { needs: runs(Runtime::Process), ..claim(self::peer()) };
         let ann = policy.judge(&native, "ann", Used::default(), &now()).unwrap();
         assert_eq!(ann.slots, Some(4));
         let limits = Limits { memory: 1 << 30, ..Limits::default() };
@@ -308,6 +357,33 @@ mod tests {
         assert!(policy.room(claim.submitter, "bob", 1 << 40).check(1 << 40).is_ok());
         assert_eq!(policy.jobs_taken_in(now.me, "me"), Some(2));
         assert_eq!(policy.jobs_taken_in(now.me, "bob"), None);
+    }
+
+    #[test]
+    fn nobody_fetches_until_it_is_named_and_never_from_a_private_network_that_is_not() {
+        let policy = policy(
+            "[policy]\nfetch_private = [\"127.0.0.0/8\"]\n[policy.owners.ann]\nfetch = true\n\
+             [policy.owners.bob]\nmemory = \"1 GiB\"",
+        );
+        assert!(policy.grants_fetch() && !self::policy("").grants_fetch());
+        let asks = |private: &[&str]| {
+            let private = private.iter().map(|range| range.parse().unwrap()).collect();
+            let fetch = Some(Reach { private });
+            Claim { needs: Needs { fetch, ..runs(Runtime::Wasm) }, ..claim(peer()) }
+        };
+        let now = now();
+        let judge = |claim: &Claim, owner| policy.judge(claim, owner, Used::default(), &now);
+        for owner in ["bob", "cid"] {
+            assert_eq!(code(judge(&asks(&[]), owner)), Some("IPDC-5500"));
+            assert_eq!(code(judge(&claim(peer()), owner)), None);
+        }
+        // Not this node's own user either.
+        let own = Claim { submitter: now.me, ..asks(&[]) };
+        assert_eq!(code(judge(&own, "me")), Some("IPDC-5500"));
+        assert_eq!(code(judge(&asks(&["127.0.0.1", "127.1.0.0/16"]), "ann")), None);
+        for range in ["10.0.0.0/8", "0.0.0.0/0", "::1"] {
+            assert_eq!(code(judge(&asks(&["127.0.0.1", range]), "ann")), Some("IPDC-5501"));
+        }
     }
 
     #[test]

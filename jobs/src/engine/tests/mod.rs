@@ -36,6 +36,7 @@ fn facts(slots: u32) -> PeerFacts {
         slots,
         runtimes: BTreeSet::from([Runtime::Wasm]),
         labels: BTreeSet::new(),
+        fetch: false,
         memory: 1 << 30,
         refuses: None,
     }

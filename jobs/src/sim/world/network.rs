@@ -169,6 +169,7 @@ impl World {
             slots: self.nodes[node].slots,
             runtimes: BTreeSet::new(),
             labels: BTreeSet::new(),
+            fetch: false,
             memory: self.nodes[node].memory,
             refuses: self.nodes[node].is_paused.then(|| PAUSED.to_owned()),
         }

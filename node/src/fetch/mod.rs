@@ -1,0 +1,171 @@
+//! Pages from the network, for the guests that may have them.
+//!
+//! | | |
+//! |---|---|
+//! | [`request`] | what a guest asks for, and what it gets |
+//! | [`error`] | why it gets none |
+//! | [`guard`] | which addresses may be asked |
+//! | [`connection`] | connections, kept open between requests |
+//! | [`turn`] | how often and how many at a time one host is asked |
+//! | [`robots`] | the hosts' robots.txt |
+//! | [`body`] | a response's body, up to its limit, as sent and decoded |
+//! | [`visit`] | one request to one host, and what it sent |
+//! | [`warc`] | what was fetched, as an archive |
+//!
+//! One [`Fetcher`] serves all attempts of a node. It keeps to the [`Rules`] of the job and to the node's
+//! own; whether the job may fetch at all was judged when its work was taken. It speaks HTTP/1.1,
+//! asks with GET and HEAD alone, keeps no cookies, and takes no notice of proxies that the environment names.
+
+mod body;
+mod connection;
+mod error;
+mod guard;
+mod request;
+mod robots;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod visit;
+mod warc;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipdc_jobs::fetch::{Range, Rules};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+use url::{Position, Url};
+
+use crate::config;
+use connection::Connections;
+use guard::{Guard, Resolve};
+use robots::Cache;
+use turn::Turns;
+use visit::{Ask, Excess};
+
+pub use error::FetchError;
+pub use request::{Method, Request, Response};
+pub use visit::Visit;
+pub use warc::Archive;
+
+/// Requests under way at a time, for all attempts: each holds a body in memory. As many attempts run as
+/// the node has slots, so few machines ever reach it.
+const REQUESTS_LIMIT: usize = 64;
+
+/// What a guest gets for a request: a response, or why there is none.
+pub type Fetched = Result<Response, FetchError>;
+
+/// What a node's owner says of fetching.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Addresses that are not public and may be asked, if the job asks for them too.
+    pub private: Vec<Range>,
+    /// Requests a second to one host at most.
+    pub rate: Option<u32>,
+}
+
+impl Options {
+    /// What the settings say.
+    #[must_use]
+    pub fn of(policy: &config::Policy) -> Options {
+        Options { private: policy.fetch_private.clone(), rate: policy.fetch_rate }
+    }
+}
+
+/// Fetches pages. Clones share it.
+#[derive(Clone)]
+pub struct Fetcher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    guard: Guard,
+    connections: Connections,
+    turns: Turns,
+    robots: Cache,
+    requests: Semaphore,
+}
+
+impl Fetcher {
+    /// One that keeps to `options`. Nothing is set up before the first request.
+    #[must_use]
+    pub fn new(options: Options) -> Fetcher {
+        Self::with(options, Arc::new(guard::Machine))
+    }
+
+    fn with(options: Options, names: Arc<dyn Resolve>) -> Fetcher {
+        let Options { private, rate } = options;
+        let least = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
+        Fetcher {
+            shared: Arc::new(Shared {
+                guard: Guard::new(private, names),
+                connections: Connections::default(),
+                turns: Turns::new(least),
+                robots: Cache::default(),
+                requests: Semaphore::new(REQUESTS_LIMIT),
+            }),
+        }
+    }
+
+    /// Does what `request` asks for, by `rules`. Redirects to the same host are followed; what was sent
+    /// on the way goes to `visits`, also when there is no response in the end.
+    ///
+    /// It waits for its turn as long as that takes: whoever has no more time drops it.
+    ///
+    /// # Errors
+    /// Why there is no response, for the guest.
+    pub async fn fetch(
+        &self,
+        rules: &Rules,
+        request: &Request,
+        visits: &mut Vec<Visit>,
+    ) -> Fetched {
+        let _place = self.shared.requests.acquire().await.expect("it is never closed");
+        let (mut left, mut room) = (rules.timeout(), rules.max_body as usize);
+        let (mut url, mut been) = (request.url.clone(), BTreeSet::new());
+        loop {
+            let delay = self.shared.allowed(&url, rules).await?;
+            let _turn = self.shared.turns.take(&url, rules, delay).await;
+            let began = Instant::now();
+            let ask = Ask { url: &url, request, rules, room, excess: Excess::Refused };
+            let visit = timeout(left, self.shared.visit(&ask)).await;
+            let visit = visit.map_err(|_| FetchError::Timeout(rules.timeout_ms))??;
+            left = left.saturating_sub(began.elapsed());
+            room -= visit.body.len();
+            let goal = visit.goal();
+            visits.push(visit.clone());
+            let is_near = |goal: &&Url| rules.redirects > 0 && goal.host() == url.host();
+            let Some(next) = goal.as_ref().filter(is_near).cloned() else {
+                let rules = rules.clone();
+                let response = spawn_blocking(move || visit.response(goal, &rules)).await;
+                return response.expect("unpacking does not panic");
+            };
+            been.insert(std::mem::replace(&mut url, next));
+            if been.contains(&url) || been.len() > rules.redirects as usize {
+                return Err(FetchError::Redirects { hops: been.len(), url: url.into() });
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Whether the job's rules, and the host's own, allow to ask for `url`. Gives the pause that the host
+    /// asks for between two requests.
+    async fn allowed(&self, url: &Url, rules: &Rules) -> Result<Duration, FetchError> {
+        let host = url.host_str().unwrap_or_default();
+        if !rules.allows_host(host) {
+            return Err(FetchError::Host(host.to_owned()));
+        }
+        if !rules.robots {
+            return Ok(Duration::ZERO);
+        }
+        let robots = self.robots_of(url, rules).await?;
+        let path = &url[Position::BeforePath..Position::AfterQuery];
+        if !robots.allows(path) {
+            return Err(FetchError::Robots(url.as_str().to_owned()));
+        }
+        Ok(robots.delay().unwrap_or_default())
+    }
+}
