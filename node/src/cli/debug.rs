@@ -262,10 +262,9 @@ impl Host for Bench {
     }
 
     fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
-        let Code::Module(module) = code;
-        let code = self.read_whole(module)?;
-        let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
-        self.runtime.instantiate(&code, &self.allowance, ear, given)
+        let read = |module: &FileRef| self.read_whole(module);
+        let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(code.module()) });
+        self.runtime.instantiate(code, read, &self.allowance, ear, given)
     }
 
     fn memory(&self) -> u64 {

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use ipdc_jobs::kind::{Given, Guest, TaskError};
+use ipdc_jobs::kind::{Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
 use wasmtime::{
     InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
 };
 
 use super::allowance::Allowance;
+use super::command::GaveUp;
 use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
@@ -43,12 +44,12 @@ impl State {
         allowance: Allowance,
         memory: MemoryCap,
         listener: Box<dyn Listener>,
-        given: Given,
+        side: Side,
         clock: Hold,
     ) -> Self {
         State {
             outlet: Outlet::new(listener),
-            side: Side::new(given),
+            side,
             deadline: Instant::now() + allowance.left(),
             allowance,
             memory,
@@ -278,6 +279,9 @@ fn no_room(wanted: u64, room: u64) -> TaskError {
 pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     if let Some(failure) = state.outlet.failure.take() {
         return failure;
+    }
+    if let Some(GaveUp(why)) = error.downcast_ref() {
+        return GuestError::GaveUp(why.clone()).into();
     }
     let interrupted = error.downcast_ref::<Interrupted>();
     match interrupted {

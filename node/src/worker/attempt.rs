@@ -321,12 +321,13 @@ impl Host for AttemptHost<'_> {
 
     fn guest(&self, code: &Code, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
-        let Code::Module(module) = code;
-        let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
-        let code = code.ok_or(TaskError::Stopped)??;
+        let read = |module: &FileRef| {
+            let fetched = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
+            fetched.ok_or(TaskError::Stopped)?
+        };
         let session = self.desk.session(&[]);
         let listener = Box::new(Ear { desk: Arc::clone(self.desk), session, mute: given.mute });
-        self.desk.parts.runtime.instantiate(&code, &self.allowance, listener, given)
+        self.desk.parts.runtime.instantiate(code, read, &self.allowance, listener, given)
     }
 
     fn memory(&self) -> u64 {
