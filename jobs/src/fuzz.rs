@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::code::Code;
 use crate::ids::{Attempt, CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use crate::kind::{JobFiles, KINDS};
 use crate::manifest::{Limits, Manifest, SignedManifest, VERSION};
@@ -83,7 +84,15 @@ impl JobFiles for AnyDirectory {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    fn check_module(&self, _: &FileRef, _: &str) -> Result<(), String> {
+    fn paths(&self) -> Vec<String> {
+        ["map.py", "deep/other.py"].map(str::to_owned).into()
+    }
+
+    fn interpreter(&self) -> Result<FileRef, String> {
+        Ok(file(b"python"))
+    }
+
+    fn check(&self, _: &Code, _: &str) -> Result<(), String> {
         Ok(())
     }
 }

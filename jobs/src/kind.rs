@@ -278,12 +278,20 @@ pub trait JobFiles {
     /// # Errors
     /// When it is longer than `limit` or cannot be read.
     fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes>;
-    /// Checks that `module` is wasm (or wat) that exports `memory`, `ipdc_alloc` and `function`,
-    /// and imports nothing but what the sandbox has.
+    /// The paths of all its files.
+    fn paths(&self) -> Vec<String>;
+    /// The Python interpreter that its code is to be run by.
+    ///
+    /// # Errors
+    /// Why none can be had, and what to do, for the user.
+    fn interpreter(&self) -> Result<FileRef, String>;
+    /// Checks that `code` can be run and has `function`: a module (or wat) exports `memory`,
+    /// `ipdc_alloc` and the function, or is a command, and imports nothing but what the sandbox
+    /// has; Python files compile.
     ///
     /// # Errors
     /// What is wrong with it, for the user.
-    fn check_module(&self, module: &FileRef, function: &str) -> Result<(), String>;
+    fn check(&self, code: &Code, function: &str) -> Result<(), String>;
 }
 
 /// A job's input while it is planned: a file, or a directory of files.
@@ -517,11 +525,11 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Whether the guest's code broke off: it trapped, ended with an error of its own, asked for too much memory, or passed a wrong
+    /// Whether the guest's code broke off: it trapped, gave up, ended with an error of its own, asked for too much memory, or passed a wrong
     /// pointer. That may lie in the records it was given; that its time was up does not.
     #[must_use]
     pub fn is_trap(&self) -> bool {
-        const TRAPS: [&str; 4] = ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310"];
+        const TRAPS: [&str; 5] = ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310", "IPDC-5316"];
         matches!(self, TaskError::Failed { code, .. } if TRAPS.contains(code))
     }
 

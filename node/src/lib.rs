@@ -7,6 +7,7 @@
 //! | [`blocks`] | content-addressed blocks, UnixFS, exchange between nodes |
 //! | [`broker`] | the embedded MQTT broker and the links between nodes' brokers |
 //! | [`runtime`] | the sandbox that runs user code |
+//! | [`interpreters`] | what interprets the code of this node's jobs |
 //! | [`heap`] | the heap that all share |
 //! | [`lobby`] | connections from this machine, before they have proved themselves and after |
 //! | [`state`] | the SQLite file: what must survive a crash |
@@ -33,6 +34,7 @@ pub mod fetch;
 pub mod fuzz;
 pub mod heap;
 pub mod home;
+pub mod interpreters;
 mod interrupt;
 pub mod lobby;
 pub mod machine;

@@ -24,6 +24,7 @@ use crate::controller::{self, Controller};
 use crate::fetch::{self, Fetcher};
 use crate::heap;
 use crate::home::{Home, HomeError};
+use crate::interpreters::Interpreters;
 use crate::interrupt::Interrupts;
 use crate::machine::{self, Sampler};
 use crate::post::Post;
@@ -117,6 +118,8 @@ pub struct Node {
     pub controller: Controller,
     /// Its work for jobs.
     pub worker: Worker,
+    /// What interprets code.
+    pub interpreters: Interpreters,
     post: Post,
     db: Db,
     /// What happened here, and for whom.
@@ -192,6 +195,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
     let compiler = Compiler::apart(room.guests);
     let runtime = Runtime::new(home.cache().join("wasm"), room.guests, compiler);
+    let interpreters = Interpreters::new(db.clone(), blocks.clone(), runtime.clone());
     let mqtt = broker::Options::new(&config.mqtt, &home.mqtt_password()?);
     let broker = broker::start(mqtt).await?;
     let (links, incoming) = Links::start(Arc::clone(&broker), streams).await;
@@ -208,6 +212,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         audit: audit.clone(),
         blocks: blocks.clone(),
         runtime: runtime.clone(),
+        interpreters: interpreters.clone(),
         post: post.clone(),
         changes,
     })
@@ -250,6 +255,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         broker,
         controller,
         worker,
+        interpreters,
         post: post.clone(),
         db,
         audit,

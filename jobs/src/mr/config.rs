@@ -246,6 +246,10 @@ fn at_odds(config: &Config, given: &Section) -> Vec<(&'static str, String)> {
         let for_sorts = ["order", "descending"].into_iter().filter(is_given);
         odds.extend(for_sorts.map(|key| (key, format!("`{key}` is for `reduce = \"sort\"`"))));
     }
+    if matches!(config.map, Code::Python(_)) && config.record != RecordKind::Lines {
+        let message = "`record` is given and `map` is Python, which gets lines; expected none";
+        odds.push(("record", message.to_owned()));
+    }
     if config.top.is_some() && (reduces(Builtin::Sort) || config.partition == Partition::Range) {
         let message = "`top` ranks all records by value into one part; expected neither \
                        `reduce = \"sort\"` nor `partition = \"range\"` beside it";
@@ -293,9 +297,13 @@ mod tests {
         for path in ["map.wasm", "mine.wat", "stop.txt"] {
             world.name(path, path.as_bytes());
         }
+        check_in(&world, text)
+    }
+
+    fn check_in(world: &World, text: &str) -> Result<Config, Vec<String>> {
         let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
         let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
-        match spec::check(text, spec::FILE, nothing, &world) {
+        match spec::check(text, spec::FILE, nothing, world) {
             Ok((_, config)) => Ok(Config::read(&config).unwrap()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
@@ -324,7 +332,7 @@ mod tests {
                 "job.toml:3: unknown key `reducer`; did you mean `reduce`?",
                 "job.toml:4: `workers` is -1; expected a whole number from 1 to 10000",
                 "job.toml:5: `combine` is \"summ\"; expected one of sum, min, max, count, first, \
-                 concat, distinct, or a .wasm or .wat file",
+                 concat, distinct, or a .wasm, .wat or .py file",
                 "job.toml:6: `partitions` is 2000; expected a whole number from 0 to 1024",
                 "job.toml:8: `files.x` names \"y\", which is not in the directory",
             ]
@@ -362,10 +370,34 @@ mod tests {
     fn modules_are_frozen_in_the_form_that_the_results_of_old_jobs_have() {
         let config = check("kind = \"mr\"\nmap = \"map.wasm\"\nreduce = \"mine.wat\"\n").unwrap();
         let frozen = serde_json::to_value(&config).unwrap();
-        let Code::Module(map) = &config.map;
-        assert_eq!(frozen["map"], serde_json::to_value(map).unwrap());
+        assert_eq!(frozen["map"], serde_json::to_value(config.map.module()).unwrap());
         assert_eq!(frozen["reduce"]["module"]["len"], 8);
         assert_eq!(config.runtimes(), BTreeSet::from([Runtime::Wasm]));
+    }
+
+    #[test]
+    fn python_code_is_frozen_with_its_interpreter_and_all_it_may_import() {
+        let world = World::new();
+        for path in ["map.py", "deep/words.py", "text", "python.wasm"] {
+            world.name(path, path.as_bytes());
+        }
+        let text = "kind = \"mr\"\nmap = \"map.py\"\nreduce = \"sum\"\n";
+        let config = check_in(&world, text).unwrap();
+        let Code::Python(python) = &config.map else { panic!("{:?}", config.map) };
+        assert_eq!(python.main, "map.py");
+        assert_eq!(python.interpreter.len, "python.wasm".len() as u64);
+        assert!(python.files.keys().eq(["deep/words.py", "map.py"]));
+        assert_eq!(config.runtimes(), BTreeSet::from([Runtime::Python]));
+    }
+
+    #[test]
+    fn records_that_are_no_lines_are_not_for_python() {
+        let world = World::new();
+        world.name("map.py", b"");
+        world.name("python.wasm", b"");
+        let text = "kind = \"mr\"\nmap = \"map.py\"\nrecord = 100\n";
+        let errors = check_in(&world, text).unwrap_err();
+        assert!(errors[0].starts_with("job.toml:3: `record`"), "{errors:?}");
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::controller::SubmitError;
 use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{Allowance, Call, Listener, Runtime};
+use crate::runtime::{self, Allowance, Call, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -265,12 +265,11 @@ impl Host for Bench {
     }
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
-        let Code::Module(module) = code;
+        let read = |module: &FileRef| self.read_whole(module);
         Ok(Box::new(BenchProgram {
-            code: self.read_whole(module)?,
-            ear: Ear { lines: self.lines.clone(), remote: self.remote(module) },
+            program: self.runtime.program(code, read, &CancellationToken::new())?,
+            ear: Ear { lines: self.lines.clone(), remote: self.remote(code.module()) },
             allowance: self.allowance.clone(),
-            runtime: self.runtime.clone(),
         }))
     }
 
@@ -296,16 +295,15 @@ impl Host for Bench {
 
 /// Code of the job, compiled with its source lines.
 struct BenchProgram {
-    code: Bytes,
+    program: runtime::Program,
     ear: Ear,
     allowance: Allowance,
-    runtime: Runtime,
 }
 
 impl Program for BenchProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let ear = Box::new(self.ear.clone());
-        self.runtime.instantiate(&self.code, &self.allowance, ear, given)
+        self.program.instantiate(&self.allowance, ear, given)
     }
 }
 

@@ -42,6 +42,7 @@ use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{BlockingTree, Caller};
+use crate::interpreters::Interpreters;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
@@ -81,6 +82,8 @@ pub struct Context {
     pub blocks: Blocks,
     /// Checks code before a job is accepted.
     pub runtime: Runtime,
+    /// What interprets code.
+    pub interpreters: Interpreters,
     /// Letters out.
     pub post: Post,
     /// Every change of every job's view.

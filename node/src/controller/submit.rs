@@ -2,14 +2,17 @@
 //! frozen and signed, and committed before anybody hears `accepted`.
 
 use std::io;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
+use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::Record;
 use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, SpecError};
 use rand::distr::{Alphanumeric, SampleString};
+use tokio::runtime::Handle;
 
 use super::drive::to_json;
 use super::{Context, Controller};
@@ -18,7 +21,8 @@ use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
 use crate::blocks::{Blocks, unixfs};
-use crate::runtime::{MODULE_LIMIT, Runtime};
+use crate::interpreters::{Interpreters, Opener};
+use crate::runtime::Runtime;
 use crate::state::StateError;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
@@ -161,7 +165,7 @@ impl Controller {
         // What is added here is safe from collection until it is pinned.
         let add = context.blocks.store().add(Tier::Durable);
         let code = job_directory(context, &add, &submission).await?;
-        let manifest = self.freeze(&add, submission, code, key.clone()).await?;
+        let (manifest, interpreter) = self.freeze(&add, submission, code, key.clone()).await?;
         let signed = SignedManifest::sign(&manifest, &context.keypair)?;
         let (job, bytes) = (signed.job(), signed.to_bytes());
         let notes = self.notes(&manifest);
@@ -174,7 +178,13 @@ impl Controller {
                 pinned => pinned,
             }
         };
-        tokio::try_join!(pins.pin(file.cid, reason), pins.pin(code, reason), input)?;
+        let interpreter = async {
+            match interpreter {
+                Some(file) => pins.pin(file.cid, reason).await,
+                None => Ok(()),
+            }
+        };
+        tokio::try_join!(pins.pin(file.cid, reason), pins.pin(code, reason), interpreter, input)?;
         let epoch = Epoch(1);
         let first = Record::Epoch { epoch };
         let stored = StoredJob {
@@ -204,14 +214,15 @@ impl Controller {
         Ok(Accepted { job, notes })
     }
 
-    /// Checks the job directory whole and writes down what it says.
+    /// Checks the job directory whole and writes down what it says. With it the interpreter of its code, if
+    /// that needs one.
     async fn freeze(
         &self,
         add: &Add,
         submission: Submission,
         code: Cid,
         key: String,
-    ) -> Result<Manifest, SubmitError> {
+    ) -> Result<(Manifest, Option<FileRef>), SubmitError> {
         let context = &self.context;
         let session = context.blocks.session(&[], Tier::Cache);
         let files = unixfs::files(&session, code).await?;
@@ -220,6 +231,9 @@ impl Controller {
             session: session.clone(),
             blocks: context.blocks.clone(),
             runtime: context.runtime.clone(),
+            interpreters: context.interpreters.clone(),
+            add: add.clone(),
+            interpreter: OnceLock::new(),
         };
         let given = submission.kind.clone();
         let (params, inputs) = (submission.params, submission.inputs);
@@ -227,9 +241,11 @@ impl Controller {
         let checked = tokio::task::spawn_blocking(move || {
             let over =
                 spec::Overrides { input: named.as_deref(), params: &params, inputs: &inputs };
-            check(&given, over, &directory)
+            let checked = check(&given, over, &directory)?;
+            Ok::<_, SubmitError>((checked, directory.interpreter.into_inner()))
         });
-        let (spec, config) = checked.await.expect("checking a job directory does not panic")?;
+        let ((spec, config), interpreter) =
+            checked.await.expect("checking a job directory does not panic")?;
         let kind = kind::find(&submission.kind).expect("its directory was checked for it");
         let input = match (submission.input, &spec.input) {
             _ if !kind.reads_input(&config) => code,
@@ -252,7 +268,7 @@ impl Controller {
         };
         // Nobody has it: better said now than by a job that fails.
         session.get(&input).await.map_err(unixfs::Error::from)?;
-        Ok(Manifest {
+        let manifest = Manifest {
             v: manifest::VERSION,
             kind: submission.kind,
             code,
@@ -265,7 +281,8 @@ impl Controller {
             roster: vec![context.me],
             key,
             submitted_ms: super::now_ms(),
-        })
+        };
+        Ok((manifest, interpreter.and_then(Result::ok)))
     }
 
     fn notes(&self, manifest: &Manifest) -> Vec<String> {
@@ -384,6 +401,11 @@ struct Directory {
     session: Session,
     blocks: Blocks,
     runtime: Runtime,
+    interpreters: Interpreters,
+    /// What spares an interpreter from collection until the job pins it.
+    add: Add,
+    /// Asked for once, and only for code that needs it.
+    interpreter: OnceLock<Result<FileRef, String>>,
 }
 
 impl JobFiles for Directory {
@@ -394,11 +416,24 @@ impl JobFiles for Directory {
     fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let read = self.blocks.read(&self.session, file, limit);
-        tokio::runtime::Handle::current().block_on(read).map_err(io::Error::other)
+        Handle::current().block_on(read).map_err(io::Error::other)
     }
 
-    fn check_module(&self, module: &FileRef, function: &str) -> Result<(), String> {
-        let code = self.read(module, MODULE_LIMIT as u64).map_err(|error| error.to_string())?;
-        self.runtime.check_module(&code, function)
+    fn paths(&self) -> Vec<String> {
+        self.files.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    fn interpreter(&self) -> Result<FileRef, String> {
+        let ask = || {
+            let python = self.interpreters.python(&self.add);
+            Handle::current().block_on(python).map_err(|error| error.to_string())
+        };
+        self.interpreter.get_or_init(ask).clone()
+    }
+
+    fn check(&self, code: &Code, function: &str) -> Result<(), String> {
+        let opener = Opener::new(self.blocks.clone(), self.session.clone());
+        let read = |module: &FileRef| opener.read(module);
+        self.runtime.check(code, function, read, Box::new(opener.clone()))
     }
 }

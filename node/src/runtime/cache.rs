@@ -1,6 +1,6 @@
 //! Modules compiled once: the last few in memory, more of them as files.
 //!
-//! A file is named by the hash of the module and of everything the compiler's output depends on,
+//! A file is named by the module's name, which is its hash, and by that of everything the compiler's output depends on,
 //! and begins with the hash of its own content. It is loaded only when this node wrote it (the
 //! directory is in the home, mode 0700) and its hash is right; a compiled artefact never comes from
 //! a peer. Anything wrong with a file means compiling again. Those that were used last stay.
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::TaskError;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -53,28 +55,34 @@ impl Cache {
         Cache { directory, compiler, room: memory / MEMORY_PART, loaded, compiling }
     }
 
-    /// The module `code`, compiled now, unless it is told to stop, or before.
+    /// The module `file`, compiled now, unless it is told to stop, or before; only then it is `read`.
     pub(super) fn module(
         &self,
         engine: &Engine,
-        code: &[u8],
+        file: &FileRef,
+        read: impl Fn() -> Result<Bytes, TaskError>,
         stop: &CancellationToken,
     ) -> Result<Module, TaskError> {
-        if code.len() > MODULE_LIMIT {
-            return Err(GuestError::TooLong(code.len() as u64).into());
+        if file.len > MODULE_LIMIT as u64 {
+            return Err(GuestError::TooLong(file.len).into());
         }
-        let key: Key = Sha256::digest(code).into();
-        if let Some(module) = self.recent(&key) {
-            return Ok(module);
-        }
-        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key(file);
         if let Some(module) = self.recent(&key) {
             return Ok(module);
         }
         let path = self.path(engine, &key);
+        // Others do not wait for what we read.
+        let code = if path.exists() { None } else { Some(read()?) };
+        let _one_at_a_time = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(module) = self.recent(&key) {
+            return Ok(module);
+        }
         let module = match load(engine, &path) {
             Some(module) => module,
-            None => self.compile(engine, code, &path, stop)?,
+            None => {
+                let code = code.map_or_else(read, Ok)?;
+                self.compile(engine, &code, &path, stop)?
+            }
         };
         self.keep(key, module.clone());
         Ok(module)
@@ -131,6 +139,14 @@ impl Cache {
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         self.directory.join(format!("{hex}-{:016x}.cwasm", settings.finish()))
     }
+}
+
+/// The length belongs to it: a reader gives so many bytes, whatever is behind the CID.
+fn key(file: &FileRef) -> Key {
+    let mut hash = Sha256::new();
+    hash.update(file.len.to_be_bytes());
+    hash.update(file.cid.to_bytes());
+    hash.finalize().into()
 }
 
 fn load(engine: &Engine, path: &Path) -> Option<Module> {

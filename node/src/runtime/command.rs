@@ -16,6 +16,7 @@ use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 use super::imports::{LOG_LINE, Outlet, Sink};
 use super::instance::{State, explain};
 use super::preview1::{self, World};
+use super::python::Script;
 use super::{GuestError, shown};
 
 /// What a command begins with; a module that exports it is one.
@@ -60,8 +61,9 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
-        Ok(Command { program: linked(module)?, process: Some(Process::new(state)) })
+    /// One that is started with its function's name alone, or, when it is an interpreter, to run `script`.
+    pub(super) fn new(program: InstancePre<Process>, state: State, script: Option<Script>) -> Self {
+        Command { program, process: Some(Process::new(state, script)) }
     }
 }
 
@@ -90,6 +92,11 @@ impl Guest for Command {
     }
 }
 
+/// A command that says itself why it cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct GaveUp(pub(super) String);
+
 /// How a command ended that called `proc_exit`.
 #[derive(Debug, thiserror::Error)]
 #[error("exit code {0}")]
@@ -99,16 +106,18 @@ pub(super) struct Exit(pub(super) u32);
 pub(super) struct Process {
     pub(super) state: State,
     pub(super) world: World,
+    script: Option<Script>,
     stdin: Stdin,
     stdout: Lines,
     stderr: Words,
 }
 
 impl Process {
-    fn new(state: State) -> Self {
+    fn new(state: State, script: Option<Script>) -> Self {
         Process {
             state,
             world: World::default(),
+            script,
             stdin: Stdin::default(),
             stdout: Lines::default(),
             stderr: Words::default(),
@@ -117,7 +126,7 @@ impl Process {
 
     /// Everything as a fresh run finds it, but for the time that is left.
     fn start(&mut self, function: &str, input: &[u8]) {
-        self.world = World::new(function, &self.state.side);
+        self.world = World::new(function, self.script.as_ref(), &self.state.side);
         self.stdin.start(input);
         self.stdout = Lines::default();
         self.stderr = Words::default();
@@ -133,6 +142,11 @@ impl Process {
     pub(super) fn write_stdout(&mut self, bytes: &[u8]) -> Result<(), wasmtime::Error> {
         let written = self.stdout.write(bytes, &mut self.state.outlet);
         self.state.keep(written)
+    }
+
+    /// Takes bytes of what it asks its host.
+    pub(super) fn write_device(&mut self, bytes: &[u8]) -> Result<(), wasmtime::Error> {
+        self.world.device.write(bytes, &mut self.state.outlet)
     }
 
     pub(super) fn write_stderr(&mut self, bytes: &[u8]) {
@@ -151,6 +165,9 @@ impl Process {
             Some(Exit(code)) => GuestError::Exit(*code).into(),
             None => explain(&error, &mut self.state),
         };
+        if error.downcast_ref::<GaveUp>().is_some() {
+            return Err(failed);
+        }
         Err(match failed {
             TaskError::Failed { class, code, message } => {
                 let hint = if self.world.missed_files() { NO_FILES } else { "" };

@@ -140,7 +140,7 @@ impl Outlet {
         if self.pending.len() < EMIT_BUFFER { Ok(()) } else { self.send_pending() }
     }
 
-    fn count(&mut self, name: &[u8], by: u64) -> Result<(), GuestError> {
+    pub(super) fn count(&mut self, name: &[u8], by: u64) -> Result<(), GuestError> {
         let start = &name[..name.len().min(COUNTER_NAME_LIMIT)];
         let refused = || GuestError::Counter(format!("`{}`", start.escape_ascii()));
         if name.is_empty() || name.len() > COUNTER_NAME_LIMIT {

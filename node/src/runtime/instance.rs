@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ipdc_jobs::kind::{Given, Guest, TaskError};
+use ipdc_jobs::kind::{Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
 use wasmtime::{
     InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
@@ -10,6 +10,7 @@ use wasmtime::{
 
 use super::allowance::Allowance;
 use super::answer::Answer;
+use super::command::GaveUp;
 use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
@@ -47,12 +48,12 @@ impl State {
         allowance: Allowance,
         memory: MemoryCap,
         listener: Box<dyn Listener>,
-        given: Given,
+        side: Side,
         clock: Hold,
     ) -> Self {
         State {
             outlet: Outlet::new(listener),
-            side: Side::new(given),
+            side,
             answer: Answer::default(),
             deadline: Instant::now() + allowance.left(),
             allowance,
@@ -232,9 +233,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(module: &Module, state: State) -> Result<Self, TaskError> {
-        let linked = linked(module)?;
-        let mut store = Store::new(module.engine(), state);
+    pub(super) fn new(linked: &InstancePre<State>, state: State) -> Result<Self, TaskError> {
+        let mut store = Store::new(linked.module().engine(), state);
         store.limiter(State::cap);
         store.epoch_deadline_callback(|context| context.data().may_go_on());
         store.set_epoch_deadline(1);
@@ -299,6 +299,9 @@ fn no_room(wanted: u64, room: u64) -> TaskError {
 pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
     if let Some(failure) = state.outlet.failure.take() {
         return failure;
+    }
+    if let Some(GaveUp(why)) = error.downcast_ref() {
+        return GuestError::GaveUp(why.clone()).into();
     }
     let interrupted = error.downcast_ref::<Interrupted>();
     match interrupted {

@@ -12,6 +12,7 @@
 //! | [`answer`] | what came of its last fetch |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
+//! | [`python`] | Python code, by a command that interprets it |
 //! | [`trace`] | where a guest was when it failed |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
 //!
@@ -26,6 +27,7 @@ mod compile;
 mod imports;
 mod instance;
 mod preview1;
+mod python;
 mod room;
 mod side;
 mod ticker;
@@ -35,19 +37,26 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use ipdc_jobs::code::Code;
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
+use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{
-    Config, Engine, ExternType, FuncType, Module, OptLevel, ValType, WasmBacktraceDetails,
+    Config, Engine, ExternType, FuncType, InstancePre, Module, OptLevel, ValType,
+    WasmBacktraceDetails,
 };
 
 use crate::config::Size;
 use crate::fetch::{FetchError, Fetched, Request};
 use cache::Cache;
-use instance::{MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
+use command::{Command, Process};
+use instance::{Instance, MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
+use python::Script;
 use room::Room;
+use side::Side;
 use ticker::Ticker;
 
 pub use allowance::Allowance;
@@ -56,6 +65,10 @@ pub use trace::{Call, Place};
 
 /// Characters of a module's own names, and of what the compiler says, that an error shows.
 const SHOWN: usize = 300;
+
+/// How long a look at Python code may take, in milliseconds: all that a manifest can name takes a second, and a
+/// small board is ten times slower.
+const CHECK_MS: u64 = 30_000;
 
 /// Bytes that a host function works on before it looks whether the guest may go on: some milliseconds'
 /// work, whatever is done with them.
@@ -178,6 +191,9 @@ pub(crate) enum GuestError {
     /// A command ended with another exit code than 0.
     #[error("the command ended with exit code {0}")]
     Exit(u32),
+    /// A command said itself why it could not go on.
+    #[error("{0}")]
+    GaveUp(String),
     /// A command wrote a line that is too long.
     #[error("the command wrote a line of more than {0} bytes")]
     Line(usize),
@@ -202,6 +218,7 @@ impl GuestError {
                 "IPDC-5313"
             }
             GuestError::Table => "IPDC-5314",
+            GuestError::GaveUp(_) => "IPDC-5316",
             GuestError::Record(_) => "IPDC-5351",
         }
     }
@@ -250,45 +267,120 @@ impl Runtime {
         Runtime { shared: Arc::new(Shared { directory, compiler, room, source, machine }) }
     }
 
-    /// A fresh instance of the module `code` (wasm, or wat text), which may take what `allowance` has left and
-    /// read what is `given`. When the attempt is stopped, a call ends with [`TaskError::Stopped`].
+    /// `code`, ready to run; `read` gives a module (wasm, or wat text) that is not here compiled.
     ///
     /// # Errors
-    /// When it is no module, imports what there is not, or is too large for its limits or for what
-    /// other guests have left of the node's memory.
-    pub fn instantiate(
+    /// What `read` fails with; when it is no module, or imports what there is not.
+    pub fn program(
         &self,
-        code: &[u8],
-        allowance: &Allowance,
-        listener: Box<dyn Listener>,
-        given: Given,
-    ) -> Result<Box<dyn Guest>, TaskError> {
-        let machine = self.machine();
-        let module = machine.cache.module(&machine.engine, code, &allowance.stop)?;
-        let memory = MemoryCap::new(allowance.limits.memory, self.shared.room.share());
-        let clock = machine.ticker.hold();
-        let state = State::new(allowance.clone(), memory, listener, given, clock);
-        if command::is_command(&module) {
-            return Ok(Box::new(command::Command::new(&module, state)?));
-        }
-        Ok(Box::new(instance::Instance::new(&module, state)?))
+        code: &Code,
+        read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
+        stop: &CancellationToken,
+    ) -> Result<Program, TaskError> {
+        let module = self.module(code.module(), read, stop)?;
+        let form = match code {
+            Code::Python(python) => Form::Python(command::linked(&module)?, Script::call(python)),
+            Code::Module(_) if command::is_command(&module) => {
+                Form::Command(command::linked(&module)?)
+            }
+            Code::Module(_) => Form::Functions(instance::linked(&module)?),
+        };
+        Ok(Program { runtime: self.clone(), form })
     }
 
-    /// Checks that `code` is a module that the sandbox can run and that exports `function`, or is
-    /// a command, which takes its place.
+    /// Checks that `code` can be run and has `function`. A module must import what the sandbox has and export
+    /// the function, or be a command, which takes its place. Python files, which `listener` opens, must compile,
+    /// and the main one have the function; none is run.
     ///
     /// # Errors
     /// What is wrong with it, for the user.
-    pub fn check_module(&self, code: &[u8], function: &str) -> Result<(), String> {
-        let machine = self.machine();
-        let module = machine.cache.module(&machine.engine, code, &CancellationToken::new());
+    pub fn check(
+        &self,
+        code: &Code,
+        function: &str,
+        read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
+        listener: Box<dyn Listener>,
+    ) -> Result<(), String> {
+        let module = self.module(code.module(), read, &CancellationToken::new());
         let module = module.map_err(|error| error.to_string())?;
-        let checked = if command::is_command(&module) {
-            command::linked(&module).map(drop)
-        } else {
-            instance::linked(&module).and_then(|_| check_exports(&module, function))
+        let checked = match code {
+            Code::Python(python) => {
+                let script = Script::check(python);
+                let checked = self.interpret(&module, script, function, listener);
+                return checked.map(drop).map_err(|error| error.to_string());
+            }
+            Code::Module(_) if command::is_command(&module) => command::linked(&module).map(drop),
+            Code::Module(_) => {
+                instance::linked(&module).and_then(|_| check_exports(&module, function))
+            }
         };
         checked.map_err(|error| error.to_string())
+    }
+
+    /// The version of the Python interpreter `file`.
+    ///
+    /// # Errors
+    /// When it is none that the sandbox can run.
+    pub fn python_version(
+        &self,
+        file: &FileRef,
+        read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
+        listener: Box<dyn Listener>,
+    ) -> Result<String, TaskError> {
+        let module = self.module(file, read, &CancellationToken::new())?;
+        self.interpret(&module, Script::version(), "version", listener)
+    }
+
+    /// Runs `script` without input; the key of the first record that it writes.
+    fn interpret(
+        &self,
+        module: &Module,
+        script: Script,
+        function: &str,
+        listener: Box<dyn Listener>,
+    ) -> Result<String, TaskError> {
+        let limits = Limits { time_ms: CHECK_MS, ..Limits::default() };
+        let allowance = Allowance::new(&limits, CancellationToken::new());
+        let linked = command::linked(module)?;
+        let mut command =
+            self.command(&linked, Some(script), &allowance, listener, Given::default());
+        let mut said = String::new();
+        command.call(function, b"", &mut |records| {
+            let header = records.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
+            if let Some(key) = header.and_then(|len| records.get(8..8 + len)) {
+                said = shown(&String::from_utf8_lossy(key));
+            }
+            Ok(())
+        })?;
+        Ok(said)
+    }
+
+    fn command(
+        &self,
+        linked: &InstancePre<Process>,
+        script: Option<Script>,
+        allowance: &Allowance,
+        listener: Box<dyn Listener>,
+        given: Given,
+    ) -> Command {
+        let code = script.as_ref().map(|script| script.files.clone()).unwrap_or_default();
+        let state = self.state(allowance, listener, Side::tree(given, code));
+        Command::new(linked.clone(), state, script)
+    }
+
+    fn state(&self, allowance: &Allowance, listener: Box<dyn Listener>, side: Side) -> State {
+        let memory = MemoryCap::new(allowance.limits.memory, self.shared.room.share());
+        State::new(allowance.clone(), memory, listener, side, self.machine().ticker.hold())
+    }
+
+    fn module(
+        &self,
+        file: &FileRef,
+        read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
+        stop: &CancellationToken,
+    ) -> Result<Module, TaskError> {
+        let machine = self.machine();
+        machine.cache.module(&machine.engine, file, || read(file), stop)
     }
 
     fn machine(&self) -> &Machine {
@@ -305,6 +397,42 @@ impl Runtime {
                 engine,
             }
         })
+    }
+}
+
+/// Code that is compiled and has what it imports.
+pub struct Program {
+    runtime: Runtime,
+    form: Form,
+}
+
+enum Form {
+    Functions(InstancePre<State>),
+    Command(InstancePre<Process>),
+    Python(InstancePre<Process>, Script),
+}
+
+impl Program {
+    /// A fresh instance. It may take what `allowance` has left and read what is `given`. When the attempt is
+    /// stopped, a call ends with [`TaskError::Stopped`].
+    ///
+    /// # Errors
+    /// When it is too large for its limits or for what other guests have left of the node's memory.
+    pub fn instantiate(
+        &self,
+        allowance: &Allowance,
+        listener: Box<dyn Listener>,
+        given: Given,
+    ) -> Result<Box<dyn Guest>, TaskError> {
+        let (linked, script) = match &self.form {
+            Form::Functions(linked) => {
+                let state = self.runtime.state(allowance, listener, Side::new(given));
+                return Ok(Box::new(Instance::new(linked, state)?));
+            }
+            Form::Command(linked) => (linked, None),
+            Form::Python(linked, script) => (linked, Some(script.clone())),
+        };
+        Ok(Box::new(self.runtime.command(linked, script, allowance, listener, given)))
     }
 }
 

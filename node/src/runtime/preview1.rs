@@ -4,9 +4,10 @@
 //! |---|---|
 //! | here | what there is, and the world around a run: arguments, environment, clock, random numbers |
 //! | [`descriptors`] | what works on descriptors and paths |
-//! | [`files`] | the directory of side files, and what of it is open |
+//! | [`files`] | the files that there are, and what of them is open |
+//! | [`device`] | `/dev/ipdc`, where a run asks its host for what WASI has not |
 //!
-//! No other files, nothing to write to, no network. The clock stands still, but for sleeps, which pass at once
+//! No other files, nothing else to write to, no network. The clock stands still, but for sleeps, which pass at once
 //! and move it on; random numbers are the same in every run. So what a command computes depends on its module,
 //! its side files and its input alone. What needs more answers with an error of WASI's own, which programs
 //! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
@@ -28,6 +29,7 @@ macro_rules! serve {
 }
 
 mod descriptors;
+mod device;
 mod files;
 
 use sha2::{Digest as _, Sha256};
@@ -35,8 +37,10 @@ use wasmtime::{Caller, ExternType, Linker, Module, Val};
 
 use super::command::{Exit, Process};
 use super::imports::{memory_of, slice, slice_mut};
+use super::python::Script;
 use super::side::Side;
 use super::{GuestError, PIECE, shown};
+use device::Device;
 use files::Files;
 
 /// The module that commands import from.
@@ -116,6 +120,8 @@ enum Errno {
     IsDirectory = 31,
     TooManyOpen = 33,
     NameTooLong = 37,
+    /// A request that is too long.
+    TooLong = 35,
     NoEntry = 44,
     NotDirectory = 54,
     ReadOnly = 69,
@@ -151,21 +157,23 @@ pub(super) struct World {
     /// Blocks of random bytes drawn.
     drawn: u64,
     files: Files,
+    pub(super) device: Device,
     /// Whether it asked which directories it may open.
     looked_for_files: bool,
 }
 
 impl World {
-    /// Its name, the one argument, is that of the function it is run for. In its environment are the
-    /// job's params and the name of the input.
-    pub(super) fn new(function: &str, side: &Side) -> Self {
+    /// Its name, the one argument, is that of the function it is run for; of an interpreter, the script says
+    /// the rest. In its environment are the job's params and the name of the input.
+    pub(super) fn new(function: &str, script: Option<&Script>, side: &Side) -> Self {
+        let named = || vec![function.into()];
+        let own =
+            [[b"IPDC_PARAMS=", side.params()].concat(), [b"IPDC_INPUT=", side.input()].concat()];
         World {
-            arguments: vec![function.into()],
-            environment: vec![
-                [b"IPDC_PARAMS=", side.params()].concat(),
-                [b"IPDC_INPUT=", side.input()].concat(),
-            ],
+            arguments: script.map_or_else(named, |script| script.arguments(function)),
+            environment: own.into_iter().chain(script.map(Script::environment)).collect(),
             clock: EPOCH,
+            files: Files::new(script.is_some()),
             ..World::default()
         }
     }

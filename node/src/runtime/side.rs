@@ -19,6 +19,12 @@ const OPEN_LIMIT: usize = 16;
 /// The longest name that is looked up: what names there are is in the job's manifest.
 const NAME_LIMIT: usize = MANIFEST_LIMIT;
 
+/// Where a command's side files are in its tree.
+pub(super) const JOB: &str = "job";
+
+/// Where its code is, if it is one that runs code.
+pub(super) const CODE: &str = "code";
+
 /// A guest's view of what it was given.
 pub(super) struct Side {
     given: Given,
@@ -28,6 +34,15 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn new(given: Given) -> Self {
         Side { given, open: BTreeMap::new() }
+    }
+
+    /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`.
+    pub(super) fn tree(given: Given, code: BTreeMap<String, FileRef>) -> Self {
+        let under = |folder: &'static str, files: BTreeMap<String, FileRef>| {
+            files.into_iter().map(move |(name, file)| (format!("{folder}/{name}"), file))
+        };
+        let files = under(JOB, given.files).chain(under(CODE, code)).collect();
+        Side::new(Given { files, ..given })
     }
 
     /// The params, as one JSON object.

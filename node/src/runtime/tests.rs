@@ -91,6 +91,12 @@ impl ReadAt for Stored {
     }
 }
 
+/// A module, and what reads it.
+pub(super) fn module_of(bytes: &[u8]) -> (Code, impl Fn(&FileRef) -> Result<Bytes, TaskError>) {
+    let file = FileRef { cid: cid_of(CODEC_RAW, bytes), len: bytes.len() as u64 };
+    (Code::Module(file), move |_: &FileRef| Ok(Bytes::copy_from_slice(bytes)))
+}
+
 /// What the guests of a test have together.
 const ROOM: u64 = 64 << 20;
 
@@ -100,6 +106,20 @@ pub(super) struct Bench {
     pub(super) limits: Limits,
     stop: CancellationToken,
     heard: Heard,
+}
+
+impl Runtime {
+    /// A fresh instance of `code`.
+    pub(super) fn instantiate(
+        &self,
+        code: &Code,
+        read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
+        allowance: &Allowance,
+        listener: Box<dyn Listener>,
+        given: Given,
+    ) -> Result<Box<dyn Guest>, TaskError> {
+        self.program(code, read, &allowance.stop)?.instantiate(allowance, listener, given)
+    }
 }
 
 impl Bench {
@@ -136,11 +156,17 @@ impl Bench {
             fetch: None,
         };
         let allowance = Allowance::new(&self.limits, self.stop.clone());
-        self.runtime.instantiate(code.as_bytes(), &allowance, listener, given)
+        let (code, read) = module_of(code.as_bytes());
+        self.runtime.instantiate(&code, read, &allowance, listener, given)
     }
 
     pub(super) fn check(&self, code: &str, function: &str) -> Result<(), String> {
-        self.runtime.check_module(code.as_bytes(), function)
+        self.check_bytes(code.as_bytes(), function)
+    }
+
+    fn check_bytes(&self, code: &[u8], function: &str) -> Result<(), String> {
+        let (code, read) = module_of(code);
+        self.runtime.check(&code, function, read, Box::new(self.heard.clone()))
     }
 
     /// What guests logged.
@@ -273,13 +299,13 @@ fn what_is_not_wasm_is_said_to_be_none() {
     let bench = Bench::new();
     assert_eq!(bench.fails("\0asm but not really").0, "IPDC-5305");
     assert_eq!(bench.fails("(module").0, "IPDC-5305");
-    assert!(bench.runtime.check_module(b"ELF", "map").is_err());
+    assert!(bench.check_bytes(b"ELF", "map").is_err());
 }
 
 #[test]
 fn a_missing_export_is_named() {
     let bench = Bench::new();
-    let check = |code: &str, function| bench.runtime.check_module(code.as_bytes(), function);
+    let check = |code: &str, function| bench.check(code, function);
     assert_eq!(check(&module(""), "map"), Ok(()));
     assert!(check(&module(""), "reduce").unwrap_err().contains("`reduce(ptr: i32, len: i32)`"));
     assert!(check("(module)", "map").unwrap_err().contains("memory"));
@@ -292,7 +318,7 @@ fn a_missing_export_is_named() {
 fn a_wish_for_the_world_outside_is_refused() {
     let bench = Bench::new();
     let code = r#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32))))"#;
-    assert!(bench.runtime.check_module(code.as_bytes(), "map").unwrap_err().contains("fd_write"));
+    assert!(bench.check(code, "map").unwrap_err().contains("fd_write"));
     assert_eq!(bench.fails(code).0, "IPDC-5307");
 }
 
@@ -387,10 +413,12 @@ fn a_sinks_failure_ends_the_guest_and_is_passed_on() {
     let bench = Bench::new();
     let code = module("(loop (call $flush (i32.const 0) (i32.const 8)) (br 0))");
     let listener = Box::new(bench.heard.clone());
+    let (code, read) = module_of(code.as_bytes());
     let mut guest = bench
         .runtime
         .instantiate(
-            code.as_bytes(),
+            &code,
+            read,
             &Allowance::new(&bench.limits, bench.stop.clone()),
             listener,
             Given::default(),

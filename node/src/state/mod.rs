@@ -12,6 +12,7 @@ pub mod audit;
 pub mod chunks;
 pub mod guests;
 pub mod held;
+pub mod interpreters;
 pub mod jobs;
 pub mod members;
 pub mod memo;
@@ -39,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     members::NOTICES,
     members::KEY_CHANGE,
     guests::SCHEMA,
+    interpreters::SCHEMA,
 ];
 
 /// The tables of the memo's file.

@@ -28,6 +28,8 @@ pub enum Reason {
     Job(JobId),
     /// It is the result or the report of a job.
     Result(JobId),
+    /// It is an interpreter that this node has.
+    Runtime,
 }
 
 impl fmt::Display for Reason {
@@ -36,6 +38,7 @@ impl fmt::Display for Reason {
             Reason::User => f.write_str("user"),
             Reason::Job(job) => write!(f, "job:{job}"),
             Reason::Result(job) => write!(f, "result:{job}"),
+            Reason::Runtime => f.write_str("runtime"),
         }
     }
 }
@@ -48,6 +51,7 @@ impl FromStr for Reason {
             Some(("job", job)) => Ok(Reason::Job(job.parse()?)),
             Some(("result", job)) => Ok(Reason::Result(job.parse()?)),
             _ if text == "user" => Ok(Reason::User),
+            _ if text == "runtime" => Ok(Reason::Runtime),
             _ => Err(BadJobId(text.to_owned())),
         }
     }
@@ -135,7 +139,7 @@ mod tests {
     async fn pins_read_back_each_with_its_reasons() {
         let db = Db::in_memory().unwrap();
         let (job, root) = (JobId::of_manifest(b"job"), cid_of(CODEC_RAW, b"root"));
-        let reasons = [Reason::Job(job), Reason::Result(job), Reason::User];
+        let reasons = [Reason::Job(job), Reason::Result(job), Reason::Runtime, Reason::User];
         for reason in reasons.into_iter().chain([Reason::User]) {
             insert(&db, Pin { root, reason }).await.unwrap();
         }
@@ -143,6 +147,7 @@ mod tests {
         assert!(delete(&db, Pin { root, reason: Reason::User }).await.unwrap());
         assert!(!delete(&db, Pin { root, reason: Reason::User }).await.unwrap());
         assert_eq!(delete_all(&db, Reason::Job(job)).await.unwrap(), 1);
-        assert_eq!(all(&db).await.unwrap(), [Pin { root, reason: Reason::Result(job) }]);
+        let left = [Reason::Result(job), Reason::Runtime];
+        assert_eq!(all(&db).await.unwrap(), left.map(|reason| Pin { root, reason }));
     }
 }

@@ -31,7 +31,7 @@ use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
 use crate::fetch::{Archive, FetchError, Fetched, Request, Visit};
-use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
+use crate::runtime::{self, Allowance, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
 /// How often an attempt says how far it is at most: as often as anybody looks.
@@ -339,13 +339,15 @@ impl Host for AttemptHost<'_> {
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         self.desk.stopped()?;
-        let Code::Module(module) = code;
-        let code = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
-        let code = code.ok_or(TaskError::Stopped)??;
+        let read = |module: &FileRef| {
+            let fetched = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
+            fetched.ok_or(TaskError::Stopped)?
+        };
+        let program = self.desk.parts.runtime.program(code, read, &self.desk.stop)?;
         let (desk, allowance) = (Arc::clone(self.desk), self.allowance.clone());
         let session = self.desk.session(&[]);
         let (archive, limit) = (Arc::clone(&self.archive), self.manifest.limits.output);
-        Ok(Box::new(AttemptProgram { desk, allowance, code, session, archive, limit }))
+        Ok(Box::new(AttemptProgram { desk, allowance, program, session, archive, limit }))
     }
 
     fn elapsed(&self) -> Duration {
@@ -382,7 +384,7 @@ impl Host for AttemptHost<'_> {
 struct AttemptProgram {
     desk: Arc<Desk>,
     allowance: Allowance,
-    code: Bytes,
+    program: runtime::Program,
     /// What fetches the side files of its instances.
     session: Session,
     /// Where what they fetch is kept, and how much of it may be.
@@ -399,7 +401,7 @@ impl Program for AttemptProgram {
             Network { rules, archive, limit }
         });
         let listener = Box::new(Ear { desk, session, mute: given.mute, network });
-        self.desk.parts.runtime.instantiate(&self.code, &self.allowance, listener, given)
+        self.program.instantiate(&self.allowance, listener, given)
     }
 }
 

@@ -17,6 +17,9 @@ use crate::config::{self, Config, Hours};
 /// is somebody at work, and no desktop at rest takes as much.
 const BUSY: f32 = 0.25;
 
+/// The runtimes that there are in every node: each is the one sandbox.
+const HAS: [Runtime; 3] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python];
+
 /// What this node runs, and for whom.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -92,7 +95,7 @@ impl Policy {
     pub fn offered(&self) -> Vec<String> {
         let all = std::iter::once(&self.members).chain(self.owners.values());
         let offered: BTreeSet<Runtime> = all.flat_map(|terms| &terms.runtimes).copied().collect();
-        let has = |runtime: &&Runtime| **runtime == Runtime::Wasm;
+        let has = |runtime: &&Runtime| HAS.contains(runtime);
         offered.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
     }
 

@@ -1,9 +1,9 @@
-//! The functions of preview 1 on descriptors and paths: stdin, stdout and stderr, and what is in the directory
-//! of side files.
+//! The functions of preview 1 on descriptors and paths: stdin, stdout and stderr, and what is in the directories
+//! that a run is given.
 
 use wasmtime::{Caller, Linker};
 
-use super::files::{self, DIRECTORY, DIRECTORY_FD, Entry, Kind};
+use super::files::{self, Entry, Kind};
 use super::{Done, EPOCH, Errno, MODULE, STDERR, STDIN, STDOUT, answered, number, put};
 use crate::runtime::command::Process;
 use crate::runtime::imports::{memory_of, slice, slice_mut};
@@ -101,16 +101,16 @@ fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         // A program asks for its directories one by one, until there is none.
         fd_prestat_get(fd: u32, at: u32) => {
             process.world.looked_for_files = true;
-            is_directory(process, fd)?;
+            let path = process.world.files.given(fd)?;
             // `[type u8][length of the name u32 at 4]`; zero is a directory.
-            put(memory, at, &u64::to_le_bytes((DIRECTORY.len() as u64) << 32))
+            put(memory, at, &u64::to_le_bytes((path.len() as u64) << 32))
         };
         fd_prestat_dir_name(fd: u32, at: u32, len: u32) => {
-            is_directory(process, fd)?;
-            if (len as usize) < DIRECTORY.len() {
+            let path = process.world.files.given(fd)?;
+            if (len as usize) < path.len() {
                 return Err(Errno::Invalid.into());
             }
-            put(memory, at, DIRECTORY.as_bytes())
+            put(memory, at, path.as_bytes())
         };
         fd_readdir(fd: u32, at: u32, len: u32, from: u64, used: u32) => {
             list(memory, process, fd, (at, len), from, used)
@@ -131,15 +131,6 @@ fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
     Ok(())
 }
 
-/// Checks that `fd` is the directory that a program is given, not one that it opened.
-fn is_directory(process: &Process, fd: u32) -> Done {
-    if fd != DIRECTORY_FD {
-        return Err(Errno::BadDescriptor.into());
-    }
-    process.world.files.directory(fd)?;
-    Ok(())
-}
-
 /// Reads into the pieces of memory listed at `pieces`, until one is not filled.
 fn read(
     memory: &mut [u8],
@@ -155,7 +146,11 @@ fn read(
     for index in 0..n {
         let (ptr, len) = piece(memory, pieces, index)?;
         let room = slice_mut(memory, ptr, len, "room for `fd_read`")?;
-        let read = if fd == STDIN { process.read(room) } else { read_file(process, fd, room)? };
+        let read = match fd {
+            STDIN => process.read(room),
+            _ if process.world.files.is_device(fd) => process.world.device.read(room),
+            _ => read_file(process, fd, room)?,
+        };
         total += read;
         if read < room.len() || total >= READ_ENOUGH {
             break;
@@ -199,14 +194,17 @@ fn write(
     if n > PIECES_LIMIT {
         return Err(Errno::Invalid.into());
     }
-    if fd != STDOUT && fd != STDERR {
+    let is_device = process.world.files.is_device(fd);
+    if fd != STDOUT && fd != STDERR && !is_device {
         return Err(Errno::BadDescriptor.into());
     }
     let (mut total, mut unchecked) = (0_u32, 0);
     for index in 0..n {
         let (ptr, len) = piece(memory, pieces, index)?;
         for bytes in slice(memory, ptr, len, "bytes to `fd_write`")?.chunks(PIECE) {
-            if fd == STDOUT {
+            if is_device {
+                process.write_device(bytes)?;
+            } else if fd == STDOUT {
                 process.write_stdout(bytes)?;
             } else {
                 process.write_stderr(bytes);
@@ -267,6 +265,7 @@ fn put_state<const N: usize>(
 fn descriptor_state(entry: Entry<'_>) -> [u8; 24] {
     let rights = match entry.kind {
         Kind::File => MAY_READ | MAY_SEEK | MAY_TELL | MAY_STAT,
+        Kind::Device => MAY_READ | MAY_WRITE | MAY_STAT,
         Kind::Directory | Kind::Stream => u64::MAX,
     };
     let mut state = [0; 24];
@@ -330,10 +329,12 @@ fn open(
 ) -> Done {
     let path = slice(memory, path, len, "a path to `path_open`")?;
     process.world.files.directory(fd)?;
-    if how & (CREATE | MUST_BE_NEW | TRUNCATE) != 0 || rights & MAY_WRITE != 0 {
+    let changes = how & (CREATE | MUST_BE_NEW | TRUNCATE) != 0 || rights & MAY_WRITE != 0;
+    let entry = process.world.files.find(fd, path, &process.state.side);
+    if changes && !entry.is_ok_and(|entry| entry.kind == Kind::Device) {
         return Err(Errno::ReadOnly.into());
     }
-    let entry = process.world.files.find(fd, path, &process.state.side)?;
+    let entry = entry?;
     if how & MUST_BE_DIRECTORY != 0 && entry.kind != Kind::Directory {
         return Err(Errno::NotDirectory.into());
     }

@@ -1,23 +1,30 @@
-//! The one directory that a command sees: the job's side files, by their names, to be read. A name with
-//! slashes is a path through directories below.
+//! The directories that a command sees: `/job` with the job's side files, by their names, to be read; `/dev`
+//! with its [`device`](super::device); of an interpreter, `/code` with what it runs. A name with slashes is a
+//! path through directories below.
 //!
-//! Owns which of them a run has open, and where in each it is. Their bytes come from [`Side`], which streams
-//! them.
+//! Owns which of the files a run has open, and where in each it is. Their bytes come from [`Side`], which
+//! streams them; what is in [`Side`]'s tree is here by the same paths.
 
 use std::collections::BTreeMap;
 
 use ipdc_jobs::ids::FileRef;
 
 use super::{Errno, STDERR};
-use crate::runtime::side::Side;
+use crate::runtime::side::{CODE, JOB, Side};
 
-/// Where programs find the directory.
-pub(super) const DIRECTORY: &str = "/job";
+/// The directories that a program is given, by their paths: it asks about the descriptors from [`FIRST_FD`] on.
+/// The last is an interpreter's.
+const GIVEN: [&str; 3] = [JOB, DEV, CODE];
 
-/// The directory's descriptor: the first that a program asks about.
-pub(super) const DIRECTORY_FD: u32 = STDERR + 1;
+const DEV: &str = "dev";
 
-/// Files and directories that a run may have open, this one among them: more than programs have at a time, and each takes a name's
+/// The device's path.
+const DEVICE: &str = "dev/ipdc";
+
+/// The descriptor of the first directory that a program is given.
+const FIRST_FD: u32 = STDERR + 1;
+
+/// Files and directories that a run may have open, those it is given among them: more than programs have at a time, and each takes a name's
 /// length of the node's memory.
 const OPEN_LIMIT: usize = 256;
 
@@ -30,6 +37,7 @@ const PATH_LIMIT: usize = 4096;
 pub(super) enum Kind {
     /// Not one that WASI knows: libraries take a character device for a terminal, and flush each line.
     Stream = 0,
+    Device = 2,
     Directory = 3,
     File = 4,
 }
@@ -37,7 +45,7 @@ pub(super) enum Kind {
 /// What can be asked about.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry<'a> {
-    /// From the first directory on; nothing for that itself.
+    /// In the tree; of a stream, nothing.
     path: &'a str,
     pub(super) kind: Kind,
     /// Another one for each: programs tell by it whether two are the same.
@@ -47,7 +55,10 @@ pub(super) struct Entry<'a> {
 }
 
 const STREAM: Entry<'_> = Entry { path: "", kind: Kind::Stream, inode: 0, len: 0 };
-const ROOT: Entry<'_> = Entry { path: "", kind: Kind::Directory, inode: 1, len: 0 };
+const THE_DEVICE: Entry<'_> = Entry { path: DEVICE, kind: Kind::Device, inode: 1, len: 0 };
+
+/// The first file's; those before are the device and the directories that are given.
+const FILES_INODE: u64 = 1 + THE_DEVICE.inode + GIVEN.len() as u64;
 
 impl<'a> Entry<'a> {
     /// What it is called in its directory.
@@ -57,7 +68,7 @@ impl<'a> Entry<'a> {
 
     /// The side file with this index.
     fn file(path: &'a str, file: &FileRef, index: u32) -> Self {
-        Entry { path, kind: Kind::File, inode: ROOT.inode + 1 + u64::from(index), len: file.len }
+        Entry { path, kind: Kind::File, inode: FILES_INODE + u64::from(index), len: file.len }
     }
 
     /// The directory of as many parts as `depth` whose first file has this index.
@@ -79,11 +90,9 @@ fn files(side: &Side) -> impl Iterator<Item = (u32, &str, &FileRef)> {
 pub(super) fn entries<'a>(side: &'a Side, directory: &'a str) -> impl Iterator<Item = Entry<'a>> {
     let depth = parts(directory.as_bytes()).count() + 1;
     let mut last = "";
-    files(side).filter_map(move |(index, name, file)| {
-        let below = match directory {
-            "" => name,
-            _ => name.strip_prefix(directory)?.strip_prefix('/')?,
-        };
+    let device = (directory == DEV).then_some(THE_DEVICE);
+    let listed = files(side).filter_map(move |(index, name, file)| {
+        let below = name.strip_prefix(directory)?.strip_prefix('/')?;
         let Some((part, _)) = below.split_once('/') else {
             return Some(Entry::file(name, file, index));
         };
@@ -91,7 +100,8 @@ pub(super) fn entries<'a>(side: &'a Side, directory: &'a str) -> impl Iterator<I
         let is_new = std::mem::replace(&mut last, path) != path;
         let is_hidden = side.len(path.as_bytes()).is_some();
         (is_new && !is_hidden).then(|| Entry::directory(path, depth, index))
-    })
+    });
+    device.into_iter().chain(listed)
 }
 
 /// The names that a path goes through.
@@ -118,10 +128,16 @@ fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
     side: &'a Side,
     wanted: impl Fn() -> P,
 ) -> Result<Entry<'a>, Errno> {
-    let depth = wanted().count();
-    if depth == 0 {
-        return Ok(ROOT);
+    let is = |path: &str| path.split('/').map(str::as_bytes).eq(wanted());
+    if is(DEVICE) {
+        return Ok(THE_DEVICE);
     }
+    // Each is there, whether it has files or not.
+    if let Some((path, inode)) = GIVEN.iter().zip(THE_DEVICE.inode + 1..).find(|(path, _)| is(path))
+    {
+        return Ok(Entry { path, kind: Kind::Directory, inode, len: 0 });
+    }
+    let depth = wanted().count();
     let mut is_below_a_file = false;
     for (index, name, file) in files(side) {
         let own = name.split('/').count();
@@ -144,8 +160,11 @@ fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
 }
 
 /// What a run has open beside its streams, by descriptor.
+#[derive(Default)]
 pub(super) struct Files {
     open: BTreeMap<u32, Open>,
+    /// How many directories a program is given.
+    given: u32,
     were_opened: bool,
 }
 
@@ -153,6 +172,7 @@ enum Open {
     /// The one with this path.
     Directory(String),
     File(Cursor),
+    Device,
 }
 
 /// A place in a file.
@@ -162,14 +182,27 @@ pub(super) struct Cursor {
     pub(super) at: u64,
 }
 
-impl Default for Files {
-    fn default() -> Self {
-        let open = BTreeMap::from([(DIRECTORY_FD, Open::Directory(String::new()))]);
-        Files { open, were_opened: false }
-    }
-}
-
 impl Files {
+    /// What a run finds open, of an interpreter or of another command.
+    pub(super) fn new(is_interpreter: bool) -> Self {
+        let given = GIVEN.len() - usize::from(!is_interpreter);
+        let open = (FIRST_FD..).zip(&GIVEN[..given]);
+        let open = open.map(|(fd, path)| (fd, Open::Directory((*path).to_owned())));
+        Files { open: open.collect(), given: given as u32, were_opened: false }
+    }
+
+    /// The path of a directory that a program is given, as it is to know it.
+    pub(super) fn given(&self, fd: u32) -> Result<String, Errno> {
+        let is_given = (FIRST_FD..FIRST_FD + self.given).contains(&fd);
+        let directory = is_given.then(|| self.directory(fd)).ok_or(Errno::BadDescriptor)??;
+        Ok(format!("/{directory}"))
+    }
+
+    /// Whether `fd` is the device.
+    pub(super) fn is_device(&self, fd: u32) -> bool {
+        matches!(self.open.get(&fd), Some(Open::Device))
+    }
+
     /// What `fd` is.
     pub(super) fn entry<'a>(&self, fd: u32, side: &'a Side) -> Result<Entry<'a>, Errno> {
         match self.open.get(&fd) {
@@ -177,6 +210,7 @@ impl Files {
             None => Err(Errno::BadDescriptor),
             Some(Open::Directory(path)) => at(side, || parts(path.as_bytes())),
             Some(Open::File(cursor)) => at(side, || parts(cursor.name.as_bytes())),
+            Some(Open::Device) => Ok(THE_DEVICE),
         }
     }
 
@@ -194,7 +228,7 @@ impl Files {
     pub(super) fn directory(&self, fd: u32) -> Result<&str, Errno> {
         match self.open.get(&fd) {
             Some(Open::Directory(path)) => Ok(path),
-            Some(Open::File(_)) => Err(Errno::NotDirectory),
+            Some(Open::File(_) | Open::Device) => Err(Errno::NotDirectory),
             None => Err(Errno::BadDescriptor),
         }
     }
@@ -204,6 +238,7 @@ impl Files {
         match self.open.get_mut(&fd) {
             Some(Open::File(cursor)) => Ok(cursor),
             Some(Open::Directory(_)) => Err(Errno::IsDirectory),
+            Some(Open::Device) => Err(Errno::Pipe),
             None => Err(Errno::BadDescriptor),
         }
     }
@@ -214,14 +249,15 @@ impl Files {
             return Err(Errno::TooManyOpen);
         }
         let is_free = |fd: &u32| !self.open.contains_key(fd);
-        let fd = (DIRECTORY_FD..).find(is_free).ok_or(Errno::TooManyOpen)?;
+        let fd = (FIRST_FD..).find(is_free).ok_or(Errno::TooManyOpen)?;
         let path = entry.path.to_owned();
         let open = match entry.kind {
             Kind::File => Open::File(Cursor { name: path, at: 0 }),
+            Kind::Device => Open::Device,
             Kind::Directory | Kind::Stream => Open::Directory(path),
         };
+        self.were_opened |= !matches!(open, Open::Device);
         self.open.insert(fd, open);
-        self.were_opened = true;
         Ok(fd)
     }
 

@@ -73,7 +73,8 @@ async fn fetches(
         let listener = rules.clone().map_or_else(heard, web);
         let allowance = Allowance::new(&bench.limits, bench.stop.clone());
         let given = Given { fetch: rules, ..Given::default() };
-        let mut guest = bench.runtime.instantiate(code.as_bytes(), &allowance, listener, given)?;
+        let (code, read) = module_of(code.as_bytes());
+        let mut guest = bench.runtime.instantiate(&code, read, &allowance, listener, given)?;
         let mut emitted = Vec::new();
         guest.call("map", request.to_string().as_bytes(), &mut |packed| {
             emitted.extend_from_slice(packed);

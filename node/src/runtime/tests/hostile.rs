@@ -335,8 +335,8 @@ fn all_instances_of_an_attempt_share_its_time() {
     let spin = module("(loop (br 0))");
     for most in [Duration::from_millis(200), Duration::ZERO] {
         let listener = Box::new(bench.heard.clone());
-        let guest =
-            bench.runtime.instantiate(spin.as_bytes(), &allowance, listener, Given::default());
+        let (code, read) = module_of(spin.as_bytes());
+        let guest = bench.runtime.instantiate(&code, read, &allowance, listener, Given::default());
         let started = Instant::now();
         let ended = guest.unwrap().call("map", b"", &mut |_| Ok(()));
         assert!(matches!(ended, Err(TaskError::Failed { code: "IPDC-5302", .. })), "{ended:?}");

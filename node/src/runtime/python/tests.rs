@@ -1,0 +1,357 @@
+//! Python code by the real interpreter, which `make setup-python-wasm` gets.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use ipdc_jobs::code::{Code, Python};
+use ipdc_jobs::ids::{CODEC_RAW, FileRef, cid_of};
+use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
+use ipdc_jobs::manifest::Limits;
+use ipdc_jobs::message::Counters;
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime::{Allowance, Compiler, Listener, Runtime};
+
+/// Where the interpreter lies, and what comes of compiling it, which takes seconds.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python")
+}
+
+fn interpreter() -> FileRef {
+    let path = folder().join("bin/python.wasm");
+    let len = std::fs::metadata(&path).map(|file| file.len());
+    let len = len.unwrap_or_else(|error| {
+        panic!("{}: {error}: `make setup-python-wasm` gets it", path.display())
+    });
+    // Not its own CID: it is read for nothing but this.
+    FileRef { cid: cid_of(CODEC_RAW, b"python.wasm"), len }
+}
+
+fn read(_: &FileRef) -> Result<Bytes, TaskError> {
+    Ok(std::fs::read(folder().join("bin/python.wasm")).unwrap().into())
+}
+
+/// The files of a job, and what its code said.
+#[derive(Clone, Default)]
+struct Job {
+    files: Vec<(&'static str, &'static [u8])>,
+    side: Vec<(&'static str, &'static [u8])>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Listener for Job {
+    fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
+        let all = self.files.iter().chain(&self.side);
+        let found = all.map(|(_, bytes)| *bytes).find(|bytes| named(bytes) == *file);
+        Ok(Box::new(Held(found.unwrap())))
+    }
+    fn log(&mut self, line: &str) {
+        self.said.lock().unwrap().push(line.to_owned());
+    }
+    fn progress(&mut self, done: u64, total: u64) {
+        self.said.lock().unwrap().push(format!("{done} of {total}"));
+    }
+    fn count(&mut self, counted: Counters) -> bool {
+        let counted = counted.into_iter().map(|(name, by)| format!("{name} +{by}"));
+        self.said.lock().unwrap().extend(counted);
+        true
+    }
+}
+
+struct Held(&'static [u8]);
+
+impl ReadAt for Held {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&mut self, offset: u64, want: usize) -> std::io::Result<Bytes> {
+        let rest = &self.0[offset as usize..];
+        Ok(Bytes::from_static(&rest[..rest.len().min(want)]))
+    }
+}
+
+fn named(bytes: &[u8]) -> FileRef {
+    FileRef { cid: cid_of(CODEC_RAW, bytes), len: bytes.len() as u64 }
+}
+
+impl Job {
+    /// One of these Python files, the first of which has its functions.
+    fn new(files: &[(&'static str, &'static str)]) -> Self {
+        let files = files.iter().map(|(path, text)| (*path, text.as_bytes()));
+        Job { files: files.collect(), ..Job::default() }
+    }
+
+    fn code(&self) -> Code {
+        let files = self.files.iter().map(|(path, bytes)| ((*path).to_owned(), named(bytes)));
+        let main = self.files[0].0.to_owned();
+        Code::Python(Python { interpreter: interpreter(), main, files: files.collect() })
+    }
+
+    fn runtime() -> Runtime {
+        Runtime::new(folder().join("compiled"), 1 << 30, Compiler::Here)
+    }
+
+    fn guest(&self) -> Box<dyn Guest> {
+        let allowance = Allowance::new(&Limits::default(), CancellationToken::new());
+        let side = self.side.iter().map(|(name, bytes)| ((*name).to_owned(), named(bytes)));
+        let given = Given {
+            params: Bytes::from_static(b"{\"n\": 3, \"deep\": {\"list\": [1.5]}}"),
+            files: side.collect(),
+            input: "left".to_owned(),
+            mute: false,
+            fetch: None,
+        };
+        Job::runtime()
+            .instantiate(&self.code(), read, &allowance, Box::new(self.clone()), given)
+            .unwrap()
+    }
+
+    /// What `function` gives for `input`: lines of a key, a tab and a value.
+    fn call(&self, function: &str, input: impl AsRef<[u8]>) -> Result<String, String> {
+        let mut lines = Vec::new();
+        let called = self.guest().call(function, input.as_ref(), &mut |records| {
+            let mut rest = records;
+            while let Some((lengths, after)) = rest.split_first_chunk::<8>() {
+                let [key, value] = [0, 4]
+                    .map(|at| u32::from_le_bytes(lengths[at..at + 4].try_into().unwrap()) as usize);
+                lines.extend_from_slice(&after[..key]);
+                lines.push(b'\t');
+                lines.extend_from_slice(&after[key..key + value]);
+                lines.push(b'\n');
+                rest = &after[key + value..];
+            }
+            Ok(())
+        });
+        match called {
+            Ok(()) => Ok(String::from_utf8_lossy(&lines).into_owned()),
+            Err(TaskError::Failed { message, .. }) => Err(message),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    fn check(&self, function: &str) -> Result<(), String> {
+        Job::runtime().check(&self.code(), function, read, Box::new(self.clone()))
+    }
+}
+
+/// A job of one file, whose `map` has `body`.
+fn map(text: &'static str) -> Job {
+    Job::new(&[("map.py", text)])
+}
+
+#[test]
+fn words_are_counted() {
+    let job = map("def map(line):\n    for word in line.split():\n        yield word, 1\n\n\
+                   def reduce(key, values):\n    return sum(int(value) for value in values)\n");
+    assert_eq!(job.call("map", "a b a\n\nb\nlast").unwrap(), "a\t1\nb\t1\na\t1\nb\t1\nlast\t1\n");
+    assert_eq!(job.call("reduce", "a\t1\na\t20\nb\t1\n").unwrap(), "a\t21\nb\t1\n");
+    assert_eq!(job.call("map", "").unwrap(), "");
+}
+
+#[test]
+fn what_a_function_gives_is_written_in_the_order_and_the_words_it_has() {
+    let gives = |body: &str| {
+        let text = format!("def map(line):\n    {body}\n");
+        map(text.leak()).call("map", "x")
+    };
+    for (body, lines) in [
+        ("return None", ""),
+        ("return []", ""),
+        ("return [('a', 1), ['b', 2.5], (b'c', True), ('d', '')]", "a\t1\nb\t2.5\nc\t1\nd\t\n"),
+        ("yield 7, 10 ** 30", "7\t1000000000000000000000000000000\n"),
+        ("yield 'a', 'x\\ty'", "a\tx\ty\n"),
+        ("yield 'ä', 'ö'; yield 'a', 2; yield 'a', 1; yield 'b', 2", "ä\tö\na\t2\na\t1\nb\t2\n"),
+        ("yield 'a', 1.0; yield 'a', 1; yield 'a', True", "a\t1.0\na\t1\na\t1\n"),
+    ] {
+        assert_eq!(gives(body).as_deref(), Ok(lines), "{body}");
+    }
+    for (body, why) in [
+        ("yield 'a'", "map.py: in map: TypeError: gave 'a'; expected a key and a value"),
+        ("yield 'ab'", "gave 'ab'; expected a key and a value"),
+        ("yield 'a', 1, 2", "gave ('a', 1, 2); expected a key and a value"),
+        ("yield 'a\\tb', 1", "gave the key 'a\\tb'; a key has no tab and no newline"),
+        ("yield 'a\\n', 'b'", "a key has no tab and no newline"),
+        ("yield 'a', 'b\\n'", "gave the value 'b\\n' for 'a'; a value has no newline"),
+        ("yield 'a', None", "gave None as a value; expected str, bytes, int or float"),
+        ("return 7", "TypeError: 'int' object is not iterable"),
+    ] {
+        let said = gives(body).unwrap_err();
+        assert!(said.contains(why), "{body}: {said}");
+    }
+}
+
+#[test]
+fn a_reducer_may_give_a_value_several_or_records_and_leave_values_unread() {
+    let gives = |body: &str| {
+        let text = format!("def reduce(key, values):\n    {body}\n");
+        map(text.leak()).call("reduce", "a\t1\na\t2\nb\t3\nc\t\n")
+    };
+    for (body, lines) in [
+        ("return key.upper()", "a\tA\nb\tB\nc\tC\n"),
+        ("return (next(values), 1)", "1\t1\n3\t1\n\t1\n"),
+        ("return list(values)", "a\t1\na\t2\nb\t3\nc\t\n"),
+        ("yield from values", "a\t1\na\t2\nb\t3\nc\t\n"),
+        ("yield key + key, len(list(values))", "aa\t2\nbb\t1\ncc\t1\n"),
+        ("return None", ""),
+    ] {
+        assert_eq!(gives(body).as_deref(), Ok(lines), "{body}");
+    }
+}
+
+#[test]
+fn an_item_is_given_whole_and_the_answer_is_written_as_it_is() {
+    let gives = |body: &str| {
+        let text = format!("def run(item):\n    {body}\n");
+        map(text.leak()).call("run", "one\ntwo")
+    };
+    assert_eq!(gives("return item.replace('\\n', ' ')").unwrap(), "one two\t\n");
+    assert_eq!(gives("return {'lines': item.count('\\n') + 1}").unwrap(), "{\"lines\": 2}\t\n");
+    assert_eq!(gives("return b'raw'").unwrap(), "raw\t\n");
+    assert_eq!(gives("pass").unwrap(), "");
+}
+
+#[test]
+fn bytes_that_are_no_text_come_through() {
+    let job = map("def map(line):\n    yield line, len(line)\n");
+    let mut records = Vec::new();
+    let mut sink = |frame: &[u8]| {
+        records.extend_from_slice(&frame[8..]);
+        Ok(())
+    };
+    job.guest().call("map", b"\xff\xfe\r\xc3\xa4\n", &mut sink).unwrap();
+    assert_eq!(records, b"\xff\xfe\r\xc3\xa44");
+}
+
+#[test]
+fn large_inputs_and_long_lines_are_whole() {
+    let job = map("def map(line):\n    yield line[:1], len(line)\n");
+    let long = "y".repeat(3 << 20);
+    let many: String = (0..100_000).map(|n| format!("x{n}\n")).collect();
+    let lines = job.call("map", format!("{long}\n{many}z")).unwrap();
+    assert_eq!(lines.lines().count(), 100_002);
+    assert!(lines.starts_with(&format!("y\t{}\nx\t2\n", long.len())));
+    assert!(lines.ends_with("x\t6\nz\t1\n"));
+}
+
+#[test]
+fn files_beside_it_and_packages_are_imported_and_side_files_read() {
+    let mut job = Job::new(&[
+        (
+            "jobs/count.py",
+            "import beside\nfrom words.split import parts\n\ndef map(line):\n    \
+          for part in parts(line):\n        yield part, beside.ONE + len(open('/job/stop').read())\n",
+        ),
+        ("jobs/beside.py", "ONE = 1\n"),
+        ("words/__init__.py", ""),
+        (
+            "words/split.py",
+            "import re\n\ndef parts(line):\n    return re.findall('[a-z]+', line)\n",
+        ),
+    ]);
+    job.side.push(("stop", b"four"));
+    assert_eq!(job.call("map", "ab, cd").unwrap(), "ab\t5\ncd\t5\n");
+}
+
+#[test]
+fn the_module_ipdc_speaks_to_the_node() {
+    let job =
+        map("import ipdc\n\ndef map(line):\n    ipdc.log('hello')\n    ipdc.progress(1, 2)\n    \
+         ipdc.count('seen')\n    ipdc.count('seen', 2)\n    print('printed')\n    \
+         yield ipdc.input, ipdc.params['n'] + ipdc.params['deep']['list'][0]\n");
+    assert_eq!(job.call("map", "x").unwrap(), "left\t4.5\n");
+    assert_eq!(job.said(), ["hello", "1 of 2", "printed", "seen +3"]);
+    let job = map("import ipdc\n\ndef map(line):\n    ipdc.count('')\n");
+    let said = job.call("map", "x").unwrap_err();
+    assert!(said.starts_with("map.py:4: in map: ValueError: the guest counted under ``"), "{said}");
+}
+
+#[test]
+fn an_error_is_told_with_its_place_and_its_traceback_is_in_the_log() {
+    let job = Job::new(&[
+        ("map.py", "import beside\n\ndef map(line):\n    yield beside.share(len(line)), 1\n"),
+        ("beside.py", "def share(n):\n    return 1 // n\n"),
+    ]);
+    let said = job.call("map", "x\n\n").unwrap_err();
+    assert_eq!(
+        said,
+        "beside.py:2: in share: ZeroDivisionError: integer division or modulo by zero"
+    );
+    let log = job.said().join("\n");
+    let expected = "Traceback (most recent call last):\n  File \"map.py\", line 4, in map\n    \
+                    yield beside.share(len(line)), 1\n";
+    assert!(log.starts_with(expected), "{log}");
+    assert!(log.ends_with("ZeroDivisionError: integer division or modulo by zero"), "{log}");
+    assert!(!log.contains("<string>"), "{log}");
+}
+
+#[test]
+fn what_the_sandbox_lacks_is_said() {
+    for (body, lack) in [
+        ("import socket; socket.create_connection(('127.0.0.1', 80))", "no network"),
+        ("import urllib.request; urllib.request.urlopen('http://localhost/')", "no network"),
+        ("import threading; threading.Thread(target=print).start()", "no threads"),
+        ("import subprocess; subprocess.run(['ls'])", "no processes"),
+        ("import os; os.fork()", "no processes"),
+        ("open('/etc/passwd')", "no files but those of the job"),
+        ("open('/job/new', 'w')", "no files but those of the job"),
+        ("import numpy", "no packages"),
+        ("x = 'x' * (1 << 29)", "no more memory"),
+    ] {
+        let text = format!("def map(line):\n    {body}\n");
+        let said = map(text.leak()).call("map", "x").unwrap_err();
+        assert!(said.starts_with("map.py:2: in map: "), "{body}: {said}");
+        assert!(
+            said.ends_with(')') && said.contains(&format!("(the sandbox has {lack}")),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn code_is_looked_at_before_it_runs() {
+    let files = |text: &'static str| {
+        Job::new(&[("map.py", text), ("deep/other.py", "import nothing\n"), ("more.py", "x = 1\n")])
+    };
+    for fine in [
+        "def map(line): pass",
+        "if True:\n    from deep.other import map",
+        "map = lambda line: None",
+        "from deep.other import *",
+    ] {
+        files(fine).check("map").unwrap_or_else(|why| panic!("{fine}: {why}"));
+    }
+    for (wrong, why) in [
+        ("def reduce(key): pass", "map.py: there is no function `map`; expected `def map(…)`"),
+        ("def map(line):\n    return (\n", "map.py:2: SyntaxError: '(' was never closed"),
+        ("def map(line):\n  pass\n pass\n", "map.py:3: IndentationError: "),
+        ("return 1\ndef map(line): pass\n", "map.py:1: SyntaxError: 'return' outside function"),
+    ] {
+        let said = files(wrong).check("map").unwrap_err();
+        assert!(said.starts_with(why), "{wrong}: {said}");
+    }
+    let other = Job::new(&[("map.py", "def map(line): pass"), ("other.py", "x = = 1\n")]);
+    assert!(other.check("map").unwrap_err().starts_with("other.py:1: SyntaxError"));
+}
+
+#[test]
+fn two_runs_are_alike() {
+    let job = map("import random, time\n\ndef map(line):\n    \
+         yield hash(line), f'{list(set(line))} {random.random()} {time.time()} {id(line)}'\n");
+    assert_eq!(job.call("map", "some letters").unwrap(), job.call("map", "some letters").unwrap());
+}
+
+#[test]
+fn a_module_that_is_no_python_is_no_interpreter() {
+    let file = named(b"(module (func (export \"_start\")))");
+    let read = |_: &FileRef| Ok(Bytes::from_static(b"(module (func (export \"_start\")))"));
+    let asked = Job::runtime().python_version(&file, read, Box::new(Job::default()));
+    assert!(matches!(asked, Err(TaskError::Failed { code: "IPDC-5306", .. })), "{asked:?}");
+    let asked = Job::runtime().python_version(&interpreter(), self::read, Box::new(Job::default()));
+    assert_eq!(asked.unwrap(), "3.12.0");
+}
