@@ -70,6 +70,33 @@ macro_rules! combine {
     };
 }
 
+/// Exports the function `$f: fn(&str)` as `run`, for jobs of kind `cl`. It gets an item; what it emits is what the item
+/// gives.
+#[macro_export]
+macro_rules! run {
+    ($f:path) => {
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn run(_ptr: *const u8, len: usize) {
+            $crate::with_input(len, |item| {
+                $f(::core::str::from_utf8(item).expect("an item is text"));
+            });
+        }
+    };
+}
+
+/// Exports the function `$f: fn()` as `producer`, for jobs of kind `cl`: each record that it emits is an item.
+#[macro_export]
+macro_rules! producer {
+    ($f:path) => {
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn producer(_ptr: *const u8, len: usize) {
+            $crate::with_input(len, |_| $f());
+        }
+    };
+}
+
 /// Hands a record to the host.
 #[inline]
 pub fn emit(key: &[u8], value: &[u8]) {
@@ -79,6 +106,13 @@ pub fn emit(key: &[u8], value: &[u8]) {
 /// Logs a line: `ipdc job logs` shows the last ones of each attempt.
 pub fn log(line: &str) {
     host::log(line);
+}
+
+/// Names an item for the job: it is worked like the others, once, if the job's `[enqueue]` takes it. In a job without
+/// it ends the guest.
+#[inline]
+pub fn enqueue(item: &str) {
+    host::enqueue(item);
 }
 
 /// The values of one key.
@@ -150,6 +184,7 @@ mod host {
         unsafe extern "C" {
             pub(super) fn flush(ptr: *const u8, len: usize);
             pub(super) fn log(ptr: *const u8, len: usize);
+            pub(super) fn enqueue(ptr: *const u8, len: usize);
         }
     }
 
@@ -164,11 +199,18 @@ mod host {
         // SAFETY: as in `flush`.
         unsafe { imports::log(line.as_ptr(), line.len()) }
     }
+
+    #[allow(unsafe_code)]
+    #[inline]
+    pub(super) fn enqueue(item: &str) {
+        // SAFETY: as in `flush`.
+        unsafe { imports::enqueue(item.as_ptr(), item.len()) }
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
 mod host {
-    pub(super) use crate::testing::{flush, log};
+    pub(super) use crate::testing::{enqueue, flush, log};
 }
 
 /// A host for tests on other targets than wasm.
@@ -182,6 +224,10 @@ pub mod testing {
 
     pub(crate) fn flush(frame: &[u8]) {
         FLUSHED.with_borrow_mut(|flushed| flushed.extend_from_slice(frame));
+    }
+
+    pub(crate) fn enqueue(item: &str) {
+        with_given(|given| given.enqueued.push(item.to_owned()));
     }
 
     pub(crate) fn log(line: &str) {
@@ -199,6 +245,8 @@ pub mod testing {
         pub files: std::collections::BTreeMap<String, Vec<u8>>,
         /// What was counted so far.
         pub counters: std::collections::BTreeMap<String, u64>,
+        /// The items that were named so far.
+        pub enqueued: Vec<String>,
         /// Pages of the network by URL.
         pub pages: std::collections::BTreeMap<String, Page>,
     }

@@ -8,7 +8,6 @@
 mod range;
 mod robots;
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,13 +16,12 @@ use serde_json::Value;
 pub use range::{BadRange, Range, is_public};
 pub use robots::{ROBOTS_LIMIT, Robots};
 
-use crate::spec::{Located, Section, SpecError, Unit};
+use crate::spec::{LIST_LIMIT, Located, Section, SpecError, Unit};
 
 /// The longest user agent, in bytes: a name, a version and an address fit many times.
 const AGENT_LIMIT: usize = 256;
 
 /// The most hosts and ranges that can be listed: they are looked through for each request.
-const LIST_LIMIT: usize = 1_024;
 
 /// Requests a second and host that can be asked for, beside 0: from one in some 17 minutes on.
 const RATE: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
@@ -201,7 +199,9 @@ impl From<Agent> for String {
 pub struct HostPattern(String);
 
 impl HostPattern {
-    fn matches(&self, host: &str) -> bool {
+    /// Whether `host`, which is in lower case, is one of them.
+    #[must_use]
+    pub fn matches(&self, host: &str) -> bool {
         match self.0.strip_prefix('*') {
             Some(end) => host.len() > end.len() && host.ends_with(end),
             None => host == self.0,
@@ -241,10 +241,9 @@ fn is_rate(rate: f64) -> bool {
 
 /// Reads `[fetch]`; none when something in it is wrong, and then what.
 pub(crate) fn of_section(mut section: Section) -> (Option<Rules>, Vec<SpecError>) {
-    let agent =
-        section.required_text("agent").and_then(|text| checked(&mut section, "agent", text));
-    let hosts = list(&mut section, "hosts");
-    let private = list(&mut section, "private");
+    let agent = section.required_text("agent").and_then(|text| section.checked("agent", text));
+    let hosts = section.list("hosts");
+    let private = section.list("private");
     let robots = section.truth("robots");
     let rate = rate(&mut section);
     let concurrency = section.integer("concurrency", CONCURRENCY);
@@ -266,38 +265,6 @@ pub(crate) fn of_section(mut section: Section) -> (Option<Rules>, Vec<SpecError>
         }
     });
     (rules, section.finish())
-}
-
-/// A text of `[fetch]` as what it stands for.
-fn checked<T>(section: &mut Section, key: &str, text: Located<String>) -> Option<T>
-where
-    T: TryFrom<String>,
-    T::Error: fmt::Display,
-{
-    let Located { value, line } = text;
-    let shown = Value::from(value.as_str());
-    T::try_from(value)
-        .map_err(|error| section.error(line, format!("`fetch.{key}` has {shown}: {error}")))
-        .ok()
-}
-
-/// A list of texts as what they stand for; empty when the key is not there.
-fn list<T>(section: &mut Section, key: &'static str) -> Vec<T>
-where
-    T: TryFrom<String>,
-    T::Error: fmt::Display,
-{
-    let Some(Located { value, line }) = section.value(key) else { return Vec::new() };
-    let texts = value.as_array().filter(|texts| texts.len() <= LIST_LIMIT);
-    let texts: Option<Vec<_>> =
-        texts.and_then(|texts| texts.iter().map(|text| text.as_str().map(str::to_owned)).collect());
-    let Some(texts) = texts else {
-        let expected = format!("a list of at most {LIST_LIMIT} texts");
-        section.error(line, format!("`fetch.{key}` is {value}; expected {expected}"));
-        return Vec::new();
-    };
-    let texts = texts.into_iter().map(|value| Located { value, line });
-    texts.filter_map(|text| checked(section, key, text)).collect()
 }
 
 fn rate(section: &mut Section) -> Option<f64> {

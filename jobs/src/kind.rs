@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use crate::code::Code;
 use crate::engine::Needs;
 use crate::fetch::Rules;
 use crate::ids::{FileRef, PeerId, TaskId};
-use crate::log::Log;
+use crate::log::{Log, Tail};
 use crate::message::{FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
 
@@ -191,6 +191,9 @@ pub struct Items {
     pub done: u64,
     /// Failed for good.
     pub failed: u64,
+    /// Named by others, and left out by the job's rules.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 /// The outputs of a job's last stage in task order, and where what is made of them is written.
@@ -386,12 +389,6 @@ pub trait Host: Sync {
     /// Since when the attempt works.
     fn elapsed(&self) -> Duration;
 
-    /// What follows is work of its own: guests have all their time for it again.
-    fn renew(&self);
-
-    /// What its guests logged since it was asked last; that is no part of the attempt's log any more.
-    fn take_log(&self) -> Log;
-
     /// Ends the archive of what guests of the attempt fetched since the last call, a WARC file, flushed to disk;
     /// none when nothing was sent to them.
     ///
@@ -415,12 +412,64 @@ pub trait Host: Sync {
 }
 
 /// Code that is ready to run.
-pub trait Program {
-    /// A fresh instance that may read what is `given`. Instances of one attempt share its memory and time.
+pub trait Program: Sync {
+    /// A fresh instance that may read what is `given`. Instances of one attempt share its time.
     ///
     /// # Errors
     /// When it is too large for its limits, or breaks off as it begins.
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError>;
+
+    /// As [`Program::guest`], for work of its own: the instance has all of an attempt's time for itself, and what
+    /// it says beside its records is `heard` apart from the attempt.
+    ///
+    /// # Errors
+    /// As [`Program::guest`].
+    fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError>;
+}
+
+/// What an instance said beside its records.
+#[derive(Debug, Default)]
+pub struct Heard {
+    log: Mutex<Tail>,
+    named: Mutex<Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    items: Vec<String>,
+    bytes: usize,
+}
+
+/// The most bytes of items that an instance may name: a page with ten thousand links.
+const NAMED_LIMIT: usize = 1 << 20;
+
+impl Heard {
+    /// It logged a line.
+    pub fn log(&self, line: String) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// It named an item; false, when it has named as many as it may.
+    pub fn name(&self, item: &str) -> bool {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        named.bytes = named.bytes.saturating_add(item.len());
+        let has_room = named.bytes <= NAMED_LIMIT;
+        if has_room {
+            named.items.push(item.to_owned());
+        }
+        has_room
+    }
+
+    /// What it logged.
+    pub fn take_log(&self) -> Log {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The items that it named.
+    pub fn take_named(&self) -> Vec<String> {
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *named).items
+    }
 }
 
 /// What a file that a task writes is for.
@@ -460,6 +509,8 @@ pub struct Given {
     pub mute: bool,
     /// How it fetches from the network, if it may.
     pub fetch: Option<Arc<Rules>>,
+    /// Whether it may name more items for its job.
+    pub enqueue: bool,
 }
 
 /// The most bytes that the key and the value of a record may have together. Bounds what a merge holds of

@@ -28,6 +28,9 @@ const TIME_MS: RangeInclusive<u64> = 1..=7 * 24 * 3_600_000;
 /// Up to a terabyte.
 const OUTPUT: RangeInclusive<u64> = 1..=1 << 40;
 
+/// The most texts of a list.
+pub const LIST_LIMIT: usize = 1_024;
+
 /// The most workers that can be asked for.
 const WORKERS: RangeInclusive<u64> = 1..=10_000;
 
@@ -296,6 +299,11 @@ impl Section {
         self.errors.push(SpecError { file, line: Some(line), message });
     }
 
+    /// Notes what is wrong with a table inside.
+    pub fn append(&mut self, errors: Vec<SpecError>) {
+        self.errors.extend(errors);
+    }
+
     /// A value of any type, if the key is there.
     pub fn value(&mut self, key: &'static str) -> Option<Located<Value>> {
         self.take(key)
@@ -418,6 +426,39 @@ impl Section {
             self.error(line, message);
         }
         self.errors
+    }
+
+    /// A list of texts as what they stand for; empty when the key is not there.
+    pub fn list<T>(&mut self, key: &'static str) -> Vec<T>
+    where
+        T: TryFrom<String>,
+        T::Error: fmt::Display,
+    {
+        let Some(Located { value, line }) = self.take(key) else { return Vec::new() };
+        let texts = value.as_array().filter(|texts| texts.len() <= LIST_LIMIT);
+        let texts = texts.and_then(|texts| {
+            texts.iter().map(|text| text.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        });
+        let Some(texts) = texts else {
+            let expected = format!("a list of at most {LIST_LIMIT} texts");
+            self.error(line, format!("`{}` is {value}; expected {expected}", self.path(key)));
+            return Vec::new();
+        };
+        let texts = texts.into_iter().map(|value| Located { value, line });
+        texts.filter_map(|text| self.checked(key, text)).collect()
+    }
+
+    /// A text as what it stands for.
+    pub fn checked<T>(&mut self, key: &str, text: Located<String>) -> Option<T>
+    where
+        T: TryFrom<String>,
+        T::Error: fmt::Display,
+    {
+        let Located { value, line } = text;
+        let shown = Value::from(value.as_str());
+        let checked = T::try_from(value);
+        let path = self.path(key);
+        checked.map_err(|error| self.error(line, format!("`{path}` has {shown}: {error}"))).ok()
     }
 
     /// All that is left, as it is.

@@ -14,6 +14,7 @@ use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, SpecError};
 
 use super::item::ITEMS_LIMIT;
+use super::scope::{self, Scope};
 
 /// How often a failed item is tried again, when the job does not say.
 const RETRIES: u32 = 2;
@@ -34,6 +35,9 @@ pub struct Config {
     /// Whether more items may be given to the job while it runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
+    /// What it takes of the items that its items name, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enqueue: Option<Scope>,
     /// How it fetches from the network, if it may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<Rules>,
@@ -98,7 +102,18 @@ impl Config {
     pub(super) fn given(&self) -> Given {
         let params = serde_json::to_vec(&self.params).expect("what was JSON encodes");
         let fetch = self.fetch.clone().map(Arc::new);
-        Given { params: params.into(), files: self.files.clone(), fetch, ..Given::default() }
+        Given {
+            params: params.into(),
+            files: self.files.clone(),
+            fetch,
+            enqueue: self.enqueue.is_some(),
+            ..Given::default()
+        }
+    }
+
+    /// Whether its items must be known by their texts: those of one host stay together, and none comes twice.
+    pub(super) fn has_frontier(&self) -> bool {
+        self.fetch.is_some() || self.enqueue.is_some()
     }
 }
 
@@ -115,6 +130,12 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let producer = producer.and_then(|path| Code::resolve(&mut section, "producer", &path, files));
     let retries = section.integer("retries", 0..=RETRIES_LIMIT);
     let open = section.truth("open").unwrap_or_default();
+    let mut enqueue = None;
+    if let Some(given) = section.section("enqueue") {
+        let (scope, wrong) = scope::of_section(given);
+        enqueue = Some(scope);
+        section.append(wrong);
+    }
     let range = spec.input.as_ref().and_then(|items| range_of(&items.value));
     let items_line = spec.input.as_ref().map_or(1, |items| items.line);
     let source = match (producer, range) {
@@ -152,6 +173,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         items: source,
         retries: retries.map_or(RETRIES, |retries| retries as u32),
         open,
+        enqueue,
         fetch: spec.fetch.as_ref().map(|fetch| fetch.value.clone()),
         params: spec.params.clone(),
         files: side_files,

@@ -10,6 +10,7 @@ use crate::kind::{self, Course, Items as Tally, Step, TaskError, TaskSpec};
 
 use super::config::Config;
 use super::error;
+use super::frontier::{Frontier, Lane};
 use super::item::{Body, ITEM_LIMIT, ITEMS_LIMIT, Items};
 use super::output::{Ended, Output, Ran};
 use super::plan;
@@ -32,38 +33,78 @@ pub(super) struct Progress {
     is_open: bool,
     tally: Tally,
     ended: Bits,
+    /// What was found and not begun, where items must be known by their texts.
+    frontier: Option<Frontier>,
 }
 
 impl Progress {
     pub(super) fn new(config: &Config, tasks: &[TaskSpec]) -> Self {
-        let items = tasks.iter().filter_map(|task| match Body::decode(&task.body)? {
-            Body::Run { items, .. } => Some(u64::from(items.count())),
-            Body::Produce => None,
-        });
-        let tally = Tally { total: items.sum(), ..Tally::default() };
+        let body = |task: &TaskSpec| Body::decode(&task.body);
+        let items: Vec<Items> = tasks
+            .iter()
+            .filter_map(|task| match body(task)? {
+                Body::Run { items, .. } => Some(items),
+                Body::Produce => None,
+            })
+            .collect();
+        let total = items.iter().map(|items| u64::from(items.count())).sum();
+        let frontier =
+            config.has_frontier().then(|| Frontier::new(config.enqueue.as_ref(), &items));
+        let tally = Tally { total, ..Tally::default() };
         let (retries, is_open) = (config.retries, config.open);
-        Progress { retries, is_open, tally, ended: Bits::default() }
+        Progress { retries, is_open, tally, ended: Bits::default(), frontier }
     }
 
     fn ran(&mut self, items: &Items, tries: u32, ran: &Ran) -> Vec<TaskSpec> {
         let mut more = Vec::new();
-        for (index, ended) in (0..).zip(&ran.ended) {
+        for ended in &ran.ended {
             if ended.is_final(tries, self.retries) {
-                self.note(items.first() + u64::from(index), ended);
+                self.note(items.number(ended.at), ended);
             } else {
                 let delay_ms = (RETRY_MS << tries.min(10)).min(RETRY_MS_LIMIT);
-                more.push(TaskSpec { delay_ms, ..plan::task(items.some(index, 1), tries + 1) });
+                more.push(TaskSpec { delay_ms, ..plan::task(items.some(ended.at, 1), tries + 1) });
             }
         }
-        if ran.left > 0 {
-            // By what the task says itself: what is remembered leads to the same portions.
-            let took: u64 = ran.ended.iter().map(|ended| u64::from(ended.ms)).sum();
-            let each = took / (ran.ended.len() as u64).max(1);
-            let size = (TASK_MS / each.max(1)).clamp(1, items.count().into()) as u32;
-            let left = items.some(items.count() - ran.left, ran.left);
+        // By what the task says itself: what is remembered leads to the same portions.
+        let took: u64 = ran.ended.iter().map(|ended| u64::from(ended.ms)).sum();
+        let each = took / (ran.ended.len() as u64).max(1);
+        let size = (TASK_MS / each.max(1)).clamp(1, items.count().into()) as u32;
+        for left in items.without(ran.ended.iter().map(|ended| ended.at)) {
+            // Of hosts each has limits of its own: how long it took says nothing.
+            let size = if Lane::of(items).is_of_hosts() { left.count() } else { size };
             more.extend(left.portions(size).map(|some| plan::task(some, tries)));
         }
+        if let Some(frontier) = &mut self.frontier {
+            let lane = Lane::of(items);
+            frontier.closed(lane);
+            more.iter().for_each(|_| frontier.opened(lane));
+            let good = ran.ended.iter().filter(|ended| ended.is_good());
+            for named in good.flat_map(|ended| &ended.named) {
+                frontier.find(named, items.depth() + 1, &mut self.tally.total);
+            }
+            self.tally.left_out = frontier.left_out;
+            more.extend(frontier.next().into_iter().map(|items| plan::task(items, 0)));
+        }
         more
+    }
+
+    /// The tasks of items that were given or made, all of them new.
+    fn begin(&mut self, texts: Vec<String>) -> Result<Vec<TaskSpec>, TaskError> {
+        let count = texts.len() as u32;
+        let first = self.add(count.into())?;
+        let Some(frontier) = &mut self.frontier else {
+            let all = Items::Texts { first, texts };
+            let size = (count / GIVEN_TASKS).clamp(1, plan::GROUP_LIMIT);
+            return Ok(all.portions(size).map(|some| plan::task(some, 0)).collect());
+        };
+        texts.iter().for_each(|text| frontier.know(text));
+        let tasks = plan::of_texts(first, texts);
+        for task in &tasks {
+            if let Some(Body::Run { items, .. }) = Body::decode(&task.body) {
+                frontier.opened(Lane::of(&items));
+            }
+        }
+        Ok(tasks)
     }
 
     /// Counts an item that ended for good, once: its task may be run again for what it gave.
@@ -94,7 +135,10 @@ impl Course for Progress {
                     }
                     // Made again, it is the same list.
                     (_, Output::Produced { .. }) if self.tally.total > 0 => Ok(Vec::new()),
-                    (_, Output::Produced { list, groups }) => {
+                    (_, Output::Produced { texts, .. }) if self.frontier.is_some() => {
+                        self.begin(texts)
+                    }
+                    (_, Output::Produced { list, groups, .. }) => {
                         self.add(groups.iter().map(|group| u64::from(group.count)).sum())?;
                         Ok(groups.iter().map(|group| group.task(&list)).collect())
                     }
@@ -103,11 +147,7 @@ impl Course for Progress {
             }
             Step::Given(given) => {
                 let texts = texts(given).map_err(|why| error::corrupt(&why))?;
-                let count = texts.len() as u32;
-                let first = self.add(count.into())?;
-                let all = Items::Texts { first, texts };
-                let size = (count / GIVEN_TASKS).clamp(1, plan::GROUP_LIMIT);
-                Ok(all.portions(size).map(|some| plan::task(some, 0)).collect())
+                self.begin(texts)
             }
             Step::Closed => {
                 self.is_open = false;

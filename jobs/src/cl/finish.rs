@@ -1,11 +1,12 @@
 //! The result of a job of items: `results.jsonl`, a line of JSON for each item in the order of their numbers, and the
-//! files that items gave, in `outputs/`. Who ran each item, how often and how long is in the report: `items.jsonl`.
+//! files that items gave, in `outputs/`; of a job that fetches, what came in `archive/`, as WARC files. Who ran each item, how often and how long is in the report: `items.jsonl`.
 
 use crate::ids::FileRef;
 use crate::kind::{FileWriter, Finished, Gave, Outputs, ResultFile, TaskError};
 
 use super::config::Config;
 use super::error;
+use super::item::Items;
 use super::output::{End, Given, Ran, line};
 
 /// The most files in one directory of the result.
@@ -22,26 +23,32 @@ type Place = (u64, u32, u32);
 
 /// What the outputs make.
 pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished, TaskError> {
+    let mut finished = Finished::default();
     let mut places: Vec<Place> = Vec::new();
+    let mut archives = 0_u32;
     for index in 0..outputs.count() {
-        let Task { first, tries, ran, .. } = Task::of(outputs.read(index)?)?;
-        let all = (first..).zip((0..).zip(&ran.ended));
-        let last = all.filter(|(_, (_, ended))| ended.is_final(tries, config.retries));
-        places.extend(last.map(|(n, (at, _))| (n, index as u32, at)));
+        let Task { gave, items, tries, ran } = Task::of(outputs.read(index)?)?;
+        let last = (0..).zip(&ran.ended);
+        let last = last.filter(|(_, ended)| ended.is_final(tries, config.retries));
+        places.extend(last.map(|(at, ended)| (items.number(ended.at), index as u32, at)));
+        if let Some(file) = ran.archive {
+            let (task, name) = (Some(gave.task), format!("archive/{:06}.warc", archives));
+            archives += 1;
+            finished.files.push(ResultFile { task, name, file });
+        }
     }
     places.sort_unstable();
     // Of an item that was run again for what it gave, the first counts.
     places.dedup_by_key(|(n, ..)| *n);
     let (mut result, mut report) = (Lines::new(outputs)?, Lines::new(outputs)?);
     let mut tasks = Tasks { outputs, held: Vec::new() };
-    let mut finished = Finished::default();
     let mut failed = 0_u64;
     let is_nested = places.len() as u64 > DIRECTORY;
     for &(n, index, at) in &places {
         let task = tasks.get(index)?;
         let ended = &task.ran.ended[at as usize];
         failed += u64::from(!ended.is_good());
-        result.write(&line(ended.result(n)))?;
+        result.write(&line(ended.result(&task.items)))?;
         let mut cost = ended.cost(task.tries, &task.gave);
         cost.insert("n".into(), n.into());
         report.write(&line(cost))?;
@@ -68,7 +75,7 @@ fn name(n: u64, is_nested: bool) -> String {
 /// What a task gave, read.
 struct Task {
     gave: Gave,
-    first: u64,
+    items: Items,
     tries: u32,
     ran: Ran,
 }
@@ -76,8 +83,8 @@ struct Task {
 impl Task {
     fn of(gave: Gave) -> Result<Self, TaskError> {
         let ran = Ran::of(&gave.body, &gave.output);
-        let (first, tries, ran) = ran.ok_or_else(|| error::corrupt("what a task gave"))?;
-        Ok(Task { gave, first, tries, ran })
+        let (items, tries, ran) = ran.ok_or_else(|| error::corrupt("what a task gave"))?;
+        Ok(Task { gave, items, tries, ran })
     }
 }
 

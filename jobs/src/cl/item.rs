@@ -125,6 +125,22 @@ pub(super) enum Items {
         /// Each of them.
         texts: Vec<String>,
     },
+    /// What other items named.
+    Found {
+        /// How many items there are on the way from one of the first to these.
+        depth: u32,
+        /// Each of them.
+        found: Vec<Found>,
+    },
+}
+
+/// An item that another named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Found {
+    /// Its number.
+    pub(super) n: u64,
+    /// Itself.
+    pub(super) text: String,
 }
 
 /// One item.
@@ -137,14 +153,36 @@ pub(super) struct Item {
 }
 
 impl Items {
-    /// The number of the first.
-    pub(super) fn first(&self) -> u64 {
+    /// The number of the one at this place, which there is.
+    pub(super) fn number(&self, at: u32) -> u64 {
         match self {
             Items::Lines { first, .. }
             | Items::Range { first, .. }
             | Items::Files { first, .. }
-            | Items::Texts { first, .. } => *first,
+            | Items::Texts { first, .. } => first + u64::from(at),
+            Items::Found { found, .. } => found[at as usize].n,
         }
+    }
+
+    /// How many items there are on the way from one of the job's first to these.
+    pub(super) fn depth(&self) -> u32 {
+        match self {
+            Items::Found { depth, .. } => *depth,
+            _ => 0,
+        }
+    }
+
+    /// The texts of those that are written out.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        let (texts, found, files) = match self {
+            Items::Texts { texts, .. } => (&texts[..], &[][..], &[][..]),
+            Items::Found { found, .. } => (&[][..], &found[..], &[][..]),
+            Items::Files { files, .. } => (&[][..], &[][..], &files[..]),
+            Items::Lines { .. } | Items::Range { .. } => (&[][..], &[][..], &[][..]),
+        };
+        let texts = texts.iter().map(String::as_str);
+        let found = found.iter().map(|found: &Found| found.text.as_str());
+        texts.chain(found).chain(files.iter().map(|(path, _)| path.as_str()))
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -152,13 +190,14 @@ impl Items {
             Items::Lines { count, .. } | Items::Range { count, .. } => *count,
             Items::Files { files, .. } => files.len() as u32,
             Items::Texts { texts, .. } => texts.len() as u32,
+            Items::Found { found, .. } => found.len() as u32,
         }
     }
 
     /// `count` of them from the `start`-th on, all of which there are.
     pub(super) fn some(&self, start: u32, count: u32) -> Items {
         let range = start as usize..(start + count) as usize;
-        let first = self.first() + u64::from(start);
+        let first = if count == 0 { 0 } else { self.number(start) };
         match self {
             Items::Lines { file, at, len, skip, name, .. } => {
                 let (file, at, len, skip, name) = (*file, *at, *len, skip + start, *name);
@@ -169,6 +208,32 @@ impl Items {
             }
             Items::Files { files, .. } => Items::Files { first, files: files[range].to_vec() },
             Items::Texts { texts, .. } => Items::Texts { first, texts: texts[range].to_vec() },
+            Items::Found { depth, found } => {
+                Items::Found { depth: *depth, found: found[range].to_vec() }
+            }
+        }
+    }
+
+    /// Those that are not at these places, which rise: runs of them that follow each other.
+    pub(super) fn without(&self, places: impl Iterator<Item = u32>) -> Vec<Items> {
+        let mut runs = Vec::new();
+        let mut next = 0;
+        for place in places.chain([self.count()]) {
+            if place > next {
+                runs.push(self.some(next, place - next));
+            }
+            next = place + 1;
+        }
+        match self {
+            // These need not follow each other.
+            Items::Found { depth, .. } if runs.len() > 1 => {
+                let each = runs.into_iter().flat_map(|run| match run {
+                    Items::Found { found, .. } => found,
+                    _ => Vec::new(),
+                });
+                vec![Items::Found { depth: *depth, found: each.collect() }]
+            }
+            _ => runs,
         }
     }
 
@@ -181,7 +246,7 @@ impl Items {
 
     /// Each of them.
     pub(super) fn read(&self, host: &dyn Host) -> Result<Vec<Item>, TaskError> {
-        let numbers = self.first()..;
+        let numbers = (0..self.count()).map(|at| self.number(at));
         let item = |(n, text)| Item { n, text, file: None };
         Ok(match self {
             Items::Lines { file, at, len, skip, count, .. } => {
@@ -213,6 +278,9 @@ impl Items {
                 numbers.zip(files.clone()).map(file).collect()
             }
             Items::Texts { texts, .. } => numbers.zip(texts.clone()).map(item).collect(),
+            Items::Found { found, .. } => {
+                found.iter().map(|Found { n, text }| item((*n, text.clone()))).collect()
+            }
         })
     }
 }

@@ -3,17 +3,21 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::item::{Body, Items};
+use super::item::{Body, Found, Items};
 
 /// The version of what a task gives. A change that can show in it raises this.
 const VERSION: u32 = 1;
 
 /// The parts of the configuration that no item depends on.
-const NOT_OF_ITEMS: &[&str] = &["items", "retries", "open"];
+const NOT_OF_ITEMS: &[&str] = &["items", "retries", "open", "enqueue"];
 
 /// What determines what a task with this body gives, as bytes. The numbers of its items do not.
 pub(super) fn input(config: &Value, body: &[u8]) -> Option<Vec<u8>> {
     let mut config = config.as_object()?.clone();
+    if config.contains_key("fetch") {
+        // What comes from the network is another each time.
+        return None;
+    }
     let mut hash = Sha256::new();
     match Body::decode(body)? {
         Body::Produce => hash.update([0]),
@@ -38,6 +42,10 @@ fn name(items: Items) -> Option<Vec<u8>> {
         Items::Range { from, count, .. } => Items::Range { first: 0, from, count },
         Items::Files { files, .. } => Items::Files { first: 0, files },
         Items::Texts { texts, .. } => Items::Texts { first: 0, texts },
+        Items::Found { depth, found } => {
+            let found = found.into_iter().map(|found| Found { n: 0, ..found });
+            Items::Found { depth, found: found.collect() }
+        }
     };
     serde_json::to_vec(&items).ok()
 }

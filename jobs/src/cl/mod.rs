@@ -27,17 +27,20 @@ mod config;
 mod course;
 mod error;
 mod finish;
+mod frontier;
 mod item;
 mod memo;
 mod output;
 mod plan;
 mod run;
+mod scope;
 mod template;
 #[cfg(test)]
 mod tests;
 
 pub use config::{Config, Source};
 pub use item::{ITEM_LIMIT, ITEMS_LIMIT};
+pub use scope::{Pattern, Scope};
 
 use item::Body;
 use output::Output;

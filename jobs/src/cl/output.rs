@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::ids::FileRef;
 use crate::kind::{Gave, Lasting, Row};
 
-use super::item::{Body, ITEM_LIMIT};
+use super::item::{Body, ITEM_LIMIT, Items};
 use super::plan::Group;
 
 /// The longest output of an item that stands in the result's list itself, in bytes; a longer one is a file.
@@ -25,17 +25,20 @@ pub(super) enum Output {
         list: FileRef,
         /// Its lines in groups.
         groups: Vec<Group>,
+        /// Its lines themselves, where the job has to know them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        texts: Vec<String>,
     },
 }
 
-/// How items of a task ended, in their order, from the first on.
+/// How items of a task ended. The others were not begun, or not ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ran {
-    /// Those that ended.
+    /// Those that ended, in their order.
     pub(super) ended: Vec<Ended>,
-    /// How many were not begun.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub(super) left: u32,
+    /// What was fetched for them: a WARC file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) archive: Option<FileRef>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -46,6 +49,8 @@ fn is_zero(n: &u32) -> bool {
 /// How an item ended. Its number follows from its place: the same items give the same, whatever their numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
+    /// Its place in the task.
+    pub(super) at: u32,
     /// Itself.
     pub(super) item: String,
     /// Milliseconds that it took.
@@ -54,6 +59,9 @@ pub(super) struct Ended {
     /// What its guest logged, the last lines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) log: Vec<String>,
+    /// The items that it named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) named: Vec<String>,
     /// How.
     #[serde(flatten)]
     pub(super) end: End,
@@ -94,10 +102,10 @@ impl Output {
         let output: Output = serde_json::from_slice(text).ok()?;
         let fits = match (body, &output) {
             (Body::Produce, Output::Produced { .. }) => true,
-            (Body::Run { items, .. }, Output::Ran(Ran { ended, left })) => {
-                ended.len() as u64 + u64::from(*left) == u64::from(items.count())
-                    && !ended.is_empty()
-                    && ended.iter().all(|ended| ended.item.len() <= ITEM_LIMIT)
+            (Body::Run { items, .. }, Output::Ran(Ran { ended, .. })) => {
+                let in_order = ended.windows(2).all(|two| two[0].at < two[1].at);
+                let is_there = ended.last().is_some_and(|last| last.at < items.count());
+                in_order && is_there && ended.iter().all(|ended| ended.item.len() <= ITEM_LIMIT)
             }
             _ => false,
         };
@@ -109,26 +117,27 @@ impl Output {
     pub(super) fn files(&self) -> Option<Vec<(FileRef, Lasting)>> {
         match self {
             Output::Produced { list, .. } => Some(vec![(*list, Lasting::Kept)]),
-            Output::Ran(Ran { ended, .. }) => {
+            Output::Ran(Ran { ended, archive }) => {
                 let file = |ended: &Ended| match ended.end {
-                    End::Output(Given::File(file)) => Some((file, Lasting::Kept)),
+                    End::Output(Given::File(file)) => Some(file),
                     _ => None,
                 };
                 let all_good = ended.iter().all(Ended::is_good);
-                all_good.then(|| ended.iter().filter_map(file).collect())
+                let files = ended.iter().filter_map(file).chain(*archive);
+                all_good.then(|| files.map(|file| (file, Lasting::Kept)).collect())
             }
         }
     }
 }
 
 impl Ran {
-    /// What a task with this body gave, if it ran items; the number of the first, and how often each was tried.
-    pub(super) fn of(body: &[u8], text: &[u8]) -> Option<(u64, u32, Ran)> {
+    /// What a task with this body gave, if it ran items; which, and how often each was tried.
+    pub(super) fn of(body: &[u8], text: &[u8]) -> Option<(Items, u32, Ran)> {
         let body = Body::decode(body)?;
-        match (Output::of(&body, text)?, &body) {
-            (Output::Ran(ran), Body::Run { items, tries }) => Some((items.first(), *tries, ran)),
+        match (Output::of(&body, text)?, body) {
+            (Output::Ran(ran), Body::Run { items, tries }) => Some((items, tries, ran)),
             // A producer's, when it made nothing.
-            _ => Some((0, 0, Ran::default())),
+            _ => Some((Items::Texts { first: 0, texts: Vec::new() }, 0, Ran::default())),
         }
     }
 }
@@ -144,8 +153,11 @@ impl Ended {
     }
 
     /// What determines it, as the result has it: nothing of who ran it, when or how often.
-    pub(super) fn result(&self, n: u64) -> Row {
-        let mut row = Map::from_iter([("n".into(), n.into())]);
+    pub(super) fn result(&self, items: &Items) -> Row {
+        let mut row = Map::from_iter([("n".into(), items.number(self.at).into())]);
+        if let Items::Found { depth, .. } = items {
+            row.insert("depth".into(), (*depth).into());
+        }
         row.insert("item".into(), self.item.as_str().into());
         row.insert("status".into(), if self.is_good() { "done" } else { "failed" }.into());
         match &self.end {
@@ -185,10 +197,10 @@ impl Ended {
 
 /// The lines that who follows the job sees of what a task gave.
 pub(super) fn rows(retries: u32, gave: &Gave) -> Vec<Row> {
-    let Some((first, tries, ran)) = Ran::of(&gave.body, &gave.output) else { return Vec::new() };
-    let last = (first..).zip(&ran.ended).filter(|(_, ended)| ended.is_final(tries, retries));
-    let row = |(n, ended): (u64, &Ended)| {
-        let mut row = ended.result(n);
+    let Some((items, tries, ran)) = Ran::of(&gave.body, &gave.output) else { return Vec::new() };
+    let last = ran.ended.iter().filter(|ended| ended.is_final(tries, retries));
+    let row = |ended: &Ended| {
+        let mut row = ended.result(&items);
         row.extend(ended.cost(tries, gave));
         row
     };

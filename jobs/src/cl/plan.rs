@@ -5,6 +5,8 @@
 //! their content: an item added or removed leaves the other groups as they are, and with them the peers that they
 //! are drawn to, whose memos know them.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -12,7 +14,8 @@ use crate::ids::FileRef;
 use crate::kind::{PlanError, ReadAt, TaskSpec, Tree};
 
 use super::config::{Config, Source};
-use super::item::{self, Body, ITEMS_LIMIT, Items, Lines, text_of};
+use super::frontier::{Lane, TASK_ITEMS};
+use super::item::{self, Body, Found, ITEMS_LIMIT, Items, Lines, text_of};
 
 /// The stages in order; a job without a producer has only the second.
 pub(super) const STAGES: &[&str] = &["produce", "run"];
@@ -37,11 +40,14 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
         Source::Input => {
             let files = input.files()?;
             match &files[..] {
+                [(path, list)] if path.is_empty() && config.has_frontier() => {
+                    Ok(of_texts(0, texts(&mut *input.open(list)?, list)?))
+                }
                 [(path, list)] if path.is_empty() => {
                     let groups = groups(&mut *input.open(list)?, list)?;
                     Ok(groups.into_iter().map(|group| group.task(list)).collect())
                 }
-                _ => Ok(of_files(files)),
+                _ => Ok(in_groups(&Items::Files { first: 0, files })),
             }
         }
         Source::Range { from, to } => {
@@ -58,8 +64,19 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
     }
 }
 
-fn of_files(files: Vec<(String, FileRef)>) -> Vec<TaskSpec> {
-    in_groups(&Items::Files { first: 0, files })
+/// A task for each of some of these items, which are numbered from `first` on: those of one host go together.
+pub(super) fn of_texts(first: u64, texts: Vec<String>) -> Vec<TaskSpec> {
+    let mut lanes: BTreeMap<Lane, Vec<Found>> = BTreeMap::new();
+    for (n, text) in (first..).zip(texts) {
+        lanes.entry(Lane::of_text(&text)).or_default().push(Found { n, text });
+    }
+    let tasks = lanes.into_iter().flat_map(|(lane, found)| {
+        let of_any = group_size(found.len() as u64);
+        let size = if lane.is_of_hosts() { TASK_ITEMS } else { of_any };
+        let all = Items::Found { depth: 0, found };
+        all.portions(size).map(|some| task(some, 0)).collect::<Vec<_>>()
+    });
+    tasks.collect()
 }
 
 /// A task for each of the groups of these items.
@@ -71,9 +88,10 @@ pub(super) fn in_groups(items: &Items) -> Vec<TaskSpec> {
 /// A task that runs these items, each of which was tried so often before.
 pub(super) fn task(items: Items, tries: u32) -> TaskSpec {
     let weight = u64::from(items.count());
+    let lane = Lane::of(&items).affinity();
     let body = Body::Run { items, tries }.encode();
-    let affinity = (tries == 0).then(|| Sha256::digest(&body).into());
-    TaskSpec { stage: RUN, body, affinity, weight, ..TaskSpec::default() }
+    let affinity = lane.or_else(|| (tries == 0).then(|| Sha256::digest(&body).into()));
+    TaskSpec { stage: RUN, body, affinity, weight, stays: lane.is_some(), ..TaskSpec::default() }
 }
 
 /// Some lines of a list, as its producer or its reader cut it.
@@ -101,20 +119,36 @@ impl Group {
     }
 }
 
+/// The lines of `list` themselves.
+pub(super) fn texts(file: &mut dyn ReadAt, list: &FileRef) -> Result<Vec<String>, PlanError> {
+    let mut texts = Vec::new();
+    let mut lines = Lines::new(file, 0, list.len);
+    while let Some((at, line)) = lines.next()? {
+        texts.push(text_of(&line).ok_or_else(|| no_text(at))?);
+        check_count(texts.len() as u64)?;
+    }
+    Ok(texts)
+}
+
+fn no_text(at: u64) -> PlanError {
+    PlanError::Unfit(format!("the line at byte {at} of the items is not UTF-8 text"))
+}
+
+fn check_count(items: u64) -> Result<(), PlanError> {
+    if items > ITEMS_LIMIT {
+        return Err(PlanError::Unfit(format!("there are more than {ITEMS_LIMIT} items")));
+    }
+    Ok(())
+}
+
 /// The groups of the lines of `list`.
 pub(super) fn groups(file: &mut dyn ReadAt, list: &FileRef) -> Result<Vec<Group>, PlanError> {
     let mut items = 0;
     let mut counted = Lines::new(file, 0, list.len);
     while let Some((at, line)) = counted.next()? {
         items += 1;
-        if text_of(&line).is_none() {
-            let message = format!("the line at byte {at} of the items is not UTF-8 text");
-            return Err(PlanError::Unfit(message));
-        }
-        if items > ITEMS_LIMIT {
-            let message = format!("there are more than {ITEMS_LIMIT} items");
-            return Err(PlanError::Unfit(message));
-        }
+        text_of(&line).ok_or_else(|| no_text(at))?;
+        check_count(items)?;
     }
     let mut cutter = Cutter::new(group_size(items));
     let mut lines = Lines::new(file, 0, list.len);

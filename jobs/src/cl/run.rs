@@ -1,8 +1,11 @@
-//! A task on a worker: its items, one after the other.
+//! A task on a worker: its items, one after the other; of those that fetch, several at a time.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use crate::kind::{self, FileWriter, Host, Lasting, PlanError, Program, TaskError};
+use crate::kind::{self, FileWriter, Heard, Host, Lasting, PlanError, Program, TaskError};
 use crate::message::{FailureClass, Payload};
 use crate::record::{self, Records};
 
@@ -11,9 +14,13 @@ use super::error;
 use super::item::{Item, Items};
 use super::output::{End, Ended, Given, INLINE_LIMIT, Output, Ran};
 use super::plan;
+use super::scope::Link;
 
 /// When a task has worked for this long it hands back the items that it has not begun.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Items of a task that fetch at a time: each waits for its host most of the time.
+const PARALLEL: usize = 16;
 
 /// Lines of an item's log that are kept.
 const LOG_LINES: usize = 50;
@@ -24,25 +31,104 @@ const WRITE: usize = 64 << 10;
 /// Runs these items, as many of them as there is time for.
 pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<Payload, TaskError> {
     let all = items.read(host)?;
-    let worker = Runner { program: host.program(&config.run)?, given: config.given(), host };
-    let mut ran = Ran::default();
-    for (index, item) in (0..).zip(&all) {
-        if index > 0 && host.elapsed() >= PATIENCE {
-            ran.left = items.count() - index;
-            break;
-        }
-        host.progress(index.into(), items.count().into());
-        match worker.run(item) {
-            Ok(ended) => ran.ended.push(ended),
-            // What the others gave is good; who gets the rest finds out what is wrong with it.
-            Err(TaskError::Failed { .. } | TaskError::Missing { .. }) if index > 0 => {
-                ran.left = items.count() - index;
-                break;
+    let runner = Runner { program: host.program(&config.run)?, given: config.given(), host };
+    // Who waits for a host can let another go on.
+    let threads = if config.fetch.is_some() { PARALLEL.min(all.len()) } else { 1 };
+    let per_host = config.fetch.as_ref().map_or(u32::MAX, |rules| rules.concurrency);
+    let turns = Turns::new(&all, per_host, host);
+    thread::scope(|scope| {
+        (1..threads).for_each(|_| drop(scope.spawn(|| turns.work(&runner))));
+        turns.work(&runner);
+    });
+    let mut ran = Ran { ended: turns.finish()?, archive: None };
+    ran.ended.sort_by_key(|ended| ended.at);
+    ran.archive = host.archive()?;
+    Ok(Payload::Inline(Output::Ran(ran).encode()))
+}
+
+/// Whose turn it is among the items of a task.
+struct Turns<'a> {
+    items: &'a [Item],
+    hosts: Vec<Option<String>>,
+    per_host: u32,
+    host: &'a dyn Host,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    begun: Vec<bool>,
+    /// Items under way, by their hosts.
+    busy: BTreeMap<String, u32>,
+    ended: Vec<Ended>,
+    /// What ended the task, if not its items.
+    failed: Option<TaskError>,
+}
+
+impl<'a> Turns<'a> {
+    fn new(items: &'a [Item], per_host: u32, host: &'a dyn Host) -> Self {
+        let hosts = match per_host {
+            u32::MAX => vec![None; items.len()],
+            _ => items.iter().map(|item| Link::of(&item.text).host).collect(),
+        };
+        let state = State { begun: vec![false; items.len()], ..State::default() };
+        Turns { items, hosts, per_host, host, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one item after the other, until there is none, or time is up.
+    fn work(&self, runner: &Runner<'_>) {
+        while let Some(at) = self.next() {
+            let ended = runner.run(at as u32, &self.items[at]);
+            let mut state = self.state();
+            if let Some(host) = &self.hosts[at]
+                && let Some(busy) = state.busy.get_mut(host)
+            {
+                *busy -= 1;
             }
-            Err(error) => return Err(error),
+            match ended {
+                Ok(ended) => state.ended.push(ended),
+                Err(error) => drop(state.failed.get_or_insert(error)),
+            }
         }
     }
-    Ok(Payload::Inline(Output::Ran(ran).encode()))
+
+    /// The next item whose host has a turn free.
+    fn next(&self) -> Option<usize> {
+        let mut state = self.state();
+        let has_begun = state.begun.contains(&true);
+        if state.failed.is_some() || has_begun && self.host.elapsed() >= PATIENCE {
+            return None;
+        }
+        let busy = |host: &Option<String>| {
+            host.as_ref().and_then(|host| state.busy.get(host)).is_some_and(|n| *n >= self.per_host)
+        };
+        let mut free =
+            (0..self.items.len()).filter(|at| !state.begun[*at] && !busy(&self.hosts[*at]));
+        let at = free.next()?;
+        drop(free);
+        state.begun[at] = true;
+        if let Some(host) = &self.hosts[at] {
+            *state.busy.entry(host.clone()).or_default() += 1;
+        }
+        self.host.progress(state.ended.len() as u64, self.items.len() as u64);
+        Some(at)
+    }
+
+    /// Those that ended. When something else than an item failed and others ended, what they gave is good: who gets
+    /// the rest finds out what is wrong with it.
+    fn finish(self) -> Result<Vec<Ended>, TaskError> {
+        let State { ended, failed, .. } =
+            self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            Some(TaskError::Stopped) => Err(TaskError::Stopped),
+            Some(error) if ended.is_empty() => Err(error),
+            _ => Ok(ended),
+        }
+    }
 }
 
 /// What runs items.
@@ -55,10 +141,10 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     /// Runs one item. What the guest fails with is how it ended.
-    fn run(&self, item: &Item) -> Result<Ended, TaskError> {
-        self.host.renew();
+    fn run(&self, at: u32, item: &Item) -> Result<Ended, TaskError> {
         let before = self.host.elapsed();
-        let end = match self.call(item) {
+        let heard = Arc::default();
+        let end = match self.call(item, &heard) {
             Ok(given) => End::Output(given),
             Err(TaskError::Failed { class: FailureClass::Guest, code, message }) => {
                 End::Error { code: code.to_owned(), message }
@@ -66,19 +152,21 @@ impl Runner<'_> {
             Err(error) => return Err(error),
         };
         let ms = (self.host.elapsed() - before).as_millis();
-        let log = self.host.take_log().lines;
+        let log = heard.take_log().lines;
         Ok(Ended {
+            at,
             item: item.text.clone(),
             ms: u32::try_from(ms).unwrap_or(u32::MAX),
             log: log.iter().skip(log.len().saturating_sub(LOG_LINES)).cloned().collect(),
+            named: heard.take_named(),
             end,
         })
     }
 
-    fn call(&self, item: &Item) -> Result<Given, TaskError> {
+    fn call(&self, item: &Item, heard: &Arc<Heard>) -> Result<Given, TaskError> {
         let mut given = self.given.clone();
         given.files.extend(item.file.map(|file| (ITEM_FILE.to_owned(), file)));
-        let mut guest = self.program.guest(given)?;
+        let mut guest = self.program.alone(given, heard)?;
         let mut lines = Lines { host: self.host, text: Vec::new(), file: None };
         guest.call("run", item.text.as_bytes(), &mut |frame| lines.add(frame))?;
         lines.finish()
@@ -150,9 +238,14 @@ pub(super) fn produce(config: &Config, host: &dyn Host) -> Result<Payload, TaskE
     list.write(&lines)?;
     let list = list.finish()?;
     let groups = plan::groups(&mut *host.open(&list, &[])?, &list);
-    let groups = groups.map_err(|error| match error {
+    let wrong = |error| match error {
         PlanError::Read(error) => TaskError::of_read(&list, error),
         PlanError::Unfit(why) => error::no_item(&why),
-    })?;
-    Ok(Payload::Inline(Output::Produced { list, groups }.encode()))
+    };
+    let groups = groups.map_err(wrong)?;
+    let mut texts = Vec::new();
+    if config.has_frontier() {
+        texts = plan::texts(&mut *host.open(&list, &[])?, &list).map_err(wrong)?;
+    }
+    Ok(Payload::Inline(Output::Produced { list, groups, texts }.encode()))
 }

@@ -1,6 +1,8 @@
 //! Whole jobs of items, on guests that are functions: each task is run as soon as it is known, and what it gave is
 //! told to the course.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -20,9 +22,21 @@ fn capitals(function: &str, item: &[u8], emit: &mut dyn FnMut(&[u8], &[u8])) {
     match (function, item) {
         ("producer", _) => (0..5_000_u32).for_each(|n| emit(format!("made {n}").as_bytes(), b"")),
         (_, b"twice") => ["one", "two"].iter().for_each(|word| emit(b"twice", word.as_bytes())),
+        (_, page) if page.starts_with(b"http") => {
+            links(page).for_each(|link| emit(b"enqueue", link.as_bytes()))
+        }
         (_, b"long") => emit(&vec![b'x'; 5_000], b""),
         _ => emit(&item.to_ascii_uppercase(), b""),
     }
+}
+
+/// The links of a page of a site in which page n leads to 2n + 1 and 2n + 2, and to another host.
+fn links(page: &[u8]) -> impl Iterator<Item = String> {
+    let page = String::from_utf8_lossy(page).into_owned();
+    let (site, n) = page.rsplit_once('/').unwrap();
+    let (site, n) = (site.to_owned(), n.parse::<u64>().unwrap_or(0));
+    let next = [2 * n + 1, 2 * n + 2].map(|n| format!("{site}/{n}#here"));
+    next.into_iter().chain(["http://elsewhere.example/".to_owned(), page])
 }
 
 fn world() -> World {
@@ -269,15 +283,77 @@ fn what_a_worker_makes_up_is_no_output() {
     let mut job = Job::of_lines(&world, "items = \"list\"", "a\nb\n");
     let task = job.step().unwrap();
     let says = |text: &str| Items.is_output(&task, &Payload::Inline(text.to_owned().into()));
-    let ended = r#"{"item":"a","output":"A"}"#;
+    let ended = r#"{"at":0,"item":"a","output":"A"}"#;
     assert!(says(&format!("{{\"ran\":{{\"ended\":[{ended}]}}}}")));
     for lie in [
         "{}".to_owned(),
-        "{\"ran\":{\"ended\":[],\"left\":1}}".to_owned(),
+        "{\"ran\":{\"ended\":[]}}".to_owned(),
         format!("{{\"ran\":{{\"ended\":[{ended},{ended}]}}}}"),
-        format!("{{\"ran\":{{\"ended\":[{ended}],\"left\":1}}}}"),
+        "{\"ran\":{\"ended\":[{\"at\":1,\"item\":\"a\",\"output\":\"A\"}]}}".to_owned(),
         "{\"produced\":{\"list\":{\"cid\":\"bafkqaaa\",\"len\":0},\"groups\":[]}}".to_owned(),
     ] {
         assert!(!says(&lie), "{lie}");
     }
+}
+
+#[test]
+fn what_items_name_becomes_items_each_once_as_deep_as_the_job_says() {
+    let world = world();
+    let job = "items = \"list\"\n[enqueue]\ndepth = 3";
+    let made = Job::of_lines(&world, job, "http://a.example/0\n").finish();
+    // 1 + 2 + 4 + 8 pages.
+    assert_eq!(made.items.total, 15);
+    let items: BTreeSet<_> = made.rows.iter().map(|row| row["item"].as_str().unwrap()).collect();
+    assert_eq!(items.len(), 15);
+    assert!(items.contains("http://a.example/14") && !items.contains("http://a.example/15"));
+    assert!(items.iter().all(|item| !item.contains("elsewhere")), "{items:?}");
+    // Each of the 8 deepest named 2 that are too deep and itself once more; each page one of another host.
+    assert_eq!(made.items.left_out, 15 + 8 * 3);
+    assert_eq!(made.rows.last().unwrap()["depth"], 3);
+}
+
+#[test]
+fn a_maze_of_links_ends_at_the_number_of_items_that_a_job_may_have() {
+    let world = world();
+    let job = "items = \"list\"\n[enqueue]\ndepth = 1000\nitems = 3000";
+    let made = Job::of_lines(&world, job, "http://a.example/0\n").finish();
+    assert_eq!(made.items.total, 3_000);
+    assert!(made.items.left_out > 0);
+}
+
+#[test]
+fn items_of_one_host_stay_together_and_few_of_its_tasks_are_open() {
+    let world = world();
+    let hosts: String =
+        (0..20).map(|n| format!("http://h{n}.example/0\nhttp://h{n}.example/5\n")).collect();
+    let fetch = "[fetch]\nagent = \"bot/1.0 (+https://example.org/bot)\"\nrate = 0";
+    let job = format!("items = \"list\"\n[enqueue]\ndepth = 9\n{fetch}");
+    let mut job = Job::of_lines(&world, &job, &hosts);
+    let mut homes: BTreeMap<String, BTreeSet<[u8; 32]>> = BTreeMap::new();
+    let mut open = BTreeMap::<[u8; 32], i32>::new();
+    for task in &job.open {
+        *open.entry(task.affinity.unwrap()).or_default() += 1;
+    }
+    loop {
+        let before = job.open.len();
+        let Some(task) = job.step() else { break };
+        let home = task.affinity.expect("a URL has a lane");
+        assert!(task.stays);
+        *open.get_mut(&home).unwrap() -= 1;
+        for more in job.open.iter().skip(before - 1) {
+            let count = open.entry(more.affinity.unwrap()).or_default();
+            *count += 1;
+            assert!(*count <= 2, "{count} tasks of a lane are open");
+        }
+        let Some(Body::Run { items, .. }) = Body::decode(&task.body) else { unreachable!() };
+        for text in items.texts() {
+            let host = text.split('/').nth(2).unwrap().to_owned();
+            homes.entry(host).or_default().insert(home);
+        }
+    }
+    assert_eq!(homes.len(), 20);
+    assert!(homes.values().all(|lanes| lanes.len() == 1), "each host has one lane");
+    let lanes: BTreeSet<_> = homes.values().flatten().collect();
+    assert!(lanes.len() > 10, "{} lanes", lanes.len());
+    assert_eq!(job.finish().items.failed, 0);
 }

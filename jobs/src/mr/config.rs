@@ -158,7 +158,7 @@ impl Config {
             files: self.files.clone(),
             input: input.to_owned(),
             mute: false,
-            fetch: None,
+            ..Given::default()
         }
     }
 }

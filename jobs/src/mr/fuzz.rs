@@ -13,7 +13,6 @@ use crate::code::Code;
 use crate::fuzz::{Decoder, file, json, same_again};
 use crate::ids::{FileRef, PeerId};
 use crate::kind::{FileWriter, Host, Lasting, Program, ReadAt, TaskError};
-use crate::log::Log;
 use crate::message::{FailureClass, Payload};
 
 use super::bad::Skipped;
@@ -324,12 +323,6 @@ impl Host for OneFile {
 
     fn elapsed(&self) -> Duration {
         Duration::ZERO
-    }
-
-    fn renew(&self) {}
-
-    fn take_log(&self) -> Log {
-        Log::default()
     }
 
     fn memory(&self) -> u64 {

@@ -107,7 +107,7 @@ impl Course for Forest {
     }
 
     fn items(&self) -> Items {
-        Items { total: self.known.len() as u64, done: self.ended.len() as u64, failed: 0 }
+        Items { total: self.known.len() as u64, done: self.ended.len() as u64, ..Items::default() }
     }
 }
 

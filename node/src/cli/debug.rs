@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -14,9 +15,8 @@ use clap::Args;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
-    self, FileWriter, Given, Guest, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
+    self, FileWriter, Given, Guest, Heard, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
 };
-use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
 use serde::Serialize;
@@ -277,15 +277,6 @@ impl Host for Bench {
         self.started.elapsed()
     }
 
-    fn renew(&self) {
-        self.allowance.renew();
-    }
-
-    fn take_log(&self) -> Log {
-        // It is shown as it comes.
-        Log::default()
-    }
-
     fn memory(&self) -> u64 {
         self.limits.memory
     }
@@ -304,6 +295,11 @@ impl Program for BenchProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let ear = Box::new(self.ear.clone());
         self.program.instantiate(&self.allowance, ear, given)
+    }
+
+    /// What it logs is shown as it comes.
+    fn alone(&self, given: Given, _: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
+        self.program.instantiate(&self.allowance.whole(), Box::new(self.ear.clone()), given)
     }
 }
 
@@ -345,6 +341,12 @@ impl Listener for Ear {
 
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         Ok(Box::new(Remote { file: *file, held: (0, Bytes::new()), ..self.remote.clone() }))
+    }
+
+    /// Items that it names are the job's, and this attempt is not.
+    fn enqueue(&mut self, item: &str) -> bool {
+        self.say(&format!("enqueue {item}"));
+        true
     }
 
     /// A count is the job's, and this attempt is not.

@@ -80,7 +80,8 @@ impl Progress {
 
     /// Shows how far a job is: its stages, then its bytes and their speed.
     pub(super) fn job(&self, view: &JobView) {
-        if let Some(Items { total, done, failed }) = view.items.filter(|items| items.total > 0) {
+        if let Some(Items { total, done, failed, .. }) = view.items.filter(|items| items.total > 0)
+        {
             self.bar.set_length(total);
             self.use_template(ITEMS);
             let trouble = if failed > 0 { format!("{failed} failed, ") } else { String::new() };

@@ -24,9 +24,10 @@ impl Allowance {
         Allowance { limits: *limits, stop, left }
     }
 
-    /// Gives all the time again.
-    pub fn renew(&self) {
-        self.set_left(Duration::from_millis(self.limits.time_ms));
+    /// As much again, for work of its own.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Allowance::new(&self.limits, self.stop.clone())
     }
 
     /// The time in which guests may still run.

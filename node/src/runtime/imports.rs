@@ -15,7 +15,7 @@ use super::{GuestError, Listener, PIECE};
 pub(super) const MODULE: &str = "ipdc";
 
 /// What is in it.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     "flush",
     "emit",
     "log",
@@ -28,6 +28,7 @@ pub(super) const NAMES: [&str; 12] = [
     "fetch",
     "fetch_head",
     "fetch_body",
+    "enqueue",
 ];
 
 /// What `file_len` and `file_read` answer when the job has no side file of the name.
@@ -275,6 +276,10 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
             Ok::<_, wasmtime::Error>(left.min(cap))
         },
     )?;
+    linker.func_wrap(MODULE, "enqueue", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
+        let (memory, state) = memory_of(&mut caller)?;
+        state.enqueue(slice(memory, ptr, len, "an item to `enqueue`")?)
+    })?;
     Ok(())
 }
 

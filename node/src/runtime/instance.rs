@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ipdc_jobs::cl::ITEM_LIMIT;
 use ipdc_jobs::kind::{Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
 use wasmtime::{
@@ -130,6 +131,20 @@ impl State {
         };
         self.answer = Answer::of(self.keep(fetched)?);
         self.check()
+    }
+
+    /// Names an item for the job.
+    pub(super) fn enqueue(&mut self, item: &[u8]) -> Result<(), wasmtime::Error> {
+        let named = match std::str::from_utf8(item) {
+            _ if !self.side.may_enqueue() => Err("its job has no `[enqueue]`"),
+            Ok(item) if item.is_empty() || item.len() > ITEM_LIMIT => {
+                Err("it is empty or too long")
+            }
+            Ok(item) if !self.outlet.listener.enqueue(item) => Err("it named as many as it may"),
+            Ok(_) => Ok(()),
+            Err(_) => Err("it is not UTF-8 text"),
+        };
+        self.keep(named.map_err(|why| GuestError::Enqueue(why).into()))
     }
 
     /// Whether the guest may go on: for what a host function does piece by piece.

@@ -115,6 +115,10 @@ pub trait Listener: Send {
     fn fetch(&mut self, _request: &Request, _within: Duration) -> Result<Fetched, TaskError> {
         Err(FetchError::NotAsked.into())
     }
+    /// It named an item for its job; false when it named as many as it may.
+    fn enqueue(&mut self, _item: &str) -> bool {
+        false
+    }
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
     /// How far it says it is.
@@ -173,6 +177,9 @@ pub(crate) enum GuestError {
          a task counts under at most {COUNTERS_LIMIT} of them"
     )]
     Counter(String),
+    /// It named items for its job and may not, or may name no more.
+    #[error("the guest named an item: {0}")]
+    Enqueue(&'static str),
     /// It is no wasm module.
     #[error("this is no WebAssembly module: {0}")]
     NotWasm(String),
@@ -212,6 +219,7 @@ impl GuestError {
                 "IPDC-5307"
             }
             GuestError::Counter(_) => "IPDC-5308",
+            GuestError::Enqueue(_) => "IPDC-5317",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {

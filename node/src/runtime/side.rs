@@ -60,6 +60,11 @@ impl Side {
         self.given.fetch.is_some()
     }
 
+    /// Whether it may name items for its job.
+    pub(super) fn may_enqueue(&self) -> bool {
+        self.given.enqueue
+    }
+
     /// The side files by name, in the order of the names.
     pub(super) fn files(&self) -> impl Iterator<Item = (&str, &FileRef)> {
         self.given.files.iter().map(|(name, file)| (name.as_str(), file))

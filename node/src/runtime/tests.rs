@@ -154,6 +154,7 @@ impl Bench {
             input: "left".to_owned(),
             mute: false,
             fetch: None,
+            enqueue: false,
         };
         let allowance = Allowance::new(&self.limits, self.stop.clone());
         let (code, read) = module_of(code.as_bytes());

@@ -12,9 +12,9 @@ use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{
-    self, FileWriter, Given, Guest, Host, Lasting, Program, ReadAt, TaskError, Work,
+    self, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError, Work,
 };
-use ipdc_jobs::log::{Log, Tail};
+use ipdc_jobs::log::Tail;
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{
@@ -354,14 +354,6 @@ impl Host for AttemptHost<'_> {
         self.started.elapsed()
     }
 
-    fn renew(&self) {
-        self.allowance.renew();
-    }
-
-    fn take_log(&self) -> Log {
-        self.desk.log().take()
-    }
-
     fn archive(&self) -> Result<Option<FileRef>, TaskError> {
         let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
         archive.map(Archive::finish).transpose()
@@ -394,14 +386,29 @@ struct AttemptProgram {
 
 impl Program for AttemptProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
+        self.instance(given, &self.allowance, None)
+    }
+
+    fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
+        self.instance(given, &self.allowance.whole(), Some(Arc::clone(heard)))
+    }
+}
+
+impl AttemptProgram {
+    fn instance(
+        &self,
+        given: Given,
+        allowance: &Allowance,
+        heard: Option<Arc<Heard>>,
+    ) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
         let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
         let network = given.fetch.clone().map(|rules| {
             let (archive, limit) = (Arc::clone(&self.archive), self.limit);
             Network { rules, archive, limit }
         });
-        let listener = Box::new(Ear { desk, session, mute: given.mute, network });
-        self.program.instantiate(&self.allowance, listener, given)
+        let listener = Box::new(Ear { desk, session, mute: given.mute, network, heard });
+        self.program.instantiate(allowance, listener, given)
     }
 }
 
@@ -414,6 +421,8 @@ struct Ear {
     mute: bool,
     /// What it has of the network, if it may fetch.
     network: Option<Network>,
+    /// What it says is work of its own, and heard there.
+    heard: Option<Arc<Heard>>,
 }
 
 struct Network {
@@ -461,7 +470,14 @@ impl Listener for Ear {
     }
 
     fn log(&mut self, line: &str) {
-        self.desk.log().push(line.to_owned());
+        match &self.heard {
+            Some(heard) => heard.log(line.to_owned()),
+            None => self.desk.log().push(line.to_owned()),
+        }
+    }
+
+    fn enqueue(&mut self, item: &str) -> bool {
+        self.heard.as_ref().is_some_and(|heard| heard.name(item))
     }
 
     fn progress(&mut self, done: u64, total: u64) {

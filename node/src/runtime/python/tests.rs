@@ -102,6 +102,7 @@ impl Job {
             input: "left".to_owned(),
             mute: false,
             fetch: None,
+            enqueue: false,
         };
         Job::runtime()
             .instantiate(&self.code(), read, &allowance, Box::new(self.clone()), given)
