@@ -93,7 +93,8 @@ examples-rust: setup-wasm
 	    ! test -e $$example/src/main.rs || name=$$(basename $$example) wasm=$(WASI); \
 	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $$wasm \
 	        --manifest-path $$crate || exit 1; \
-	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/map.wasm || exit 1; \
+	    code=$$(sed -n 's/^\(map\|run\) = "\(.*\)"/\2/p' $$example/job.toml); \
+	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/$$code || exit 1; \
 	done
 
 examples-c:

@@ -11,13 +11,19 @@ use crate::engine::Needs;
 use crate::fetch::Rules;
 use crate::ids::FileRef;
 use crate::kind::{Given, JobFiles};
-use crate::spec::{JobSpec, SpecError};
+use crate::spec::{JobSpec, SpecError, Unit};
 
 use super::item::ITEMS_LIMIT;
 use super::scope::{self, Scope};
 
 /// How often a failed item is tried again, when the job does not say.
 const RETRIES: u32 = 2;
+
+/// The longest output that stands in the result's list, when the job does not say.
+const INLINE: u64 = 1 << 10;
+
+/// The most that can be asked for: what a task gives is held in memory, and its items are 256 at most.
+const INLINE_LIMIT: u64 = 64 << 10;
 
 /// The most that can be asked for: with pauses that double, the last is a minute after the one before.
 const RETRIES_LIMIT: u64 = 100;
@@ -32,6 +38,8 @@ pub struct Config {
     pub items: Source,
     /// How often a failed item is tried again.
     pub retries: u32,
+    /// The longest output of an item that stands in the list of the result itself, in bytes; a longer one is a file.
+    pub inline: u64,
     /// Whether more items may be given to the job while it runs.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
@@ -129,6 +137,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let producer_line = producer.as_ref().map(|path| path.line);
     let producer = producer.and_then(|path| Code::resolve(&mut section, "producer", &path, files));
     let retries = section.integer("retries", 0..=RETRIES_LIMIT);
+    let inline = section.measured("inline", Unit::Bytes, 0..=INLINE_LIMIT);
     let open = section.truth("open").unwrap_or_default();
     let mut enqueue = None;
     if let Some(given) = section.section("enqueue") {
@@ -172,6 +181,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         run,
         items: source,
         retries: retries.map_or(RETRIES, |retries| retries as u32),
+        inline: inline.unwrap_or(INLINE),
         open,
         enqueue,
         fetch: spec.fetch.as_ref().map(|fetch| fetch.value.clone()),

@@ -10,9 +10,6 @@ use crate::kind::{Gave, Lasting, Row};
 use super::item::{Body, ITEM_LIMIT, Items};
 use super::plan::Group;
 
-/// The longest output of an item that stands in the result's list itself, in bytes; a longer one is a file.
-pub(super) const INLINE_LIMIT: usize = 1 << 10;
-
 /// What a task gave, in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -150,6 +147,17 @@ impl Ended {
 
     pub(super) fn is_good(&self) -> bool {
         matches!(self.end, End::Output(_))
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn bytes(&self) -> usize {
+        let end = match &self.end {
+            End::Output(Given::Text(text)) => text.len(),
+            End::Output(Given::File(_)) => 0,
+            End::Error { message, .. } => message.len(),
+        };
+        let lines = self.named.iter().chain(&self.log).map(String::len);
+        end + self.item.len() + lines.sum::<usize>()
     }
 
     /// What determines it, as the result has it: nothing of who ran it, when or how often.

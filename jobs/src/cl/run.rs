@@ -12,7 +12,7 @@ use crate::record::{self, Records};
 use super::config::{Config, ITEM_FILE, Source};
 use super::error;
 use super::item::{Item, Items};
-use super::output::{End, Ended, Given, INLINE_LIMIT, Output, Ran};
+use super::output::{End, Ended, Given, Output, Ran};
 use super::plan;
 use super::scope::Link;
 
@@ -22,16 +22,21 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Items of a task that fetch at a time: each waits for its host most of the time.
 const PARALLEL: usize = 16;
 
+/// Bytes that the items of a task give together before it hands back those that it has not begun: a quarter of what
+/// is read of a task, for JSON may write them several times as long.
+const TASK_BYTES: usize = 2 << 20;
+
 /// Lines of an item's log that are kept.
 const LOG_LINES: usize = 50;
 
 /// Bytes of a list gathered before they are written.
-const WRITE: usize = 64 << 10;
+const WRITE: usize = 128 << 10;
 
 /// Runs these items, as many of them as there is time for.
 pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<Payload, TaskError> {
     let all = items.read(host)?;
-    let runner = Runner { program: host.program(&config.run)?, given: config.given(), host };
+    let (program, given) = (host.program(&config.run)?, config.given());
+    let runner = Runner { program, given, inline: config.inline, host };
     // Who waits for a host can let another go on.
     let threads = if config.fetch.is_some() { PARALLEL.min(all.len()) } else { 1 };
     let per_host = config.fetch.as_ref().map_or(u32::MAX, |rules| rules.concurrency);
@@ -61,6 +66,8 @@ struct State {
     /// Items under way, by their hosts.
     busy: BTreeMap<String, u32>,
     ended: Vec<Ended>,
+    /// Bytes of what they gave, named and logged.
+    bytes: usize,
     /// What ended the task, if not its items.
     failed: Option<TaskError>,
 }
@@ -90,7 +97,10 @@ impl<'a> Turns<'a> {
                 *busy -= 1;
             }
             match ended {
-                Ok(ended) => state.ended.push(ended),
+                Ok(ended) => {
+                    state.bytes += ended.bytes();
+                    state.ended.push(ended);
+                }
                 Err(error) => drop(state.failed.get_or_insert(error)),
             }
         }
@@ -100,7 +110,8 @@ impl<'a> Turns<'a> {
     fn next(&self) -> Option<usize> {
         let mut state = self.state();
         let has_begun = state.begun.contains(&true);
-        if state.failed.is_some() || has_begun && self.host.elapsed() >= PATIENCE {
+        let is_full = state.bytes >= TASK_BYTES || self.host.elapsed() >= PATIENCE;
+        if state.failed.is_some() || has_begun && is_full {
             return None;
         }
         let busy = |host: &Option<String>| {
@@ -136,6 +147,7 @@ struct Runner<'a> {
     program: Box<dyn Program>,
     /// What each may read, beside its own file.
     given: kind::Given,
+    inline: u64,
     host: &'a dyn Host,
 }
 
@@ -167,7 +179,8 @@ impl Runner<'_> {
         let mut given = self.given.clone();
         given.files.extend(item.file.map(|file| (ITEM_FILE.to_owned(), file)));
         let mut guest = self.program.alone(given, heard)?;
-        let mut lines = Lines { host: self.host, text: Vec::new(), file: None };
+        let mut lines =
+            Lines { host: self.host, inline: self.inline, text: Vec::new(), file: None };
         guest.call("run", item.text.as_bytes(), &mut |frame| lines.add(frame))?;
         lines.finish()
     }
@@ -176,6 +189,8 @@ impl Runner<'_> {
 /// What an item gives, record by record: lines `key<TAB>value`, or one of the two alone.
 struct Lines<'a> {
     host: &'a dyn Host,
+    /// The longest that is no file.
+    inline: u64,
     text: Vec<u8>,
     /// Once it is too long to be in memory.
     file: Option<Box<dyn FileWriter>>,
@@ -205,7 +220,7 @@ impl Lines<'_> {
 
     fn finish(mut self) -> Result<Given, TaskError> {
         if self.file.is_none()
-            && self.text.len() <= INLINE_LIMIT
+            && self.text.len() as u64 <= self.inline
             && let Ok(text) = std::str::from_utf8(&self.text)
         {
             return Ok(Given::Text(text.strip_suffix('\n').unwrap_or(text).to_owned()));

@@ -194,11 +194,11 @@ fn status_of(code: &str) -> StatusCode {
         "IPDC-7005" | "IPDC-5002" | "IPDC-2006" | "IPDC-2211" => StatusCode::BAD_REQUEST,
         code if code.starts_with("IPDC-35") => StatusCode::BAD_REQUEST,
         "IPDC-7006" | "IPDC-5001" | "IPDC-5003" | "IPDC-5004" | "IPDC-3204" | "IPDC-3301"
-        | "IPDC-2208" => StatusCode::NOT_FOUND,
+        | "IPDC-2208" | "IPDC-5610" => StatusCode::NOT_FOUND,
         "IPDC-7007" => StatusCode::PAYLOAD_TOO_LARGE,
         "IPDC-7008" => StatusCode::SERVICE_UNAVAILABLE,
         "IPDC-7009" => StatusCode::REQUEST_TIMEOUT,
-        "IPDC-1501" | "IPDC-2010" | "IPDC-2210" | "IPDC-4007" => StatusCode::CONFLICT,
+        "IPDC-1501" | "IPDC-2010" | "IPDC-2210" | "IPDC-4007" | "IPDC-5611" => StatusCode::CONFLICT,
         "IPDC-4009" => StatusCode::TOO_MANY_REQUESTS,
         code if code.starts_with("IPDC-4") => StatusCode::UNPROCESSABLE_ENTITY,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

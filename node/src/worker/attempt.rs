@@ -463,7 +463,9 @@ impl Listener for Ear {
         let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
         let mut visits = Vec::new();
         let fetching = self.desk.parts.fetcher.fetch(&network.rules, request, &mut visits);
-        let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
+        // This thread may be one that the runtime does not know.
+        let fetching = async { timeout(within, fetching).await };
+        let fetched = self.desk.caller.wait(fetching).ok_or(TaskError::Stopped)?;
         network.keep(&self.desk, &visits)?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))

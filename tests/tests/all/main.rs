@@ -6,6 +6,7 @@
 mod admission;
 mod bitswap;
 mod car;
+mod cl;
 mod controller;
 mod data;
 mod debug;

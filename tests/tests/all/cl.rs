@@ -1,0 +1,218 @@
+//! Jobs of items, and crawls, by real nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use ipdc_tests::job::{guest, parts};
+use ipdc_tests::site::{self, Site};
+use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually, root};
+use serde_json::{Value, json};
+
+/// A job whose items are what they give.
+fn echo(more: &str) -> JobDir {
+    let toml = format!("kind = \"cl\"\nrun = \"echo.wat\"\n{more}");
+    JobDir::new(&toml).file("echo.wat", guest("echo.wat"))
+}
+
+fn rows(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn numbers(rows: &[Value]) -> BTreeSet<u64> {
+    rows.iter().map(|row| row["n"].as_u64().unwrap()).collect()
+}
+
+/// Submits without waiting; the job's ID.
+fn submit(node: &Node, job: &JobDir) -> String {
+    let accepted = node.cli(["run", "cl"]).arg(job.path()).args(["--detach", "--json"]);
+    accepted.within(JOB).run().ok().json()["job"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn items_that_fail_are_told_with_error_and_log_and_the_rest_is_done() {
+    let swarm = Swarm::of(3);
+    let job = echo("items = \"list\"\nretries = 1").file("list", "a\n!bad\nb\nc d\n");
+    let out = swarm[0].folder().join("out");
+    let run = swarm[0].cli(["run", "cl"]).arg(job.path()).arg("--follow").arg("--out").arg(&out);
+    let ran = run.within(JOB).run().failed(6, &["IPDC-1643", "1 of the 4 items"]);
+    let rows = rows(ran.text());
+    assert_eq!(numbers(&rows), (0..4).collect());
+    let bad = rows.iter().find(|row| row["n"] == 1).unwrap();
+    assert_eq!((&bad["status"], &bad["attempts"]), (&json!("failed"), &json!(2)));
+    assert_eq!(bad["error"]["code"], "IPDC-5301");
+    assert_eq!(bad["log"], json!(["!bad"]));
+    let result = fs::read_to_string(out.join("results.jsonl")).unwrap();
+    let good: Vec<_> = rows.iter().filter(|row| row["status"] == "done").collect();
+    assert_eq!(good.len(), 3);
+    assert_eq!(
+        result.lines().next().unwrap(),
+        r#"{"item":"a","n":0,"output":"a","status":"done"}"#
+    );
+    let id = swarm[0].api().get("/jobs").ok()[0]["job"].as_str().unwrap().to_owned();
+    let failed = swarm[0].cli(["job", "items", &id, "--failed"]).within(JOB).run().ok();
+    assert_eq!(failed.text().lines().count(), 1, "of an ended job too");
+    // The other node that holds the result has the report as well.
+    let view = swarm[0].api().get(&format!("/jobs/{id}")).ok();
+    assert_eq!(view["items"], json!({"total": 4, "done": 3, "failed": 1, "left_out": 0}));
+    let report = format!("{}/items.jsonl", view["report"].as_str().unwrap());
+    let report = swarm[1].cli(["cat"]).arg(report).within(JOB).run().ok();
+    assert_eq!(report.text().lines().count(), 4);
+}
+
+#[test]
+fn the_result_of_many_items_is_the_same_on_one_node_and_on_three_and_is_remembered() {
+    let job = echo("items = \"0..5000\"");
+    let result = |nodes: usize| {
+        let swarm = Swarm::of(nodes);
+        let run = || {
+            let run = swarm[0].cli(["run", "cl"]).arg(job.path()).arg("--json");
+            run.within(JOB).run().ok().json()
+        };
+        let first = run();
+        assert_eq!(first["items"]["done"], 5000);
+        let again = run();
+        assert_eq!(again["result"], first["result"]);
+        assert_eq!(again["memoized"], again["tasks"], "nothing was run again");
+        first["result"].clone()
+    };
+    assert_eq!(result(1), result(3));
+}
+
+#[test]
+fn an_open_job_takes_items_until_it_is_closed() {
+    let swarm = Swarm::of(2);
+    let id = submit(&swarm[0], &echo("open = true"));
+    swarm[0].job_until(&id, "open", |view| view["items"]["total"] == 0);
+    let _ = swarm[0].cli(["job", "give", &id, "one", "two"]).within(JOB).run().ok();
+    swarm[0].job_until(&id, "two items", |view| view["items"]["done"] == 2);
+    let refused = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!([""]));
+    assert_eq!(refused.status, 409, "{refused:?}");
+    let lines: String = (0..3000).map(|n| format!("line {n}\n")).collect();
+    let give = swarm[0].cli(["job", "give", &id, "--close"]).stdin(lines);
+    let _ = give.within(JOB).run().says(&["3000 items given"]);
+    let view = swarm[0].job_done(&id);
+    assert_eq!(view["items"]["done"], 3002);
+    let late = swarm[0].cli(["job", "give", &id, "late"]).within(JOB).run();
+    let _ = late.failed(5, &["IPDC-5611"]);
+}
+
+#[test]
+fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
+    let mut swarm = Swarm::of(3);
+    let list: String = (0..400).map(|n| format!("~{n}\n")).collect();
+    let job = echo("items = \"list\"\nmemo = false").file("list", list);
+    let id = submit(&swarm[0], &job);
+    let some = |view: &Value| view["items"]["done"].as_u64() > Some(40);
+    swarm[0].job_until(&id, "some are done", some);
+    let worker = eventually(SOON, "a worker", || swarm.worker_of(&id, &[0]));
+    swarm[worker].kill();
+    let before = swarm[0].api().get(&format!("/jobs/{id}")).ok()["items"]["done"].as_u64();
+    swarm[0].kill();
+    swarm[0].start();
+    let view = swarm[0].job_done(&id);
+    assert_eq!(view["items"]["done"], 400);
+    let items = swarm[0].cli(["job", "items", &id]).within(JOB).run().ok();
+    assert_eq!(numbers(&rows(items.text())), (0..400).collect());
+    assert!(before > Some(40), "{before:?} were in the journal");
+}
+
+/// Crawls the site from its first page on: the result, and the view of the job.
+fn crawl(swarm: &Swarm, site: &Site, more: &str, fetch: &str) -> (std::path::PathBuf, Value) {
+    let code = fs::read(root().join("examples/crawl/run.wasm")).expect("make examples");
+    let toml = format!(
+        "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\nretries = 0\n\
+         [enqueue]\n{more}\n[fetch]\nagent = \"test/1.0 (+https://example.org)\"\n\
+         private = [\"127.0.0.0/8\"]\n{fetch}"
+    );
+    let job = JobDir::new(&toml).file("run.wasm", code).file("start", site.url("/page/0\n"));
+    let id = submit(&swarm[0], &job);
+    let view = swarm[0].job_done(&id);
+    (swarm[0].save_result(&id), view)
+}
+
+const MAY_FETCH: &str = "[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n";
+
+/// Lines of `key<TAB>value value …` by key.
+fn lists(dir: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let text = parts(dir).concat();
+    let text = String::from_utf8(text).unwrap();
+    let list = |line: &str| {
+        let (key, values) = line.split_once('\t').unwrap();
+        (key.to_owned(), values.split(' ').map(str::to_owned).collect())
+    };
+    text.lines().map(list).collect()
+}
+
+#[test]
+fn a_crawl_finds_every_page_of_a_site_once_and_what_came_is_an_index() {
+    const PAGES: u32 = 400;
+    let swarm = Swarm::configured(3, MAY_FETCH);
+    let site = Site::start(PAGES, 7);
+    let (out, view) = crawl(&swarm, &site, "depth = 100", "rate = 0\nconcurrency = 8");
+    assert_eq!((&view["items"]["done"], &view["items"]["failed"]), (&json!(PAGES), &json!(0)));
+    let asked: Vec<_> = site.paths().into_iter().filter(|path| path != "/robots.txt").collect();
+    let once: BTreeSet<_> = asked.iter().collect();
+    assert_eq!((asked.len(), once.len()), (PAGES as usize, PAGES as usize), "each page once");
+    assert!(site.most_at_once() <= 8, "{} at once", site.most_at_once());
+
+    // What the pages link to, and which have a word, are what the site was made of.
+    let index = |of: &str| {
+        let node = &swarm[1];
+        let to = node.folder().join(of);
+        let run = node.cli(["run", "mr"]).arg(root().join("examples/crawl-index"));
+        let run = run.arg("--input").arg(out.join("results.jsonl"));
+        let _ =
+            run.arg("--param").arg(format!("of={of}")).arg("--out").arg(&to).within(JOB).run().ok();
+        lists(&to)
+    };
+    let mut links: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut words: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for n in 0..PAGES {
+        let url = |n: u32| site.url(&format!("/page/{n}"));
+        let page = site::page(n, PAGES, 7);
+        for to in page.links {
+            links.entry(url(to)).or_default().insert(url(n));
+        }
+        let title = ["page".to_owned(), n.to_string()];
+        let links = site::page(n, PAGES, 7).links.into_iter().map(|link| link.to_string());
+        for word in page.words.into_iter().chain(title).chain(links) {
+            words.entry(word).or_default().insert(url(n));
+        }
+    }
+    assert_eq!(index("link"), links);
+    assert_eq!(index("words"), words);
+
+    // And an archive that others read: one response a page.
+    let archive = fs::read_dir(out.join("archive")).unwrap();
+    let bytes = archive.map(|file| fs::read(file.unwrap().path()).unwrap()).collect::<Vec<_>>();
+    let responses: usize = bytes
+        .iter()
+        .map(|bytes| String::from_utf8_lossy(bytes).matches("WARC-Type: response").count())
+        .sum();
+    assert!(responses >= PAGES as usize, "{responses} responses of {PAGES} pages");
+}
+
+#[test]
+fn a_maze_ends_at_the_number_of_items_and_depth_is_kept() {
+    let swarm = Swarm::configured(1, MAY_FETCH);
+    let site = Site::start(300, 3);
+    let (_, view) = crawl(&swarm, &site, "depth = 100\nitems = 50", "rate = 0\nconcurrency = 4");
+    assert_eq!(view["items"]["total"], 50);
+    assert!(view["items"]["left_out"].as_u64() > Some(0));
+    let (out, _) = crawl(&swarm, &site, "depth = 1", "rate = 0");
+    let result = rows(&fs::read_to_string(out.join("results.jsonl")).unwrap());
+    assert!(result.iter().all(|row| row["depth"].as_u64() <= Some(1)), "{result:?}");
+    assert_eq!(result.len(), 1 + site::page(0, 300, 3).links.iter().collect::<BTreeSet<_>>().len());
+}
+
+#[test]
+fn without_a_node_that_grants_it_nobody_fetches() {
+    let swarm = Swarm::of(1);
+    let toml = "kind = \"cl\"\nrun = \"echo.wat\"\nitems = \"0..3\"\n\
+                [fetch]\nagent = \"test/1.0 (+https://example.org)\"\n";
+    let job = JobDir::new(toml).file("echo.wat", guest("echo.wat"));
+    let id = submit(&swarm[0], &job);
+    let view = swarm[0].job_until(&id, "a reason", |view| view["waiting"].is_string());
+    assert!(view["waiting"].as_str().unwrap().contains("fetch"), "{view:#}");
+}
