@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpListener};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -14,6 +14,8 @@ use ipdc_tests::Site;
 use ipdc_tests::site::TEXT;
 
 use super::*;
+use crate::blocks::store::{self, Store};
+use crate::state::Db;
 
 /// Names that mean what a test says, one answer after the other, and the last from then on.
 #[derive(Default)]
@@ -34,6 +36,12 @@ impl Names {
         self.0.lock().unwrap().insert(name.to_owned(), answers.iter().map(answer).collect());
     }
 }
+
+fn submitter() -> PeerId {
+    *SUBMITTER.get_or_init(PeerId::random)
+}
+
+static SUBMITTER: OnceLock<PeerId> = OnceLock::new();
 
 fn loopback() -> Vec<Range> {
     vec!["127.0.0.0/8".parse().unwrap()]
@@ -66,7 +74,7 @@ impl World {
 
     fn with(options: Options) -> World {
         let names = Arc::<Names>::default();
-        let fetcher = Fetcher::with(options, Arc::clone(&names) as Arc<dyn Resolve>);
+        let fetcher = Fetcher::with(options, None, Arc::clone(&names) as Arc<dyn Resolve>);
         World { site: Site::start(50, 7), names, fetcher }
     }
 
@@ -75,7 +83,7 @@ impl World {
     }
 
     async fn get_url(&self, rules: &Rules, url: &str) -> Fetched {
-        self.fetcher.fetch(rules, &Request::get(url).unwrap(), &mut Vec::new()).await
+        self.fetcher.fetch(rules, submitter(), &Request::get(url).unwrap(), &mut Vec::new()).await
     }
 
     /// The URL of `path` on the site, whose host has this name.
@@ -110,7 +118,8 @@ async fn who_asks_says_its_name_and_a_guest_may_add_headers_but_not_change_it() 
         world.site.url("/page/1")
     );
     let request = Request::parse(request.as_bytes()).unwrap();
-    let head = world.fetcher.fetch(&hurried(), &request, &mut Vec::new()).await.unwrap();
+    let head =
+        world.fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await.unwrap();
     assert_eq!((head.status, head.body.len()), (200, 0));
     let [seen] = &world.site.seen()[..] else { panic!("one request") };
     assert_eq!((seen.method.as_str(), seen.headers["accept"].as_str()), ("HEAD", "text/html"));
@@ -142,8 +151,10 @@ async fn each_way_in_which_a_host_misbehaves_ends_in_time_and_has_a_name() {
     let ask = async |path: &str, expected: &str| {
         let url = if path.is_empty() { silent.clone() } else { world.site.url(path) };
         let mut visits = Vec::new();
-        let fetched =
-            world.fetcher.fetch(&hurried(), &Request::get(&url).unwrap(), &mut visits).await;
+        let fetched = world
+            .fetcher
+            .fetch(&hurried(), submitter(), &Request::get(&url).unwrap(), &mut visits)
+            .await;
         assert_eq!(kind(fetched), expected, "{path}");
         assert!(visits.iter().map(|visit| visit.body.len()).sum::<usize>() <= 1 << 20, "{path}");
     };
@@ -173,7 +184,7 @@ async fn redirects_are_followed_on_one_host_and_others_are_for_the_guest_to_deci
     let ask = async |rules: &Rules, path: &str| {
         let mut visits = Vec::new();
         let request = Request::get(&world.site.url(path)).unwrap();
-        let fetched = world.fetcher.fetch(rules, &request, &mut visits).await;
+        let fetched = world.fetcher.fetch(rules, submitter(), &request, &mut visits).await;
         (fetched, visits.len())
     };
     let (page, hops) = ask(&hurried(), "/to?/to?/page/1").await;
@@ -222,12 +233,15 @@ async fn an_address_that_is_not_public_needs_the_job_and_the_node_to_name_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_machines_own_name_for_itself_is_refused_too() {
     let site = Site::start(1, 1);
-    let fetcher = Fetcher::new(Options::default());
+    let fetcher = Fetcher::new(Options::default(), None);
     let request = Request::get(&format!("http://localhost:{}/", site.addr().port())).unwrap();
-    let fetched = fetcher.fetch(&hurried(), &request, &mut Vec::new()).await;
+    let fetched = fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await;
     assert_eq!(kind(fetched), "private");
     let nobody = Request::get("http://there-is-no-such-host.invalid/").unwrap();
-    assert_eq!(kind(fetcher.fetch(&hurried(), &nobody, &mut Vec::new()).await), "name");
+    assert_eq!(
+        kind(fetcher.fetch(&hurried(), submitter(), &nobody, &mut Vec::new()).await),
+        "name"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,4 +416,52 @@ async fn no_more_requests_are_at_a_host_at_a_time_than_the_job_says() {
     let all = join_all((0..20).map(|_| world.get(&rules, "/slow/20"))).await;
     assert!(all.into_iter().all(|fetched| kind(fetched) == "a response"));
     assert_eq!(world.site.most_at_once(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store =
+        Store::open(directory.path(), store::Limits { cache: 2_048, ..store::Limits::default() })
+            .await
+            .unwrap();
+    let pages = Pages::new(Db::in_memory().unwrap(), store);
+    let options = Options { private: loopback(), rate: None };
+    let fetcher = Fetcher::new(options, Some(pages));
+    let site = Site::start(5, 7);
+    let ask = async |who, request: String| {
+        let request = Request::parse(request.as_bytes()).unwrap();
+        let mut visits = Vec::new();
+        let page = fetcher.fetch(&hurried(), who, &request, &mut visits).await.unwrap();
+        (page, visits)
+    };
+    let page = |n: u32| format!(r#"{{"url": "{}"}}"#, site.url(&format!("/page/{n}")));
+    let plain = || page(3);
+    let (first, _) = ask(submitter(), plain()).await;
+    let (again, visits) = ask(submitter(), plain()).await;
+    assert!(!first.revalidated && again.revalidated);
+    assert_eq!((again.status, &again.body, &again.headers), (200, &first.body, &first.headers));
+    // The archive has it whole, with the time it came, and that it has not changed.
+    let [before, now] = &visits[..] else { panic!("{visits:?}") };
+    assert_eq!((&before.body, before.fetched_ms), (&first.body, first.fetched_ms));
+    assert_eq!((now.status.as_u16(), now.unchanged_since), (304, Some(first.fetched_ms)));
+    // Another submitter asks as if nothing had been, and so does whoever asks in another way.
+    let (other, _) = ask(PeerId::random(), plain()).await;
+    assert!(!other.revalidated && other.body == first.body);
+    let own = r#", "headers": {"If-None-Match": "\"7-3\""}}"#;
+    let (own, visits) = ask(submitter(), plain().replace('}', own)).await;
+    assert_eq!((own.status, own.revalidated, visits.len()), (304, false, 1));
+    let (french, _) =
+        ask(submitter(), plain().replace('}', r#", "headers": {"Accept-Language": "fr"}}"#)).await;
+    assert!(!french.revalidated);
+    // A body that is gone is sent again.
+    for n in [0, 1, 2, 4] {
+        ask(submitter(), page(n)).await;
+    }
+    let (whole, _) = ask(submitter(), plain()).await;
+    assert!(!whole.revalidated && whole.body == first.body);
+    let seen = site.seen().into_iter().filter(|seen| seen.path == "/page/3");
+    let asked = seen.map(|seen| seen.headers.get("if-none-match").cloned());
+    let tag = || Some("\"7-3\"".to_owned());
+    assert_eq!(asked.collect::<Vec<_>>(), [None, tag(), None, tag(), None, None]);
 }

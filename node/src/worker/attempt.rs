@@ -340,6 +340,7 @@ impl Host for AttemptHost<'_> {
         let session = self.desk.session(&[]);
         let network = given.fetch.clone().map(|rules| Network {
             rules,
+            submitter: self.manifest.submitter,
             archive: Arc::clone(&self.archive),
             limit: self.manifest.limits.output,
         });
@@ -379,6 +380,7 @@ struct Ear {
 
 struct Network {
     rules: Arc<Rules>,
+    submitter: PeerId,
     archive: Shelf,
     /// Bytes of the archive at most, with the task's other output.
     limit: u64,
@@ -414,7 +416,8 @@ impl Listener for Ear {
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
         let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
         let mut visits = Vec::new();
-        let fetching = self.desk.parts.fetcher.fetch(&network.rules, request, &mut visits);
+        let Network { rules, submitter, .. } = network;
+        let fetching = self.desk.parts.fetcher.fetch(rules, *submitter, request, &mut visits);
         let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
         network.keep(&self.desk, &visits)?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));

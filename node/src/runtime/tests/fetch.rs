@@ -1,6 +1,7 @@
 //! Guests that fetch, from a site on this machine.
 
 use ipdc_jobs::fetch::{Agent, Rules};
+use ipdc_jobs::ids::PeerId;
 use ipdc_tests::Site;
 use ipdc_tests::site::TEXT;
 use serde_json::{Value, json};
@@ -38,7 +39,10 @@ impl Listener for Web {
     }
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
         let mut visits = Vec::new();
-        let fetching = timeout(within, self.fetcher.fetch(&self.rules, request, &mut visits));
+        let fetching = timeout(
+            within,
+            self.fetcher.fetch(&self.rules, PeerId::random(), request, &mut visits),
+        );
         let fetched = Handle::current().block_on(self.stop.run_until_cancelled(fetching));
         let late = |_| Err(FetchError::Timeout(0));
         Ok(fetched.ok_or(TaskError::Stopped)?.unwrap_or_else(late))
@@ -67,7 +71,7 @@ async fn fetches(
         let rules = rules.map(Arc::new);
         let options =
             Options { private: vec!["127.0.0.0/8".parse().unwrap()], ..Options::default() };
-        let (fetcher, stop) = (Fetcher::new(options), bench.stop.clone());
+        let (fetcher, stop) = (Fetcher::new(options, None), bench.stop.clone());
         let web = |rules| Box::new(Web { fetcher, rules, stop }) as Box<dyn Listener>;
         let heard = || Box::new(bench.heard.clone()) as Box<dyn Listener>;
         let listener = rules.clone().map_or_else(heard, web);
