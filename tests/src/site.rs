@@ -367,3 +367,40 @@ fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 fn bomb() -> Vec<u8> {
     gzip(&vec![0; 16 << 20]).expect("to memory").repeat(64)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_reached_from_the_first_and_is_what_the_seed_says() {
+        let (pages, seed) = (1_000, 7);
+        let (mut reached, mut to_do) = (vec![false; pages as usize], vec![0]);
+        while let Some(n) = to_do.pop() {
+            if !std::mem::replace(&mut reached[n as usize], true) {
+                to_do.extend(page(n, pages, seed).links);
+            }
+        }
+        assert!(reached.into_iter().all(|is_reached| is_reached));
+        assert_eq!(page(5, pages, seed), page(5, pages, seed));
+        assert_ne!(page(5, pages, seed).words, page(5, pages, seed + 1).words);
+    }
+
+    #[test]
+    fn a_site_serves_its_pages_and_writes_down_who_asked() {
+        let site = Site::start(3, 7);
+        let mut stream = TcpStream::connect(site.addr()).unwrap();
+        stream
+            .write_all(b"GET /page/2 HTTP/1.1\r\nX-Who: me\r\n\r\nHEAD /gzip HTTP/1.1\r\n\r\n")
+            .unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut sent = String::new();
+        stream.read_to_string(&mut sent).unwrap();
+        assert!(sent.contains(&page(2, 3, 7).html(2)));
+        assert!(sent.contains("Content-Encoding: gzip") && sent.ends_with("\r\n\r\n"));
+        let seen = site.seen();
+        assert_eq!(site.paths(), ["/page/2", "/gzip"]);
+        assert_eq!((seen[0].headers["x-who"].as_str(), seen[1].method.as_str()), ("me", "HEAD"));
+    }
+}

@@ -19,6 +19,8 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
+#[cfg(test)]
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::task::AbortOnDropHandle;
@@ -130,6 +132,15 @@ impl Connections {
         };
         let (origin, since) = (url.origin(), Instant::now());
         Ok(Connection { origin, address: address.ip(), sender, _driver: driver, since })
+    }
+
+    /// Trusts this certificate alone.
+    #[cfg(test)]
+    pub(super) fn trust(&self, certificate: &CertificateDer<'_>) {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates([certificate.clone().into_owned()]);
+        let connector = TlsConnector::from(Arc::new(config(roots)));
+        assert!(self.tls.set(connector).is_ok(), "nothing was asked yet");
     }
 
     /// What speaks TLS, with the certificates that the machine trusts. Without any it trusts nobody.

@@ -20,6 +20,8 @@
 mod body;
 mod connection;
 mod error;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod guard;
 mod pages;
 mod request;

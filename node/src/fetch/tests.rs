@@ -12,6 +12,11 @@ use futures::future::join_all;
 use ipdc_jobs::fetch::Agent;
 use ipdc_tests::Site;
 use ipdc_tests::site::TEXT;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 use crate::blocks::store::{self, Store};
@@ -464,4 +469,61 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let asked = seen.map(|seen| seen.headers.get("if-none-match").cloned());
     let tag = || Some("\"7-3\"".to_owned());
     assert_eq!(asked.collect::<Vec<_>>(), [None, tag(), None, tag(), None, None]);
+}
+
+/// A host that speaks TLS, and who vouches for it.
+async fn tls_host(certified: &[&str]) -> (u16, CertificateDer<'static>) {
+    let names: Vec<_> = certified.iter().map(|name| (*name).to_owned()).collect();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = config.with_single_cert(vec![cert.der().clone()], key).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await?;
+                while stream.read(&mut [0; 4096]).await? > 0 {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+                    stream.write_all(answer).await?;
+                }
+                io::Result::Ok(())
+            });
+        }
+    });
+    (port, cert.der().clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_by_https_comes_from_who_is_vouched_for_and_from_nobody_else() {
+    let world = World::new();
+    for name in ["good.test", "other.test"] {
+        world.names.mean(name, &[&["127.0.0.1"]]);
+    }
+    let (port, certificate) = tls_host(&["good.test"]).await;
+    let ask = async |fetcher: &Fetcher, name: &str| {
+        let request = Request::get(&format!("https://{name}:{port}/")).unwrap();
+        fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await
+    };
+    // The machine does not know it.
+    assert_eq!(kind(ask(&world.fetcher, "good.test").await), "connect");
+    let trusting = World::new();
+    trusting.names.mean("good.test", &[&["127.0.0.1"]]);
+    trusting.names.mean("other.test", &[&["127.0.0.1"]]);
+    trusting.fetcher.shared.connections.trust(&certificate);
+    for _ in 0..3 {
+        assert_eq!(ask(&trusting.fetcher, "good.test").await.unwrap().body, "secret");
+    }
+    let wrong_name = ask(&trusting.fetcher, "other.test").await.unwrap_err();
+    assert_eq!(wrong_name.kind(), "connect", "{wrong_name}");
+    // No TLS where TLS should be.
+    let plain = one_answer_a_connection("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let plain = plain.replace("http:", "https:");
+    assert_eq!(kind(trusting.get_url(&hurried(), &plain).await), "connect");
 }
