@@ -7,10 +7,12 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use clap::Args;
+use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
     self, FileWriter, Given, Guest, Host, Kind, Lasting, ReadAt, TaskError, Work,
@@ -19,6 +21,7 @@ use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -31,6 +34,7 @@ use crate::api::client::{Client, ClientError, Meter};
 use crate::blocks::store::{self, Store, Tier};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder};
 use crate::controller::SubmitError;
+use crate::fetch::{self, FetchError, Fetched, Fetcher, Request};
 use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
@@ -262,7 +266,9 @@ impl Host for Bench {
 
     fn guest(&self, module: &FileRef, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let code = self.read_whole(module)?;
-        let ear = Box::new(Ear { lines: self.lines.clone(), remote: self.remote(module) });
+        let network = given.fetch.clone().map(|rules| (network(&rules), rules));
+        let (lines, remote) = (self.lines.clone(), self.remote(module));
+        let ear = Box::new(Ear { lines, remote, network });
         self.runtime.instantiate(&code, &self.allowance, ear, given)
     }
 
@@ -282,6 +288,8 @@ struct Ear {
     lines: mpsc::Sender<String>,
     /// How files of the swarm are read.
     remote: Remote,
+    /// What fetches from the network, if the job does.
+    network: Option<(Fetcher, Arc<Rules>)>,
 }
 
 impl Ear {
@@ -292,7 +300,23 @@ impl Ear {
     }
 }
 
+/// Fetches from this machine, on which the user may ask what the job may ask.
+fn network(rules: &Rules) -> Fetcher {
+    let options = fetch::Options { private: rules.private.clone(), ..fetch::Options::default() };
+    Fetcher::new(options, None)
+}
+
 impl Listener for Ear {
+    fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
+        let (fetcher, rules) = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        // Nothing is kept: an archive is the job's.
+        let mut visits = Vec::new();
+        let fetching = fetcher.fetch(rules, None, request, &mut visits);
+        let fetched = self.remote.caller.wait(timeout(within, fetching));
+        let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
+        Ok(fetched.ok_or(TaskError::Stopped)?.unwrap_or_else(late))
+    }
+
     fn log(&mut self, line: &str) {
         self.say(line);
     }

@@ -118,7 +118,8 @@ impl Fetcher {
         }
     }
 
-    /// Does what `request` asks for, by `rules`, for a job of `submitter`. Redirects to the same host are followed; what was sent
+    /// Does what `request` asks for, by `rules`, for a job of `submitter`; without one, as if nothing had
+    /// been fetched before. Redirects to the same host are followed; what was sent
     /// on the way goes to `visits`, also when there is no response in the end.
     ///
     /// It waits for its turn as long as that takes: whoever has no more time drops it.
@@ -128,7 +129,7 @@ impl Fetcher {
     pub async fn fetch(
         &self,
         rules: &Rules,
-        submitter: PeerId,
+        submitter: Option<PeerId>,
         request: &Request,
         visits: &mut Vec<Visit>,
     ) -> Fetched {
@@ -137,8 +138,7 @@ impl Fetcher {
         let (mut url, mut been) = (request.url.clone(), BTreeSet::new());
         loop {
             let delay = shared.allowed(&url, rules).await?;
-            let key =
-                shared.pages.as_ref().and_then(|_| pages::key(submitter, rules, &url, request));
+            let key = submitter.and_then(|submitter| pages::key(submitter, rules, &url, request));
             let known =
                 shared.known(key.as_ref(), &url).await.filter(|known| known.body.len() <= room);
             let _turn = shared.turns.take(&url, rules, delay).await;

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -41,12 +41,6 @@ impl Names {
         self.0.lock().unwrap().insert(name.to_owned(), answers.iter().map(answer).collect());
     }
 }
-
-fn submitter() -> PeerId {
-    *SUBMITTER.get_or_init(PeerId::random)
-}
-
-static SUBMITTER: OnceLock<PeerId> = OnceLock::new();
 
 fn loopback() -> Vec<Range> {
     vec!["127.0.0.0/8".parse().unwrap()]
@@ -88,7 +82,7 @@ impl World {
     }
 
     async fn get_url(&self, rules: &Rules, url: &str) -> Fetched {
-        self.fetcher.fetch(rules, submitter(), &Request::get(url).unwrap(), &mut Vec::new()).await
+        self.fetcher.fetch(rules, None, &Request::get(url).unwrap(), &mut Vec::new()).await
     }
 
     /// The URL of `path` on the site, whose host has this name.
@@ -123,8 +117,7 @@ async fn who_asks_says_its_name_and_a_guest_may_add_headers_but_not_change_it() 
         world.site.url("/page/1")
     );
     let request = Request::parse(request.as_bytes()).unwrap();
-    let head =
-        world.fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await.unwrap();
+    let head = world.fetcher.fetch(&hurried(), None, &request, &mut Vec::new()).await.unwrap();
     assert_eq!((head.status, head.body.len()), (200, 0));
     let [seen] = &world.site.seen()[..] else { panic!("one request") };
     assert_eq!((seen.method.as_str(), seen.headers["accept"].as_str()), ("HEAD", "text/html"));
@@ -156,10 +149,8 @@ async fn each_way_in_which_a_host_misbehaves_ends_in_time_and_has_a_name() {
     let ask = async |path: &str, expected: &str| {
         let url = if path.is_empty() { silent.clone() } else { world.site.url(path) };
         let mut visits = Vec::new();
-        let fetched = world
-            .fetcher
-            .fetch(&hurried(), submitter(), &Request::get(&url).unwrap(), &mut visits)
-            .await;
+        let fetched =
+            world.fetcher.fetch(&hurried(), None, &Request::get(&url).unwrap(), &mut visits).await;
         assert_eq!(kind(fetched), expected, "{path}");
         assert!(visits.iter().map(|visit| visit.body.len()).sum::<usize>() <= 1 << 20, "{path}");
     };
@@ -189,7 +180,7 @@ async fn redirects_are_followed_on_one_host_and_others_are_for_the_guest_to_deci
     let ask = async |rules: &Rules, path: &str| {
         let mut visits = Vec::new();
         let request = Request::get(&world.site.url(path)).unwrap();
-        let fetched = world.fetcher.fetch(rules, submitter(), &request, &mut visits).await;
+        let fetched = world.fetcher.fetch(rules, None, &request, &mut visits).await;
         (fetched, visits.len())
     };
     let (page, hops) = ask(&hurried(), "/to?/to?/page/1").await;
@@ -240,13 +231,10 @@ async fn the_machines_own_name_for_itself_is_refused_too() {
     let site = Site::start(1, 1);
     let fetcher = Fetcher::new(Options::default(), None);
     let request = Request::get(&format!("http://localhost:{}/", site.addr().port())).unwrap();
-    let fetched = fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await;
+    let fetched = fetcher.fetch(&hurried(), None, &request, &mut Vec::new()).await;
     assert_eq!(kind(fetched), "private");
     let nobody = Request::get("http://there-is-no-such-host.invalid/").unwrap();
-    assert_eq!(
-        kind(fetcher.fetch(&hurried(), submitter(), &nobody, &mut Vec::new()).await),
-        "name"
-    );
+    assert_eq!(kind(fetcher.fetch(&hurried(), None, &nobody, &mut Vec::new()).await), "name");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -433,17 +421,17 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let pages = Pages::new(Db::in_memory().unwrap(), store);
     let options = Options { private: loopback(), rate: None };
     let fetcher = Fetcher::new(options, Some(pages));
-    let site = Site::start(5, 7);
+    let (site, me) = (Site::start(5, 7), PeerId::random());
     let ask = async |who, request: String| {
         let request = Request::parse(request.as_bytes()).unwrap();
         let mut visits = Vec::new();
-        let page = fetcher.fetch(&hurried(), who, &request, &mut visits).await.unwrap();
+        let page = fetcher.fetch(&hurried(), Some(who), &request, &mut visits).await.unwrap();
         (page, visits)
     };
     let page = |n: u32| format!(r#"{{"url": "{}"}}"#, site.url(&format!("/page/{n}")));
     let plain = || page(3);
-    let (first, _) = ask(submitter(), plain()).await;
-    let (again, visits) = ask(submitter(), plain()).await;
+    let (first, _) = ask(me, plain()).await;
+    let (again, visits) = ask(me, plain()).await;
     assert!(!first.revalidated && again.revalidated);
     assert_eq!((again.status, &again.body, &again.headers), (200, &first.body, &first.headers));
     // The archive has it whole, with the time it came, and that it has not changed.
@@ -454,16 +442,16 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let (other, _) = ask(PeerId::random(), plain()).await;
     assert!(!other.revalidated && other.body == first.body);
     let own = r#", "headers": {"If-None-Match": "\"7-3\""}}"#;
-    let (own, visits) = ask(submitter(), plain().replace('}', own)).await;
+    let (own, visits) = ask(me, plain().replace('}', own)).await;
     assert_eq!((own.status, own.revalidated, visits.len()), (304, false, 1));
     let (french, _) =
-        ask(submitter(), plain().replace('}', r#", "headers": {"Accept-Language": "fr"}}"#)).await;
+        ask(me, plain().replace('}', r#", "headers": {"Accept-Language": "fr"}}"#)).await;
     assert!(!french.revalidated);
     // A body that is gone is sent again.
     for n in [0, 1, 2, 4] {
-        ask(submitter(), page(n)).await;
+        ask(me, page(n)).await;
     }
-    let (whole, _) = ask(submitter(), plain()).await;
+    let (whole, _) = ask(me, plain()).await;
     assert!(!whole.revalidated && whole.body == first.body);
     let seen = site.seen().into_iter().filter(|seen| seen.path == "/page/3");
     let asked = seen.map(|seen| seen.headers.get("if-none-match").cloned());
@@ -509,7 +497,7 @@ async fn a_page_by_https_comes_from_who_is_vouched_for_and_from_nobody_else() {
     let (port, certificate) = tls_host(&["good.test"]).await;
     let ask = async |fetcher: &Fetcher, name: &str| {
         let request = Request::get(&format!("https://{name}:{port}/")).unwrap();
-        fetcher.fetch(&hurried(), submitter(), &request, &mut Vec::new()).await
+        fetcher.fetch(&hurried(), None, &request, &mut Vec::new()).await
     };
     // The machine does not know it.
     assert_eq!(kind(ask(&world.fetcher, "good.test").await), "connect");

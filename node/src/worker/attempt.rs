@@ -40,12 +40,18 @@ pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
 /// An attempt under way.
 pub(super) struct Running {
     stop: CancellationToken,
+    visits: Arc<AtomicU64>,
 }
 
 impl Running {
     /// Asks it to end soon.
     pub(super) fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Answers of the network that its guests got so far.
+    pub(super) fn visits(&self) -> u64 {
+        self.visits.load(Ordering::Relaxed)
     }
 }
 
@@ -59,11 +65,13 @@ pub(super) fn start(
     events: mpsc::Sender<WorkerEvent>,
 ) -> Running {
     let stop = CancellationToken::new();
-    let running = Running { stop: stop.clone() };
+    let visits = Arc::<AtomicU64>::default();
+    let running = Running { stop: stop.clone(), visits: Arc::clone(&visits) };
     tokio::spawn(async move {
         let started = Instant::now();
         let (task, attempt) = (assignment.task, assignment.attempt);
-        let desk = Arc::new(Desk::new(parts, job, assignment, stop, events.clone()));
+        let desk =
+            Arc::new(Desk { visits, ..Desk::new(parts, job, assignment, stop, events.clone()) });
         let result = run(&desk, manifest, &early).await;
         let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
         let outcome = desk.outcome(result);
@@ -152,6 +160,8 @@ struct Desk {
     /// What fetches for this attempt; the first one asks the assignment's holders.
     sessions: Mutex<Vec<Session>>,
     said: Mutex<Option<Instant>>,
+    /// Answers of the network.
+    visits: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -177,6 +187,7 @@ impl Desk {
             came_early: AtomicU64::new(0),
             sessions: Mutex::default(),
             said: Mutex::default(),
+            visits: Arc::default(),
         }
     }
 
@@ -417,8 +428,9 @@ impl Listener for Ear {
         let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
         let mut visits = Vec::new();
         let Network { rules, submitter, .. } = network;
-        let fetching = self.desk.parts.fetcher.fetch(rules, *submitter, request, &mut visits);
+        let fetching = self.desk.parts.fetcher.fetch(rules, Some(*submitter), request, &mut visits);
         let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
+        self.desk.visits.fetch_add(visits.len() as u64, Ordering::Relaxed);
         network.keep(&self.desk, &visits)?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))

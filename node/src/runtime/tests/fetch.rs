@@ -1,7 +1,6 @@
 //! Guests that fetch, from a site on this machine.
 
 use ipdc_jobs::fetch::{Agent, Rules};
-use ipdc_jobs::ids::PeerId;
 use ipdc_tests::Site;
 use ipdc_tests::site::TEXT;
 use serde_json::{Value, json};
@@ -39,10 +38,7 @@ impl Listener for Web {
     }
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
         let mut visits = Vec::new();
-        let fetching = timeout(
-            within,
-            self.fetcher.fetch(&self.rules, PeerId::random(), request, &mut visits),
-        );
+        let fetching = timeout(within, self.fetcher.fetch(&self.rules, None, request, &mut visits));
         let fetched = Handle::current().block_on(self.stop.run_until_cancelled(fetching));
         let late = |_| Err(FetchError::Timeout(0));
         Ok(fetched.ok_or(TaskError::Stopped)?.unwrap_or_else(late))
