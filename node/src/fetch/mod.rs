@@ -54,7 +54,7 @@ pub use error::FetchError;
 pub use pages::Pages;
 pub use request::{Method, Request, Response};
 pub use visit::Visit;
-pub use warc::Archive;
+pub use warc::Shelf;
 
 /// Requests under way at a time, for all attempts: each holds a body in memory. As many attempts run as
 /// the node has slots, so few machines ever reach it.

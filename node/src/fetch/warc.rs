@@ -7,6 +7,7 @@
 //! (`Transfer-Encoding`) the pieces are joined, and the header that said so is kept under another name.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat};
 use hyper::Version;
@@ -25,17 +26,52 @@ const WAS_TRANSFER_ENCODING: &str = "x-orig-transfer-encoding";
 /// What a record says of a page that has not changed.
 const UNCHANGED: &str = "http://netpreserve.org/warc/1.1/revisit/server-not-modified";
 
+/// What the guests of one attempt fetch: an archive, from the first answer on.
+#[derive(Default)]
+pub struct Shelf {
+    archive: Mutex<Option<Archive>>,
+}
+
+impl Shelf {
+    /// Adds what hosts sent to whoever asks by `rules`. The first has the file created.
+    ///
+    /// # Errors
+    /// When it cannot be written, or is more output than the task may have.
+    pub fn keep(
+        &self,
+        visits: &[Visit],
+        rules: &Rules,
+        create: impl FnOnce() -> Result<Box<dyn FileWriter>, TaskError>,
+    ) -> Result<(), TaskError> {
+        if visits.is_empty() {
+            return Ok(());
+        }
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let archive = match &mut *archive {
+            Some(archive) => archive,
+            none => none.insert(Archive::begin(create()?, rules)?),
+        };
+        visits.iter().try_for_each(|visit| archive.add(visit))
+    }
+
+    /// Ends the archive and names it; none when nothing came since the last one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn clear(&self) -> Result<Option<FileRef>, TaskError> {
+        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        archive.map(|archive| archive.file.finish()).transpose()
+    }
+}
+
 /// A WARC file that is being written.
-pub struct Archive {
+struct Archive {
     file: Box<dyn FileWriter>,
 }
 
 impl Archive {
     /// Begins one in `file`, of what is fetched by `rules`.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn begin(file: Box<dyn FileWriter>, rules: &Rules) -> Result<Archive, TaskError> {
+    fn begin(file: Box<dyn FileWriter>, rules: &Rules) -> Result<Archive, TaskError> {
         let mut archive = Archive { file };
         let about = format!(
             "software: ipdc/{}\r\nformat: WARC File Format 1.1\r\nhttp-header-user-agent: {}\r\nrobots: {}\r\n",
@@ -49,10 +85,7 @@ impl Archive {
     }
 
     /// Adds what a host sent.
-    ///
-    /// # Errors
-    /// When it cannot be written, or is more output than the task may have.
-    pub fn add(&mut self, visit: &Visit) -> Result<(), TaskError> {
+    fn add(&mut self, visit: &Visit) -> Result<(), TaskError> {
         let mut fields = vec![
             ("WARC-Target-URI", visit.url.to_string()),
             ("WARC-IP-Address", visit.ip.to_string()),
@@ -71,14 +104,6 @@ impl Archive {
             }
         };
         self.write(kind, visit.fetched_ms, &fields, &[&head(visit), &visit.body])
-    }
-
-    /// Ends the file and names it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn finish(self) -> Result<FileRef, TaskError> {
-        self.file.finish()
     }
 
     /// Writes one record, whose block has these `parts`.
@@ -153,7 +178,8 @@ fn uuid(hash: &[u8]) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::process::Command;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use hyper::StatusCode;
     use hyper::header::{HeaderMap, HeaderValue};
@@ -202,15 +228,40 @@ mod tests {
         }
     }
 
+    fn rules() -> Rules {
+        Rules::of(Agent::try_from("wordbot (me@example.org)".to_owned()).unwrap())
+    }
+
     fn archive(visits: &[Visit]) -> Vec<u8> {
-        let file = Memory::default();
-        let agent = Agent::try_from("wordbot (me@example.org)".to_owned()).unwrap();
-        let mut archive = Archive::begin(Box::new(file.clone()), &Rules::of(agent)).unwrap();
-        visits.iter().for_each(|visit| archive.add(visit).unwrap());
-        let named = archive.finish().unwrap();
+        let (file, shelf) = (Memory::default(), Shelf::default());
+        let keep = |visit: &Visit| {
+            shelf.keep(std::slice::from_ref(visit), &rules(), || Ok(Box::new(file.clone())))
+        };
+        visits.iter().for_each(|visit| keep(visit).unwrap());
+        let named = shelf.clear().unwrap().unwrap();
         let bytes = file.0.lock().unwrap().clone();
         assert_eq!(named.len, bytes.len() as u64);
         bytes
+    }
+
+    #[test]
+    fn there_is_a_file_only_when_something_came_and_a_new_one_after_the_last() {
+        let (shelf, created) = (Shelf::default(), AtomicU32::new(0));
+        let keep = |visits: &[Visit]| {
+            shelf.keep(visits, &rules(), || {
+                created.fetch_add(1, Ordering::Relaxed);
+                Ok(Box::new(Memory::default()))
+            })
+        };
+        keep(&[]).unwrap();
+        assert_eq!((shelf.clear().unwrap(), created.load(Ordering::Relaxed)), (None, 0));
+        keep(&visits()).unwrap();
+        keep(&visits()).unwrap();
+        assert!(shelf.clear().unwrap().is_some());
+        assert_eq!((shelf.clear().unwrap(), created.load(Ordering::Relaxed)), (None, 1));
+        keep(&visits()).unwrap();
+        assert!(shelf.clear().unwrap().is_some());
+        assert_eq!(created.load(Ordering::Relaxed), 2);
     }
 
     fn visits() -> Vec<Visit> {

@@ -27,7 +27,7 @@ use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
-use crate::fetch::{Archive, FetchError, Fetched, Request, Visit};
+use crate::fetch::{FetchError, Fetched, Request, Shelf};
 use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
@@ -113,8 +113,8 @@ async fn run(
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
-        let archive = Shelf::default();
-        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, archive };
+        let shelf = Arc::default();
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, shelf };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -315,11 +315,9 @@ struct AttemptHost<'a> {
     desk: &'a Arc<Desk>,
     manifest: &'a Manifest,
     allowance: Allowance,
-    archive: Shelf,
+    /// What its guests fetch.
+    shelf: Arc<Shelf>,
 }
-
-/// Where what guests fetch is kept, from the first page on.
-type Shelf = Arc<Mutex<Option<Archive>>>;
 
 impl AttemptHost<'_> {
     /// Moves a long output into a file.
@@ -352,7 +350,7 @@ impl Host for AttemptHost<'_> {
         let network = given.fetch.clone().map(|rules| Network {
             rules,
             submitter: self.manifest.submitter,
-            archive: Arc::clone(&self.archive),
+            shelf: Arc::clone(&self.shelf),
             limit: self.manifest.limits.output,
         });
         let desk = Arc::clone(self.desk);
@@ -361,8 +359,7 @@ impl Host for AttemptHost<'_> {
     }
 
     fn archive(&self) -> Result<Option<FileRef>, TaskError> {
-        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
-        archive.map(Archive::finish).transpose()
+        self.shelf.clear()
     }
 
     fn memory(&self) -> u64 {
@@ -392,27 +389,9 @@ struct Ear {
 struct Network {
     rules: Arc<Rules>,
     submitter: PeerId,
-    archive: Shelf,
+    shelf: Arc<Shelf>,
     /// Bytes of the archive at most, with the task's other output.
     limit: u64,
-}
-
-impl Network {
-    /// Adds to the archive what was sent.
-    fn keep(&self, desk: &Arc<Desk>, visits: &[Visit]) -> Result<(), TaskError> {
-        let mut shelf = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
-        for visit in visits {
-            let archive = match &mut *shelf {
-                Some(archive) => archive,
-                None => {
-                    let file = desk.create(Lasting::Kept, self.limit)?;
-                    shelf.insert(Archive::begin(file, &self.rules)?)
-                }
-            };
-            archive.add(visit)?;
-        }
-        Ok(())
-    }
 }
 
 impl Listener for Ear {
@@ -427,11 +406,11 @@ impl Listener for Ear {
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
         let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
         let mut visits = Vec::new();
-        let Network { rules, submitter, .. } = network;
+        let Network { rules, submitter, shelf, limit } = network;
         let fetching = self.desk.parts.fetcher.fetch(rules, Some(*submitter), request, &mut visits);
         let fetched = self.desk.caller.wait(timeout(within, fetching)).ok_or(TaskError::Stopped)?;
         self.desk.visits.fetch_add(visits.len() as u64, Ordering::Relaxed);
-        network.keep(&self.desk, &visits)?;
+        shelf.keep(&visits, rules, || self.desk.create(Lasting::Kept, *limit))?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))
     }
