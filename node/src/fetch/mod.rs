@@ -100,7 +100,7 @@ impl Fetcher {
     /// request.
     #[must_use]
     pub fn new(options: Options, pages: Option<Pages>) -> Fetcher {
-        Self::with(options, pages, Arc::new(guard::Machine))
+        Self::with(options, pages, Arc::new(guard::Machine::default()))
     }
 
     fn with(options: Options, pages: Option<Pages>, names: Arc<dyn Resolve>) -> Fetcher {
@@ -134,36 +134,38 @@ impl Fetcher {
         visits: &mut Vec<Visit>,
     ) -> Fetched {
         let shared = &self.shared;
-        let (mut left, mut room) = (rules.timeout(), rules.max_body as usize);
-        let (mut url, mut been) = (request.url.clone(), BTreeSet::new());
+        let mut room = rules.max_body as usize;
+        let (mut left, mut url, mut been) = (rules.timeout(), request.url.clone(), BTreeSet::new());
         loop {
             let delay = shared.allowed(&url, rules).await?;
             let key = submitter.and_then(|submitter| pages::key(submitter, rules, &url, request));
-            let known =
-                shared.known(key.as_ref(), &url).await.filter(|known| known.body.len() <= room);
-            let _turn = shared.turns.take(&url, rules, delay).await;
-            let _place = shared.requests.acquire().await.expect("it is never closed");
-            let began = Instant::now();
-            let (known, excess) = (known.as_ref(), Excess::Refused);
-            let ask = Ask { url: &url, request, rules, known, room, excess };
-            let visit = timeout(left, shared.visit(&ask)).await;
-            let visit = visit.map_err(|_| FetchError::Timeout(rules.timeout_ms))??;
-            left = left.saturating_sub(began.elapsed());
-            room -= visit.body.len();
+            let known = shared.known(key.as_ref(), &url).await;
+            let known = known.filter(|known| known.body.len() <= room);
+            let visit = {
+                let _turn = shared.turns.take(&url, rules, delay).await;
+                let _place = shared.requests.acquire().await.expect("it is never closed");
+                let (known, began) = (known.as_ref(), Instant::now());
+                let ask = Ask { url: &url, request, rules, known, room, excess: Excess::Refused };
+                let visit = timeout(left, shared.visit(&ask)).await;
+                left = left.saturating_sub(began.elapsed());
+                visit.map_err(|_| FetchError::Timeout(rules.timeout_ms))??
+            };
             if let (Some(known), Some(_)) = (known, visit.unchanged_since) {
                 // The archive has all of it again, and that it has not changed.
                 visits.extend([known.clone(), visit]);
-                let response = unpacked(known.clone(), None, rules).await?;
+                let response = unpacked(known, None, rules).await?;
                 return Ok(Response { revalidated: true, ..response });
             }
-            let goal = visit.goal();
+            room -= visit.body.len();
             visits.push(visit.clone());
-            let is_near = |goal: &&Url| rules.redirects > 0 && goal.host() == url.host();
-            let Some(next) = goal.as_ref().filter(is_near).cloned() else {
+            let goal = visit.goal();
+            let Some(next) =
+                goal.as_ref().filter(|goal| rules.redirects > 0 && visit.is_near(goal))
+            else {
                 shared.remember(key, &visit).await;
                 return unpacked(visit, goal, rules).await;
             };
-            been.insert(std::mem::replace(&mut url, next));
+            been.insert(std::mem::replace(&mut url, next.clone()));
             if been.contains(&url) || been.len() > rules.redirects as usize {
                 return Err(FetchError::Redirects { hops: been.len(), url: url.into() });
             }

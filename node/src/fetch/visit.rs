@@ -135,6 +135,12 @@ impl Visit {
         fit(self.url.join(&location).ok()?).ok()
     }
 
+    /// Whether a request may be sent on to `goal` as it is: to the same host, and not in the clear what was not.
+    pub(super) fn is_near(&self, goal: &Url) -> bool {
+        let is_laid_open = self.url.scheme() == "https" && goal.scheme() == "http";
+        goal.host() == self.url.host() && !is_laid_open
+    }
+
     /// The body as it was meant, of at most `limit` bytes.
     pub(super) fn decoded(&self, limit: u64) -> Result<Bytes, BadBody> {
         let encoding = self.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok());

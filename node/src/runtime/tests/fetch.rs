@@ -166,3 +166,18 @@ async fn a_guest_that_reads_an_answer_it_never_got_reads_nothing() {
     let (head, body) = fetches(Bench::new(), READS, None, json!({})).await.unwrap();
     assert_eq!((head, body), (json!({}), vec![]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_fetches_is_memory_of_the_node_and_given_back() {
+    let site = Site::start(1, 1);
+    let request = json!({ "url": site.url("/gzip") });
+    // Half of what guests have together is for the body as sent, half for what it unpacks to; the guest has some too.
+    let all = Rules { max_body: ROOM / 2, ..rules() };
+    match fetches(Bench::new(), FETCHES, Some(all), request.clone()).await {
+        Err(TaskError::Failed { code: "IPDC-5312", class: FailureClass::Worker, .. }) => {}
+        other => panic!("expected no room, got {other:?}"),
+    }
+    let fits = Rules { max_body: ROOM / 2 - (1 << 20), ..rules() };
+    let fetched = fetches(Bench::new(), FETCHES, Some(fits), request.clone()).await;
+    assert_eq!(fetched.unwrap().0["status"], 200);
+}
