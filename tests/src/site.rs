@@ -169,6 +169,12 @@ impl Site {
         *self.shared.robots.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
+    /// How long ago it began.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
     /// What it was asked so far, in order.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -204,9 +210,13 @@ fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
         let running = shared.running.fetch_add(1, Ordering::SeqCst) + 1;
         shared.most.fetch_max(running, Ordering::SeqCst);
         shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
-        let answered = answer(shared, &seen, stream);
+        let answer = answer(shared, &seen, stream);
+        // Before the client can know that it has it.
         shared.running.fetch_sub(1, Ordering::SeqCst);
-        if !answered? || shared.stopped.load(Ordering::Relaxed) {
+        let Some(answer) = answer? else { break };
+        let mut to = stream;
+        to.write_all(&answer)?;
+        if shared.stopped.load(Ordering::Relaxed) {
             break;
         }
     }
@@ -236,8 +246,8 @@ fn read_request(
     }
 }
 
-/// Answers one request; false when the connection is of no more use.
-fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<bool> {
+/// The answer to one request; none when it was misbehaved and the connection is of no more use.
+fn answer(shared: &Shared, seen: &Seen, to: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
     let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -246,7 +256,7 @@ fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<b
     let packed = |how: &str, bytes: Vec<u8>| {
         response("200 OK", &format!("Content-Encoding: {how}\r\n"), &bytes)
     };
-    let whole = match (first, number) {
+    let mut whole = match (first, number) {
         ("page", Some(n)) if (n as usize) < shared.pages.len() => {
             let page = &shared.pages[n as usize];
             let known = seen.headers.get("if-none-match").map(|tag| format!("ETag: {tag}\r\n"));
@@ -286,16 +296,15 @@ fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<b
         }
         ("status", Some(n)) => response(&format!("{n} So"), "", b"so\n"),
         _ => match misbehave(first, to)? {
-            true => return Ok(false),
+            true => return Ok(None),
             false => response("404 Not Found", "", b"there is no such page\n"),
         },
     };
-    let end = match seen.method.as_str() {
-        "HEAD" => whole.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4),
-        _ => whole.len(),
-    };
-    to.write_all(&whole[..end])?;
-    Ok(true)
+    if seen.method == "HEAD" {
+        let end = whole.windows(4).position(|end| end == b"\r\n\r\n");
+        whole.truncate(end.map_or(0, |at| at + 4));
+    }
+    Ok(Some(whole))
 }
 
 /// Does what the path is for, until the client has enough; false when it is for nothing.
