@@ -26,6 +26,7 @@ pub(super) const TEMPLATES: &[Template] = &[
             ("src/lib.rs", include_str!("../../../examples/wordcount/src/lib.rs")),
             ("ipdc-guest/Cargo.toml", include_str!("template/guest-Cargo.toml")),
             ("ipdc-guest/src/lib.rs", include_str!("../../../guest/src/lib.rs")),
+            ("ipdc-guest/src/fetch.rs", include_str!("../../../guest/src/fetch.rs")),
             ("ipdc-guest/src/frame.rs", include_str!("../../../guest/src/frame.rs")),
             ("ipdc-guest/src/json.rs", include_str!("../../../guest/src/json.rs")),
             ("ipdc-guest/src/side.rs", include_str!("../../../guest/src/side.rs")),
