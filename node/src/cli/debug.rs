@@ -38,7 +38,7 @@ use crate::fetch::{self, FetchError, Fetched, Fetcher, Request};
 use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{Allowance, Call, Listener, Runtime};
+use crate::runtime::{Allowance, Call, GuestError, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -308,7 +308,7 @@ fn network(rules: &Rules) -> Fetcher {
 
 impl Listener for Ear {
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
-        let (fetcher, rules) = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        let (fetcher, rules) = self.network.as_ref().ok_or(GuestError::NoFetch)?;
         // Nothing is kept: an archive is the job's.
         let mut visits = Vec::new();
         let fetching = fetcher.fetch(rules, None, request, &mut visits);

@@ -24,7 +24,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::task::AbortOnDropHandle;
-use url::{Origin, Url};
+use url::{Host, Origin, Url};
 
 use super::FetchError;
 use super::guard::Guard;
@@ -123,7 +123,10 @@ impl Connections {
         }
         stream.set_nodelay(true).map_err(|error| cannot(url, &error))?;
         let (sender, driver) = if url.scheme() == "https" {
-            let name = ServerName::try_from(url.host_str().unwrap_or_default().to_owned());
+            let name = match url.host() {
+                Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()),
+                _ => Ok(ServerName::from(address.ip())),
+            };
             let name = name.map_err(|error| cannot(url, &error))?;
             let connected = self.tls().await.connect(name, stream).await;
             shake_hands(url, connected.map_err(|error| cannot(url, &error))?).await?

@@ -496,7 +496,7 @@ async fn a_page_by_https_comes_from_who_is_vouched_for_and_from_nobody_else() {
     for name in ["good.test", "other.test"] {
         world.names.mean(name, &[&["127.0.0.1"]]);
     }
-    let (port, certificate) = tls_host(&["good.test"]).await;
+    let (port, certificate) = tls_host(&["good.test", "127.0.0.1"]).await;
     let ask = async |fetcher: &Fetcher, name: &str| {
         let request = Request::get(&format!("https://{name}:{port}/")).unwrap();
         fetcher.fetch(&hurried(), None, &request, &mut Vec::new()).await
@@ -507,8 +507,8 @@ async fn a_page_by_https_comes_from_who_is_vouched_for_and_from_nobody_else() {
     trusting.names.mean("good.test", &[&["127.0.0.1"]]);
     trusting.names.mean("other.test", &[&["127.0.0.1"]]);
     trusting.fetcher.shared.connections.trust(&certificate);
-    for _ in 0..3 {
-        assert_eq!(ask(&trusting.fetcher, "good.test").await.unwrap().body, "secret");
+    for name in ["good.test", "good.test", "127.0.0.1"] {
+        assert_eq!(ask(&trusting.fetcher, name).await.unwrap().body, "secret");
     }
     // What was asked for in secret is not asked for in the clear.
     let down =

@@ -16,7 +16,7 @@ use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener, PIECE, shown, trace};
 use crate::config::Size;
-use crate::fetch::{FetchError, Request};
+use crate::fetch::Request;
 
 /// Elements of all of a guest's tables: function pointers, of eight bytes of the node's memory each. Large
 /// programs have some ten thousand.
@@ -120,7 +120,7 @@ impl State {
     pub(super) fn fetch(&mut self, request: &[u8]) -> Result<(), wasmtime::Error> {
         // The body of the last one is not kept beside the next.
         self.answer = Answer::default();
-        let rules = self.side.rules().ok_or_else(|| FetchError::NotAsked.into());
+        let rules = self.side.rules().ok_or_else(|| GuestError::NoFetch.into());
         let max_body = self.keep(rules.map(|rules| rules.max_body))?;
         // Its body, as sent and as unpacked.
         let taken = self.memory.beside(2 * max_body)?;

@@ -44,7 +44,7 @@ use wasmtime::{
 };
 
 use crate::config::Size;
-use crate::fetch::{FetchError, Fetched, Request};
+use crate::fetch::{Fetched, Request};
 use cache::Cache;
 use instance::{MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
 use room::Room;
@@ -100,7 +100,7 @@ pub trait Listener: Send {
     /// # Errors
     /// When its job may not fetch, the attempt is stopped, or what was fetched cannot be kept.
     fn fetch(&mut self, _request: &Request, _within: Duration) -> Result<Fetched, TaskError> {
-        Err(FetchError::NotAsked.into())
+        Err(GuestError::NoFetch.into())
     }
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
@@ -160,6 +160,11 @@ pub(crate) enum GuestError {
          a task counts under at most {COUNTERS_LIMIT} of them"
     )]
     Counter(String),
+    /// It fetches, and its job does not.
+    #[error(
+        "the guest fetches from the network, and its job does not ask for that (`[fetch]` in job.toml)"
+    )]
+    NoFetch,
     /// It is no wasm module.
     #[error("this is no WebAssembly module: {0}")]
     NotWasm(String),
@@ -196,6 +201,7 @@ impl GuestError {
                 "IPDC-5307"
             }
             GuestError::Counter(_) => "IPDC-5308",
+            GuestError::NoFetch => "IPDC-5502",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {

@@ -28,7 +28,7 @@ use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
 use crate::fetch::{FetchError, Fetched, Request, Shelf};
-use crate::runtime::{Allowance, Listener, MODULE_LIMIT};
+use crate::runtime::{Allowance, GuestError, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
 /// How often an attempt says how far it is at most: as often as anybody looks.
@@ -404,7 +404,7 @@ impl Listener for Ear {
     }
 
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
-        let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        let network = self.network.as_ref().ok_or(GuestError::NoFetch)?;
         let mut visits = Vec::new();
         let Network { rules, submitter, shelf, limit } = network;
         let fetching = self.desk.parts.fetcher.fetch(rules, Some(*submitter), request, &mut visits);

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fetch::{Fetcher, Options};
+use crate::fetch::{FetchError, Fetcher, Options};
 
 /// Fetches its input, and emits the head and the body of what comes. Its memory has room for a body of 64 KiB.
 const FETCHES: &str = r#"(module
