@@ -9,12 +9,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::code::Code;
+use crate::fetch::{Robots, Rules};
 use crate::ids::{Attempt, CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use crate::kind::{JobFiles, KINDS};
 use crate::manifest::{Limits, Manifest, SignedManifest, VERSION};
@@ -47,6 +49,8 @@ pub fn decoders() -> Vec<Decoder> {
             seeds: to_controller_seeds,
         },
         Decoder { name: "inputs", decode: same_again::<Vec<Input>>, seeds: inputs_seeds },
+        Decoder { name: "fetch_rules", decode: fetch_rules, seeds: fetch_rules_seeds },
+        Decoder { name: "robots", decode: robots, seeds: robots_seeds },
     ];
     decoders.extend(mr::fuzz::decoders());
     decoders
@@ -140,6 +144,45 @@ fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = signed.open() {
         claims(&manifest);
     }
+}
+
+/// As they are frozen in a job's configuration.
+fn fetch_rules(bytes: &[u8]) {
+    let Ok(value) = serde_json::from_slice(bytes) else { return };
+    let Ok(rules) = Rules::read(&value) else { return };
+    let _ = (rules.allows_host("www.example.org"), rules.interval(), rules.agent.product());
+    let frozen = serde_json::to_value(&rules).expect("rules encode");
+    assert_eq!(Rules::read(&frozen).expect("what is frozen reads back"), rules);
+}
+
+fn fetch_rules_seeds() -> Vec<Vec<u8>> {
+    let seed = serde_json::json!({
+        "agent": "wordbot/1.0 (+https://example.org/bot)", "hosts": ["example.org", "*.example.org"],
+        "private": ["127.0.0.0/8", "::1/128"], "robots": true, "rate": 0.5, "concurrency": 2,
+        "max_body": 1024, "timeout_ms": 5000, "redirects": 3,
+    });
+    vec![json(&seed)]
+}
+
+/// A path on the first line, and what a host says of it.
+fn robots(bytes: &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (path, text) = bytes.split_at(end);
+    let robots = Robots::parse(text, "wordbot");
+    let path = String::from_utf8_lossy(path);
+    assert!(robots.delay().is_none_or(|delay| delay <= Duration::from_secs(3_600)));
+    let _ = (robots.allows(&path), robots.allows("/"));
+    assert!(robots.allows("/robots.txt"));
+}
+
+fn robots_seeds() -> Vec<Vec<u8>> {
+    let seeds = [
+        "/a/b.gif?q\nUser-agent: *\nDisallow: /*.gif$\nAllow: /a/\nCrawl-delay: 2.5\n".to_owned(),
+        "/%E3%83%84\nUser-agent: x\r\nUser-agent: wordbot/2 # c\r\nDisallow: /%e3%83%84*\r\n"
+            .to_owned(),
+        format!("/{}\nUser-agent: *\nDisallow: /{}b$", "a".repeat(2_000), "*a".repeat(500)),
+    ];
+    seeds.map(String::into_bytes).into()
 }
 
 /// What a worker looks at before it believes more.

@@ -148,6 +148,8 @@ pub struct Run {
     pub is_good: bool,
     /// How long it took, milliseconds.
     pub wall_ms: u64,
+    /// Answers of the network that it got.
+    pub visits: u64,
 }
 
 /// Notes what happens. Clones write the same log.
@@ -238,15 +240,19 @@ struct Runs {
     good: u64,
     others: u64,
     wall_ms: u64,
+    visits: u64,
 }
 
 impl Runs {
     fn entry(&self, job: JobId) -> Entry {
         let time = humantime::format_duration(Duration::from_millis(self.wall_ms));
-        let detail = match (self.good, self.others) {
+        let mut detail = match (self.good, self.others) {
             (good, 0) => format!("{good} attempts, {time}"),
             (good, others) => format!("{good} attempts, {others} without an output, {time}"),
         };
+        if self.visits > 0 {
+            detail += &format!(", {} answers of the network", self.visits);
+        }
         let entry = Entry::now(What::Ran, &self.owner, detail);
         Entry { peer: Some(self.submitter), job: Some(job), ..entry }
     }
@@ -299,13 +305,15 @@ impl Writer {
                     self.entries.push(entry);
                 }
             }
-            Note::Run(Run { job, owner, submitter, is_good, wall_ms }) => {
+            Note::Run(Run { job, owner, submitter, is_good, wall_ms, visits }) => {
                 let since = Instant::now();
-                let fresh = Runs { owner, submitter, since, good: 0, others: 0, wall_ms: 0 };
+                let (good, others) = (0, 0);
+                let fresh = Runs { owner, submitter, since, good, others, wall_ms: 0, visits: 0 };
                 let runs = self.runs.entry(job).or_insert(fresh);
                 runs.good += u64::from(is_good);
                 runs.others += u64::from(!is_good);
                 runs.wall_ms = runs.wall_ms.saturating_add(wall_ms);
+                runs.visits = runs.visits.saturating_add(visits);
             }
             Note::Over(job) => {
                 if let Some(runs) = self.runs.remove(&job) {
@@ -366,13 +374,14 @@ mod tests {
         let (job, submitter) = (JobId::of_manifest(b"job"), peer());
         for n in 0..1_000 {
             let is_good = n % 100 != 0;
-            audit.ran(Run { job, owner: "ann".into(), submitter, is_good, wall_ms: 2 });
+            let visits = u64::from(n < 3);
+            audit.ran(Run { job, owner: "ann".into(), submitter, is_good, wall_ms: 2, visits });
         }
         audit.note(Entry::now(What::Paused, "bob", ""));
         let read = audit.read(Some(Duration::from_secs(60)), Some("ann".into())).await.unwrap();
         let [ran] = &read[..] else { panic!("one entry: {read:?}") };
         assert_eq!((ran.what, ran.peer, ran.job), (What::Ran, Some(submitter), Some(job)));
-        assert_eq!(ran.detail, "990 attempts, 10 without an output, 2s");
+        assert_eq!(ran.detail, "990 attempts, 10 without an output, 2s, 3 answers of the network");
         assert_eq!(audit.read(None, None).await.unwrap().len(), 2);
     }
 

@@ -1,5 +1,5 @@
 //! The decoders of the node that get bytes from outside, for `fuzz/`: of tokens, certificates and
-//! tellings, of blocks and what they are made of, of submissions and the words of requests. Those
+//! tellings, of blocks and what they are made of, of pages from the network, of submissions and the words of requests. Those
 //! of `ipdc-jobs` are in its own `fuzz`.
 
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use crate::broker::Sender;
 use crate::broker::topics::{self, Confinement};
 use crate::config::{Hours, Size};
 use crate::view::{ByteRange, ContentPath, Submission};
-use crate::{blocks, post, swarm};
+use crate::{blocks, fetch, post, swarm};
 
 /// The decoders of this crate.
 #[must_use]
@@ -24,6 +24,7 @@ pub fn decoders() -> Vec<Decoder> {
     ];
     decoders.extend(swarm::fuzz::decoders());
     decoders.extend(blocks::fuzz::decoders());
+    decoders.extend(fetch::fuzz::decoders());
     decoders
 }
 

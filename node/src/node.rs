@@ -218,6 +218,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     })
     .await?;
     let (to_worker, worker_events) = mpsc::channel(SWARM_EVENT_LIMIT);
+    let pages = fetch::Pages::new(memo.clone(), blocks.store().clone());
+    let fetcher = Fetcher::new(fetch::Options::of(&config.policy), Some(pages));
     let parts = worker::Parts {
         me,
         room,
@@ -226,7 +228,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         swarm: swarm.clone(),
         blocks: blocks.clone(),
         runtime,
-        fetcher: Fetcher::new(fetch::Options::of(&config.policy)),
+        fetcher,
         post: post.clone(),
         db: db.clone(),
         memo,

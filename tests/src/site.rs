@@ -169,6 +169,12 @@ impl Site {
         *self.shared.robots.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
     }
 
+    /// How long ago it began.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
     /// What it was asked so far, in order.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -204,9 +210,13 @@ fn serve(shared: &Shared, stream: &TcpStream) -> std::io::Result<()> {
         let running = shared.running.fetch_add(1, Ordering::SeqCst) + 1;
         shared.most.fetch_max(running, Ordering::SeqCst);
         shared.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
-        let answered = answer(shared, &seen, stream);
+        let answer = answer(shared, &seen, stream);
+        // Before the client can know that it has it.
         shared.running.fetch_sub(1, Ordering::SeqCst);
-        if !answered? || shared.stopped.load(Ordering::Relaxed) {
+        let Some(answer) = answer? else { break };
+        let mut to = stream;
+        to.write_all(&answer)?;
+        if shared.stopped.load(Ordering::Relaxed) {
             break;
         }
     }
@@ -236,8 +246,8 @@ fn read_request(
     }
 }
 
-/// Answers one request; false when the connection is of no more use.
-fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<bool> {
+/// The answer to one request; none when it was misbehaved and the connection is of no more use.
+fn answer(shared: &Shared, seen: &Seen, to: &TcpStream) -> std::io::Result<Option<Vec<u8>>> {
     let (path, query) = seen.path.split_once('?').unwrap_or((&seen.path, ""));
     let mut parts = path.trim_start_matches('/').splitn(2, '/');
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
@@ -246,7 +256,7 @@ fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<b
     let packed = |how: &str, bytes: Vec<u8>| {
         response("200 OK", &format!("Content-Encoding: {how}\r\n"), &bytes)
     };
-    let whole = match (first, number) {
+    let mut whole = match (first, number) {
         ("page", Some(n)) if (n as usize) < shared.pages.len() => {
             let page = &shared.pages[n as usize];
             let known = seen.headers.get("if-none-match").map(|tag| format!("ETag: {tag}\r\n"));
@@ -286,16 +296,15 @@ fn answer(shared: &Shared, seen: &Seen, mut to: &TcpStream) -> std::io::Result<b
         }
         ("status", Some(n)) => response(&format!("{n} So"), "", b"so\n"),
         _ => match misbehave(first, to)? {
-            true => return Ok(false),
+            true => return Ok(None),
             false => response("404 Not Found", "", b"there is no such page\n"),
         },
     };
-    let end = match seen.method.as_str() {
-        "HEAD" => whole.windows(4).position(|end| end == b"\r\n\r\n").map_or(0, |at| at + 4),
-        _ => whole.len(),
-    };
-    to.write_all(&whole[..end])?;
-    Ok(true)
+    if seen.method == "HEAD" {
+        let end = whole.windows(4).position(|end| end == b"\r\n\r\n");
+        whole.truncate(end.map_or(0, |at| at + 4));
+    }
+    Ok(Some(whole))
 }
 
 /// Does what the path is for, until the client has enough; false when it is for nothing.
@@ -366,4 +375,41 @@ fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 /// 1 GiB of zeros, in 64 parts.
 fn bomb() -> Vec<u8> {
     gzip(&vec![0; 16 << 20]).expect("to memory").repeat(64)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_is_reached_from_the_first_and_is_what_the_seed_says() {
+        let (pages, seed) = (1_000, 7);
+        let (mut reached, mut to_do) = (vec![false; pages as usize], vec![0]);
+        while let Some(n) = to_do.pop() {
+            if !std::mem::replace(&mut reached[n as usize], true) {
+                to_do.extend(page(n, pages, seed).links);
+            }
+        }
+        assert!(reached.into_iter().all(|is_reached| is_reached));
+        assert_eq!(page(5, pages, seed), page(5, pages, seed));
+        assert_ne!(page(5, pages, seed).words, page(5, pages, seed + 1).words);
+    }
+
+    #[test]
+    fn a_site_serves_its_pages_and_writes_down_who_asked() {
+        let site = Site::start(3, 7);
+        let mut stream = TcpStream::connect(site.addr()).unwrap();
+        stream
+            .write_all(b"GET /page/2 HTTP/1.1\r\nX-Who: me\r\n\r\nHEAD /gzip HTTP/1.1\r\n\r\n")
+            .unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut sent = String::new();
+        stream.read_to_string(&mut sent).unwrap();
+        assert!(sent.contains(&page(2, 3, 7).html(2)));
+        assert!(sent.contains("Content-Encoding: gzip") && sent.ends_with("\r\n\r\n"));
+        let seen = site.seen();
+        assert_eq!(site.paths(), ["/page/2", "/gzip"]);
+        assert_eq!((seen[0].headers["x-who"].as_str(), seen[1].method.as_str()), ("me", "HEAD"));
+    }
 }

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use memchr::memmem;
+
 /// Bytes of a robots.txt that are read, as the RFC asks at least; what comes after is not there.
 pub const ROBOTS_LIMIT: usize = 500 << 10;
+
+/// Rules that one may have for one crawler: the largest known have some thousands. What comes after is not there.
+const RULES_LIMIT: usize = 10_000;
 
 /// The longest pause between two requests that is believed. Who asks for a day asks for no visits.
 const DELAY_LIMIT: Duration = Duration::from_secs(3_600);
@@ -84,6 +89,7 @@ impl Robots {
         match said {
             // An empty one says nothing.
             Said::Path { path: [], .. } => {}
+            Said::Path { .. } if self.rules.len() == RULES_LIMIT => {}
             Said::Path { path, allows } => {
                 self.rules.push(Rule { pattern: normal(path), allows: *allows });
             }
@@ -143,33 +149,24 @@ fn normal(path: &[u8]) -> Vec<u8> {
     normal
 }
 
-/// Whether `path` begins with what `pattern` stands for. In time of their lengths' product at most: after a
-/// later `*` fits, an earlier one need not be tried again.
+/// Whether `path` begins with what `pattern` stands for. In time of their lengths' sum: what is between two `*` is
+/// best found as early as it can be.
 fn fits(pattern: &[u8], path: &[u8]) -> bool {
     let (pattern, to_the_end) = match pattern.strip_suffix(b"$") {
         Some(pattern) => (pattern, true),
         None => (pattern, false),
     };
-    let (mut p, mut at) = (0, 0);
-    // Where to go on when what comes after the last `*` does not fit: one byte later.
-    let mut retry: Option<(usize, usize)> = None;
-    loop {
-        if pattern.get(p) == Some(&b'*') {
-            retry = Some((p + 1, at));
-            p += 1;
-        } else if p == pattern.len() && (!to_the_end || at == path.len()) {
-            return true;
-        } else if p < pattern.len() && pattern.get(p) == path.get(at) {
-            (p, at) = (p + 1, at + 1);
-        } else {
-            match retry {
-                Some((after, from)) if from < path.len() => {
-                    retry = Some((after, from + 1));
-                    (p, at) = (after, from + 1);
-                }
-                _ => return false,
-            }
-        }
+    let mut pieces = pattern.split(|byte| *byte == b'*');
+    let start = pieces.next().unwrap_or_default();
+    let Some(mut rest) = path.strip_prefix(start) else { return false };
+    let end = if to_the_end { pieces.next_back() } else { None };
+    for piece in pieces {
+        let Some(at) = memmem::find(rest, piece) else { return false };
+        rest = &rest[at + piece.len()..];
+    }
+    match end {
+        Some(end) => rest.ends_with(end),
+        None => !to_the_end || rest.is_empty(),
     }
 }
 
@@ -231,6 +228,10 @@ mod tests {
             ("/%61", "/a", true),
             ("/ツ", "/%E3%83%84", true),
             ("/a%", "/a%", true),
+            ("/a*", "/", false),
+            ("/*a*a$", "/a", false),
+            ("/*a*a$", "/aa", true),
+            ("/**$", "/x", true),
         ] {
             assert_eq!(!allows(&format!("Disallow: {pattern}"), path), fits, "{pattern} {path}");
         }

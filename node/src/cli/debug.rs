@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use clap::Args;
 use ipdc_jobs::code::Code;
+use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
     self, FileWriter, Given, Guest, Heard, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
@@ -21,6 +22,7 @@ use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Session;
@@ -33,10 +35,11 @@ use crate::api::client::{Client, ClientError, Meter};
 use crate::blocks::store::{self, Store, Tier};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder};
 use crate::controller::SubmitError;
+use crate::fetch::{self, FetchError, Fetched, Fetcher, Request};
 use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{self, Allowance, Call, Listener, Runtime};
+use crate::runtime::{self, Allowance, Call, GuestError, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -266,9 +269,10 @@ impl Host for Bench {
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         let read = |module: &FileRef| self.read_whole(module);
+        let (lines, remote) = (self.lines.clone(), self.remote(code.module()));
         Ok(Box::new(BenchProgram {
             program: self.runtime.program(code, read, &CancellationToken::new())?,
-            ear: Ear { lines: self.lines.clone(), remote: self.remote(code.module()) },
+            ear: Ear { lines, remote, network: None },
             allowance: self.allowance.clone(),
         }))
     }
@@ -293,13 +297,19 @@ struct BenchProgram {
 
 impl Program for BenchProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
-        let ear = Box::new(self.ear.clone());
-        self.program.instantiate(&self.allowance, ear, given)
+        self.instance(given, &self.allowance)
     }
 
     /// What it logs is shown as it comes.
     fn alone(&self, given: Given, _: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
-        self.program.instantiate(&self.allowance.whole(), Box::new(self.ear.clone()), given)
+        self.instance(given, &self.allowance.whole())
+    }
+}
+
+impl BenchProgram {
+    fn instance(&self, given: Given, allowance: &Allowance) -> Result<Box<dyn Guest>, TaskError> {
+        let network = given.fetch.clone().map(|rules| (network(&rules), rules));
+        self.program.instantiate(allowance, Box::new(Ear { network, ..self.ear.clone() }), given)
     }
 }
 
@@ -313,6 +323,8 @@ struct Ear {
     lines: mpsc::Sender<String>,
     /// How files of the swarm are read.
     remote: Remote,
+    /// What fetches from the network, if the job does.
+    network: Option<(Fetcher, Arc<Rules>)>,
 }
 
 impl Ear {
@@ -323,7 +335,23 @@ impl Ear {
     }
 }
 
+/// Fetches from this machine, on which the user may ask what the job may ask.
+fn network(rules: &Rules) -> Fetcher {
+    let options = fetch::Options { private: rules.private.clone(), ..fetch::Options::default() };
+    Fetcher::new(options, None)
+}
+
 impl Listener for Ear {
+    fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
+        let (fetcher, rules) = self.network.as_ref().ok_or(GuestError::NoFetch)?;
+        // Nothing is kept: an archive is the job's.
+        let mut visits = Vec::new();
+        let fetching = fetcher.fetch(rules, None, request, &mut visits);
+        let fetched = self.remote.caller.wait(timeout(within, fetching));
+        let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
+        Ok(fetched.ok_or(TaskError::Stopped)?.unwrap_or_else(late))
+    }
+
     fn log(&mut self, line: &str) {
         self.say(line);
     }

@@ -19,10 +19,12 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
+#[cfg(test)]
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_util::task::AbortOnDropHandle;
-use url::{Origin, Url};
+use url::{Host, Origin, Url};
 
 use super::FetchError;
 use super::guard::Guard;
@@ -121,7 +123,10 @@ impl Connections {
         }
         stream.set_nodelay(true).map_err(|error| cannot(url, &error))?;
         let (sender, driver) = if url.scheme() == "https" {
-            let name = ServerName::try_from(url.host_str().unwrap_or_default().to_owned());
+            let name = match url.host() {
+                Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()),
+                _ => Ok(ServerName::from(address.ip())),
+            };
             let name = name.map_err(|error| cannot(url, &error))?;
             let connected = self.tls().await.connect(name, stream).await;
             shake_hands(url, connected.map_err(|error| cannot(url, &error))?).await?
@@ -130,6 +135,15 @@ impl Connections {
         };
         let (origin, since) = (url.origin(), Instant::now());
         Ok(Connection { origin, address: address.ip(), sender, _driver: driver, since })
+    }
+
+    /// Trusts this certificate alone.
+    #[cfg(test)]
+    pub(super) fn trust(&self, certificate: &CertificateDer<'_>) {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates([certificate.clone().into_owned()]);
+        let connector = TlsConnector::from(Arc::new(config(roots)));
+        assert!(self.tls.set(connector).is_ok(), "nothing was asked yet");
     }
 
     /// What speaks TLS, with the certificates that the machine trusts. Without any it trusts nobody.

@@ -1,7 +1,5 @@
 //! Why a guest gets no response: an answer like another, that it can go on with.
 
-use ipdc_jobs::kind::TaskError;
-use ipdc_jobs::message::FailureClass;
 use miette::Diagnostic as _;
 use serde_json::json;
 use url::Url;
@@ -11,10 +9,6 @@ use crate::config::Size;
 /// Why there is no response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
 pub enum FetchError {
-    /// The job has no `[fetch]`.
-    #[error("this job asks for no fetch")]
-    #[diagnostic(code("IPDC-5502"), help("add [fetch] to its job.toml, with `agent` at least"))]
-    NotAsked,
     /// The guest's request makes no sense.
     #[error("the request cannot be made: {0}")]
     #[diagnostic(code("IPDC-5503"), help("docs/fetch.md says what a request is"))]
@@ -113,7 +107,6 @@ impl FetchError {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            FetchError::NotAsked => "not_asked",
             FetchError::Request(_) => "request",
             FetchError::Host(_) => "host",
             FetchError::Robots(_) => "robots",
@@ -140,15 +133,4 @@ impl FetchError {
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |error| error.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// A guest that fetches although its job does not is ended: it could never have worked.
-impl From<FetchError> for TaskError {
-    fn from(error: FetchError) -> TaskError {
-        TaskError::Failed {
-            class: FailureClass::Guest,
-            code: "IPDC-5502",
-            message: error.to_string(),
-        }
-    }
 }

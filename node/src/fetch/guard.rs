@@ -5,17 +5,22 @@
 //! name that means another address a moment later leads nowhere.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ipdc_jobs::fetch::{Range, Rules, is_public};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use url::{Host, Url};
 
 use super::FetchError;
 
 /// Addresses of one name that are judged and tried; large sites have some ten.
 const ADDRESSES_LIMIT: usize = 32;
+
+/// Names that are looked up at a time: a part of the threads that all rooms share.
+const LOOKUPS_LIMIT: usize = 32;
 
 /// Finds the addresses of names.
 #[async_trait]
@@ -25,12 +30,28 @@ pub(super) trait Resolve: Send + Sync {
 }
 
 /// As the machine does: its hosts file, its name servers.
-pub(super) struct Machine;
+pub(super) struct Machine {
+    /// A look-up holds a thread until the name servers answer, also when nobody waits for it any more.
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Machine { lookups: Arc::new(Semaphore::new(LOOKUPS_LIMIT)) }
+    }
+}
 
 #[async_trait]
 impl Resolve for Machine {
     async fn addresses(&self, name: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect())
+        let place = Arc::clone(&self.lookups).acquire_owned().await.map_err(io::Error::other)?;
+        let name = name.to_owned();
+        let found = spawn_blocking(move || {
+            let _place = place;
+            (name, 0).to_socket_addrs()
+        });
+        let found = found.await.map_err(io::Error::other)??;
+        Ok(found.map(|address| address.ip()).collect())
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`robots`] | the hosts' robots.txt |
 //! | [`body`] | a response's body, up to its limit, as sent and decoded |
 //! | [`visit`] | one request to one host, and what it sent |
+//! | [`pages`] | what was fetched before, and need not be sent again |
 //! | [`warc`] | what was fetched, as an archive |
 //!
 //! One [`Fetcher`] serves all attempts of a node. It keeps to the [`Rules`] of the job and to the node's
@@ -19,7 +20,10 @@
 mod body;
 mod connection;
 mod error;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod guard;
+mod pages;
 mod request;
 mod robots;
 #[cfg(test)]
@@ -33,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipdc_jobs::fetch::{Range, Rules};
+use ipdc_jobs::ids::PeerId;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
@@ -46,9 +51,10 @@ use turn::Turns;
 use visit::{Ask, Excess};
 
 pub use error::FetchError;
+pub use pages::Pages;
 pub use request::{Method, Request, Response};
 pub use visit::Visit;
-pub use warc::Archive;
+pub use warc::Shelf;
 
 /// Requests under way at a time, for all attempts: each holds a body in memory. As many attempts run as
 /// the node has slots, so few machines ever reach it.
@@ -86,16 +92,18 @@ struct Shared {
     turns: Turns,
     robots: Cache,
     requests: Semaphore,
+    pages: Option<Pages>,
 }
 
 impl Fetcher {
-    /// One that keeps to `options`. Nothing is set up before the first request.
+    /// One that keeps to `options`, and remembers `pages` if it has them. Nothing is set up before the first
+    /// request.
     #[must_use]
-    pub fn new(options: Options) -> Fetcher {
-        Self::with(options, Arc::new(guard::Machine))
+    pub fn new(options: Options, pages: Option<Pages>) -> Fetcher {
+        Self::with(options, pages, Arc::new(guard::Machine::default()))
     }
 
-    fn with(options: Options, names: Arc<dyn Resolve>) -> Fetcher {
+    fn with(options: Options, pages: Option<Pages>, names: Arc<dyn Resolve>) -> Fetcher {
         let Options { private, rate } = options;
         let least = rate.map_or(Duration::ZERO, |rate| Duration::from_secs(1) / rate.max(1));
         Fetcher {
@@ -105,11 +113,13 @@ impl Fetcher {
                 turns: Turns::new(least),
                 robots: Cache::default(),
                 requests: Semaphore::new(REQUESTS_LIMIT),
+                pages,
             }),
         }
     }
 
-    /// Does what `request` asks for, by `rules`. Redirects to the same host are followed; what was sent
+    /// Does what `request` asks for, by `rules`, for a job of `submitter`; without one, as if nothing had
+    /// been fetched before. Redirects to the same host are followed; what was sent
     /// on the way goes to `visits`, also when there is no response in the end.
     ///
     /// It waits for its turn as long as that takes: whoever has no more time drops it.
@@ -119,35 +129,55 @@ impl Fetcher {
     pub async fn fetch(
         &self,
         rules: &Rules,
+        submitter: Option<PeerId>,
         request: &Request,
         visits: &mut Vec<Visit>,
     ) -> Fetched {
-        let _place = self.shared.requests.acquire().await.expect("it is never closed");
-        let (mut left, mut room) = (rules.timeout(), rules.max_body as usize);
-        let (mut url, mut been) = (request.url.clone(), BTreeSet::new());
+        let shared = &self.shared;
+        let mut room = rules.max_body as usize;
+        let (mut left, mut url, mut been) = (rules.timeout(), request.url.clone(), BTreeSet::new());
         loop {
-            let delay = self.shared.allowed(&url, rules).await?;
-            let _turn = self.shared.turns.take(&url, rules, delay).await;
-            let began = Instant::now();
-            let ask = Ask { url: &url, request, rules, room, excess: Excess::Refused };
-            let visit = timeout(left, self.shared.visit(&ask)).await;
-            let visit = visit.map_err(|_| FetchError::Timeout(rules.timeout_ms))??;
-            left = left.saturating_sub(began.elapsed());
-            room -= visit.body.len();
-            let goal = visit.goal();
-            visits.push(visit.clone());
-            let is_near = |goal: &&Url| rules.redirects > 0 && goal.host() == url.host();
-            let Some(next) = goal.as_ref().filter(is_near).cloned() else {
-                let rules = rules.clone();
-                let response = spawn_blocking(move || visit.response(goal, &rules)).await;
-                return response.expect("unpacking does not panic");
+            let delay = shared.allowed(&url, rules).await?;
+            let key = submitter.and_then(|submitter| pages::key(submitter, rules, &url, request));
+            let known = shared.known(key.as_ref(), &url).await;
+            let known = known.filter(|known| known.body.len() <= room);
+            let visit = {
+                let _turn = shared.turns.take(&url, rules, delay).await;
+                let _place = shared.requests.acquire().await.expect("it is never closed");
+                let (known, began) = (known.as_ref(), Instant::now());
+                let ask = Ask { url: &url, request, rules, known, room, excess: Excess::Refused };
+                let visit = timeout(left, shared.visit(&ask)).await;
+                left = left.saturating_sub(began.elapsed());
+                visit.map_err(|_| FetchError::Timeout(rules.timeout_ms))??
             };
-            been.insert(std::mem::replace(&mut url, next));
+            if let (Some(known), Some(_)) = (known, visit.unchanged_since) {
+                // The archive has all of it again, and that it has not changed.
+                visits.extend([known.clone(), visit]);
+                let response = unpacked(known, None, rules).await?;
+                return Ok(Response { revalidated: true, ..response });
+            }
+            room -= visit.body.len();
+            visits.push(visit.clone());
+            let goal = visit.goal();
+            let Some(next) =
+                goal.as_ref().filter(|goal| rules.redirects > 0 && visit.is_near(goal))
+            else {
+                shared.remember(key, &visit).await;
+                return unpacked(visit, goal, rules).await;
+            };
+            been.insert(std::mem::replace(&mut url, next.clone()));
             if been.contains(&url) || been.len() > rules.redirects as usize {
                 return Err(FetchError::Redirects { hops: been.len(), url: url.into() });
             }
         }
     }
+}
+
+/// What the guest gets of a visit.
+async fn unpacked(visit: Visit, goal: Option<Url>, rules: &Rules) -> Fetched {
+    let rules = rules.clone();
+    let response = spawn_blocking(move || visit.response(goal, &rules)).await;
+    response.expect("unpacking does not panic")
 }
 
 impl Shared {

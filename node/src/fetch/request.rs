@@ -79,18 +79,11 @@ impl Request {
         if url.len() > URL_LIMIT {
             return wrong(format!("the URL is longer than {URL_LIMIT} bytes"));
         }
-        let mut url: Url = match url.parse() {
-            Ok(url) => url,
-            Err(error) => return wrong(format!("{url:?} is no URL: {error}")),
-        };
-        if !is_web(&url) {
-            return wrong(format!("{url} is of neither http nor https"));
+        match url.parse().map(fit) {
+            Ok(Ok(url)) => Ok(Request { url, method: Method::Get, headers: HeaderMap::new() }),
+            Ok(Err(why)) => wrong(why),
+            Err(error) => wrong(format!("{url:?} is no URL: {error}")),
         }
-        if !url.username().is_empty() || url.password().is_some() {
-            return wrong("the URL has a name or a password in it".to_owned());
-        }
-        url.set_fragment(None);
-        Ok(Request { url, method: Method::Get, headers: HeaderMap::new() })
     }
 
     /// The request that a guest wrote: a JSON object with `url`, and maybe `method` and `headers`.
@@ -124,9 +117,20 @@ fn is_ours(name: &HeaderName) -> bool {
     OURS.contains(name) || name.as_str().starts_with("proxy-")
 }
 
-/// Whether it is of the web.
-pub(super) fn is_web(url: &Url) -> bool {
-    matches!(url.scheme(), "http" | "https") && url.has_host()
+/// `url` without its fragment, if it can be asked for; why not, else.
+pub(super) fn fit(mut url: Url) -> Result<Url, String> {
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(format!("{url} is of neither http nor https"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("the URL has a name or a password in it".to_owned());
+    }
+    url.set_fragment(None);
+    // What is not ASCII takes three times as much in a URL.
+    if url.as_str().len() > URL_LIMIT {
+        return Err(format!("the URL is longer than {URL_LIMIT} bytes"));
+    }
+    Ok(url)
 }
 
 /// What a host answered, for a guest.
@@ -146,6 +150,9 @@ pub struct Response {
     pub fetched_ms: u64,
     /// The address it came from.
     pub ip: IpAddr,
+    /// Whether it is from before, and the host says that it has not changed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub revalidated: bool,
     /// Its body, decoded.
     #[serde(rename = "body", serialize_with = "length")]
     pub body: Bytes,
@@ -203,6 +210,16 @@ mod tests {
             let error = Request::parse(request.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), "request");
             assert!(error.to_string().contains(said), "{request}: {error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_a_url_can_be_asked_for(rest in ".{0,40}") {
+            if let Ok(Request { url, .. }) = Request::get(&format!("http://h/{rest}")) {
+                let path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+                proptest::prop_assert!(path.parse::<hyper::Uri>().is_ok(), "{path}");
+            }
         }
     }
 }

@@ -103,7 +103,7 @@ impl Shared {
             let request = Request::get(at.as_str())?;
             let _turn = self.turns.take(&at, rules, Duration::ZERO).await;
             let (room, excess) = (ROBOTS_LIMIT, Excess::Cut);
-            let ask = Ask { url: &at, request: &request, rules, room, excess };
+            let ask = Ask { url: &at, request: &request, rules, known: None, room, excess };
             let visit = match timeout(TIMEOUT, self.visit(&ask)).await {
                 Ok(Ok(visit)) => visit,
                 // There is no such host, or it may not be asked: the page would fail in the same way.

@@ -6,14 +6,15 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HOST, HeaderMap, HeaderValue, LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, ETAG, HOST, HeaderMap, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, USER_AGENT,
 };
 use hyper::{StatusCode, Version};
 use ipdc_jobs::fetch::Rules;
 use url::{Position, Url};
 
 use super::body::{self, BadBody};
-use super::request::is_web;
+use super::request::fit;
 use super::{FetchError, Fetched, Method, Request, Response, Shared};
 
 pub(super) use super::body::Excess;
@@ -24,6 +25,8 @@ pub(super) struct Ask<'a> {
     pub(super) url: &'a Url,
     pub(super) request: &'a Request,
     pub(super) rules: &'a Rules,
+    /// What was there before: it is asked for only if it changed.
+    pub(super) known: Option<&'a Visit>,
     /// Bytes of the body at most.
     pub(super) room: usize,
     pub(super) excess: Excess,
@@ -48,6 +51,8 @@ pub struct Visit {
     pub headers: HeaderMap,
     /// The body, as it was sent but for how it was cut for the way.
     pub body: Bytes,
+    /// When what is there came, if this says that it has not changed since.
+    pub unchanged_since: Option<u64>,
 }
 
 impl Shared {
@@ -62,7 +67,7 @@ impl Shared {
                 Some(connection) => connection,
                 None => self.connections.open(url, rules, &self.guard).await?,
             };
-            match connection.sender.send_request(message(ask)).await {
+            match connection.sender.send_request(message(ask)?).await {
                 Ok(response) => break (connection, response),
                 // The host may have closed it in this moment. A new one will not be.
                 Err(_) if is_kept => {}
@@ -72,6 +77,7 @@ impl Shared {
         let (head, incoming) = response.into_parts();
         let sent = body::read(incoming, ask.room, ask.excess).await;
         let sent = sent.map_err(|bad| bad.at(url, rules))?;
+        let is_unchanged = head.status == StatusCode::NOT_MODIFIED;
         let ip = connection.address;
         if sent.is_whole && connection.sender.ready().await.is_ok() {
             self.connections.keep(connection);
@@ -85,11 +91,14 @@ impl Shared {
             status: head.status,
             headers: head.headers,
             body: sent.bytes,
+            unchanged_since: is_unchanged
+                .then_some(ask.known.map(|known| known.fetched_ms))
+                .flatten(),
         })
     }
 }
 
-fn message(ask: &Ask<'_>) -> hyper::Request<Empty<Bytes>> {
+fn message(ask: &Ask<'_>) -> Result<hyper::Request<Empty<Bytes>>, FetchError> {
     let Ask { url, request, rules, .. } = ask;
     let mut message = hyper::Request::new(Empty::new());
     *message.method_mut() = match request.method {
@@ -97,7 +106,8 @@ fn message(ask: &Ask<'_>) -> hyper::Request<Empty<Bytes>> {
         Method::Head => hyper::Method::HEAD,
     };
     let path = &url[Position::BeforePath..Position::AfterQuery];
-    *message.uri_mut() = path.parse().expect("a parsed URL has a path of plain characters");
+    *message.uri_mut() =
+        path.parse().map_err(|_| FetchError::Request(format!("{url} has no good path")))?;
     let host = &url[Position::BeforeHost..Position::AfterPort];
     let headers = message.headers_mut();
     let text = |text: &str| HeaderValue::try_from(text).expect("it was checked to be plain text");
@@ -106,7 +116,13 @@ fn message(ask: &Ask<'_>) -> hyper::Request<Empty<Bytes>> {
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     headers.extend(request.headers.clone());
-    message
+    if let Some(known) = ask.known {
+        let conditions = [(ETAG, IF_NONE_MATCH), (LAST_MODIFIED, IF_MODIFIED_SINCE)];
+        for (said, condition) in conditions {
+            headers.extend(known.headers.get(said).map(|value| (condition, value.clone())));
+        }
+    }
+    Ok(message)
 }
 
 impl Visit {
@@ -116,9 +132,13 @@ impl Visit {
             return None;
         }
         let location = String::from_utf8_lossy(self.headers.get(LOCATION)?.as_bytes());
-        let mut goal = self.url.join(&location).ok().filter(is_web)?;
-        goal.set_fragment(None);
-        Some(goal)
+        fit(self.url.join(&location).ok()?).ok()
+    }
+
+    /// Whether a request may be sent on to `goal` as it is: to the same host, and not in the clear what was not.
+    pub(super) fn is_near(&self, goal: &Url) -> bool {
+        let is_laid_open = self.url.scheme() == "https" && goal.scheme() == "http";
+        goal.host() == self.url.host() && !is_laid_open
     }
 
     /// The body as it was meant, of at most `limit` bytes.
@@ -144,6 +164,7 @@ impl Visit {
             location: goal.map(String::from),
             fetched_ms: self.fetched_ms,
             ip: self.ip,
+            revalidated: false,
             body,
         })
     }

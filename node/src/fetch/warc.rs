@@ -1,11 +1,13 @@
 //! What was fetched as a WARC file (WARC/1.1, ISO 28500): one `warcinfo` record, then a `response` record for each
-//! answer of a host, redirects among them, in the order in which they came.
+//! answer of a host, redirects among them, in the order in which they came. Of a page that has not changed since it was
+//! fetched before, the `response` of then and a `revisit`.
 //!
 //! Such files may be put one after the other and are one again. A record's name follows from what is in it.
 //! A response is written with its headers as they came, names in small letters; of one that was sent in pieces
 //! (`Transfer-Encoding`) the pieces are joined, and the header that said so is kept under another name.
 
 use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, SecondsFormat};
 use hyper::Version;
@@ -21,17 +23,55 @@ use crate::swarm::certificate::now_ms;
 /// What the header is called that said how a response was cut for its way.
 const WAS_TRANSFER_ENCODING: &str = "x-orig-transfer-encoding";
 
+/// What a record says of a page that has not changed.
+const UNCHANGED: &str = "http://netpreserve.org/warc/1.1/revisit/server-not-modified";
+
+/// What the guests of one attempt fetch: an archive, from the first answer on.
+#[derive(Default)]
+pub struct Shelf {
+    archive: Mutex<Option<Archive>>,
+}
+
+impl Shelf {
+    /// Adds what hosts sent to whoever asks by `rules`. The first has the file created.
+    ///
+    /// # Errors
+    /// When it cannot be written, or is more output than the task may have.
+    pub fn keep(
+        &self,
+        visits: &[Visit],
+        rules: &Rules,
+        create: impl FnOnce() -> Result<Box<dyn FileWriter>, TaskError>,
+    ) -> Result<(), TaskError> {
+        if visits.is_empty() {
+            return Ok(());
+        }
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let archive = match &mut *archive {
+            Some(archive) => archive,
+            none => none.insert(Archive::begin(create()?, rules)?),
+        };
+        visits.iter().try_for_each(|visit| archive.add(visit))
+    }
+
+    /// Ends the archive and names it; none when nothing came since the last one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn clear(&self) -> Result<Option<FileRef>, TaskError> {
+        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
+        archive.map(|archive| archive.file.finish()).transpose()
+    }
+}
+
 /// A WARC file that is being written.
-pub struct Archive {
+struct Archive {
     file: Box<dyn FileWriter>,
 }
 
 impl Archive {
     /// Begins one in `file`, of what is fetched by `rules`.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn begin(file: Box<dyn FileWriter>, rules: &Rules) -> Result<Archive, TaskError> {
+    fn begin(file: Box<dyn FileWriter>, rules: &Rules) -> Result<Archive, TaskError> {
         let mut archive = Archive { file };
         let about = format!(
             "software: ipdc/{}\r\nformat: WARC File Format 1.1\r\nhttp-header-user-agent: {}\r\nrobots: {}\r\n",
@@ -45,25 +85,25 @@ impl Archive {
     }
 
     /// Adds what a host sent.
-    ///
-    /// # Errors
-    /// When it cannot be written, or is more output than the task may have.
-    pub fn add(&mut self, visit: &Visit) -> Result<(), TaskError> {
-        let fields = [
+    fn add(&mut self, visit: &Visit) -> Result<(), TaskError> {
+        let mut fields = vec![
             ("WARC-Target-URI", visit.url.to_string()),
             ("WARC-IP-Address", visit.ip.to_string()),
-            ("WARC-Payload-Digest", digest(&[&visit.body])),
             ("Content-Type", "application/http;msgtype=response".to_owned()),
         ];
-        self.write("response", visit.fetched_ms, &fields, &[&head(visit), &visit.body])
-    }
-
-    /// Ends the file and names it.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn finish(self) -> Result<FileRef, TaskError> {
-        self.file.finish()
+        let kind = match visit.unchanged_since {
+            Some(since_ms) => {
+                fields.push(("WARC-Profile", UNCHANGED.to_owned()));
+                fields.push(("WARC-Refers-To-Target-URI", visit.url.to_string()));
+                fields.push(("WARC-Refers-To-Date", date(since_ms)));
+                "revisit"
+            }
+            None => {
+                fields.push(("WARC-Payload-Digest", digest(&[&visit.body])));
+                "response"
+            }
+        };
+        self.write(kind, visit.fetched_ms, &fields, &[&head(visit), &visit.body])
     }
 
     /// Writes one record, whose block has these `parts`.
@@ -74,10 +114,9 @@ impl Archive {
         fields: &[(&str, String)],
         parts: &[&[u8]],
     ) -> Result<(), TaskError> {
-        let at = DateTime::from_timestamp_millis(at_ms as i64).unwrap_or_default();
         let mut said = format!("WARC-Type: {kind}\r\n");
         let mut say = |name: &str, value: &str| said.push_str(&format!("{name}: {value}\r\n"));
-        say("WARC-Date", &at.to_rfc3339_opts(SecondsFormat::Millis, true));
+        say("WARC-Date", &date(at_ms));
         for (name, value) in fields {
             say(name, value);
         }
@@ -112,6 +151,11 @@ fn head(visit: &Visit) -> Vec<u8> {
     head
 }
 
+fn date(at_ms: u64) -> String {
+    let at = DateTime::from_timestamp_millis(at_ms as i64).unwrap_or_default();
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
 fn digest(parts: &[&[u8]]) -> String {
     let mut hasher = Sha256::new();
     parts.iter().for_each(|part| hasher.update(part));
@@ -134,7 +178,8 @@ fn uuid(hash: &[u8]) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::process::Command;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use hyper::StatusCode;
     use hyper::header::{HeaderMap, HeaderValue};
@@ -179,18 +224,44 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.iter().map(value).collect::<HeaderMap>(),
             body: body.into(),
+            unchanged_since: None,
         }
     }
 
+    fn rules() -> Rules {
+        Rules::of(Agent::try_from("wordbot (me@example.org)".to_owned()).unwrap())
+    }
+
     fn archive(visits: &[Visit]) -> Vec<u8> {
-        let file = Memory::default();
-        let agent = Agent::try_from("wordbot (me@example.org)".to_owned()).unwrap();
-        let mut archive = Archive::begin(Box::new(file.clone()), &Rules::of(agent)).unwrap();
-        visits.iter().for_each(|visit| archive.add(visit).unwrap());
-        let named = archive.finish().unwrap();
+        let (file, shelf) = (Memory::default(), Shelf::default());
+        let keep = |visit: &Visit| {
+            shelf.keep(std::slice::from_ref(visit), &rules(), || Ok(Box::new(file.clone())))
+        };
+        visits.iter().for_each(|visit| keep(visit).unwrap());
+        let named = shelf.clear().unwrap().unwrap();
         let bytes = file.0.lock().unwrap().clone();
         assert_eq!(named.len, bytes.len() as u64);
         bytes
+    }
+
+    #[test]
+    fn there_is_a_file_only_when_something_came_and_a_new_one_after_the_last() {
+        let (shelf, created) = (Shelf::default(), AtomicU32::new(0));
+        let keep = |visits: &[Visit]| {
+            shelf.keep(visits, &rules(), || {
+                created.fetch_add(1, Ordering::Relaxed);
+                Ok(Box::new(Memory::default()))
+            })
+        };
+        keep(&[]).unwrap();
+        assert_eq!((shelf.clear().unwrap(), created.load(Ordering::Relaxed)), (None, 0));
+        keep(&visits()).unwrap();
+        keep(&visits()).unwrap();
+        assert!(shelf.clear().unwrap().is_some());
+        assert_eq!((shelf.clear().unwrap(), created.load(Ordering::Relaxed)), (None, 1));
+        keep(&visits()).unwrap();
+        assert!(shelf.clear().unwrap().is_some());
+        assert_eq!(created.load(Ordering::Relaxed), 2);
     }
 
     fn visits() -> Vec<Visit> {
@@ -202,6 +273,7 @@ mod tests {
                 b"hello\r\n\r\n",
             ),
             visit("/b?c", 302, &[("location", "/a"), ("content-length", "0")], b""),
+            Visit { unchanged_since: Some(1), ..visit("/a", 304, &[], b"") },
             visit("/d", 404, &[("transfer-encoding", "chunked")], b"WARC/1.1\r\n"),
         ]
     }
@@ -218,8 +290,8 @@ mod tests {
              WARC-Date: 2026-11-22T05:04:05.678Z\r\n\
              WARC-Target-URI: http://example.org/a\r\n\
              WARC-IP-Address: 192.0.2.7\r\n\
-             WARC-Payload-Digest: sha256:b5d93f2cd5fcb979cf1e62a74efacc13036888a5e5cff6c502f9469acc0bcc7b\r\n\
              Content-Type: application/http;msgtype=response\r\n\
+             WARC-Payload-Digest: sha256:b5d93f2cd5fcb979cf1e62a74efacc13036888a5e5cff6c502f9469acc0bcc7b\r\n\
              WARC-Block-Digest: sha256:e0887e9c97d0dbb2d69536732ceda474c4e71ba11d5ff23e8a5190438c7c0252\r\n\
              Content-Length: 70\r\n\r\n\
              HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx-y: 1\r\nx-y: 2\r\n\r\nhello\r\n\r\n\r\n\r\n"
@@ -252,9 +324,9 @@ mod tests {
         let both = [archive(&visits[..1]), archive(&visits[1..])].concat();
         let read = read_by_warcio(&both);
         let types: Vec<_> = read.iter().map(|record| record["type"].as_str().unwrap()).collect();
-        assert_eq!(types, ["warcinfo", "response", "warcinfo", "response", "response"]);
+        assert_eq!(types, ["warcinfo", "response", "warcinfo", "response", "revisit", "response"]);
         assert!(read[0]["body"].as_str().unwrap().contains("http-header-user-agent: wordbot (me@"));
-        let responses = read.iter().filter(|record| record["type"] == "response");
+        let responses = read.iter().filter(|record| record["type"] != "warcinfo");
         for (record, visit) in responses.zip(&visits) {
             assert_eq!(record["uri"], visit.url.as_str());
             assert_eq!(
@@ -265,6 +337,6 @@ mod tests {
             assert_eq!(record["date"], "2026-11-22T05:04:05.678Z");
         }
         let was_cut = json!([[WAS_TRANSFER_ENCODING, "chunked"], ["content-length", "10"]]);
-        assert_eq!(read[4]["headers"], was_cut);
+        assert_eq!(read[5]["headers"], was_cut);
     }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::room::Share;
 use crate::fetch::Fetched;
 
 /// A response or an error, as guests read it.
@@ -9,14 +10,19 @@ use crate::fetch::Fetched;
 pub(super) struct Answer {
     head: Vec<u8>,
     body: Bytes,
+    /// The node's memory that it takes.
+    _taken: Option<Share>,
 }
 
 impl Answer {
-    pub(super) fn of(fetched: Fetched) -> Answer {
-        match fetched {
-            Ok(response) => Answer { head: response.head(), body: response.body },
-            Err(error) => Answer { head: error.to_json(), body: Bytes::new() },
-        }
+    /// What was `fetched`, in memory of which as much was `taken` as it could have been.
+    pub(super) fn of(fetched: Fetched, mut taken: Share) -> Answer {
+        let (head, body) = match fetched {
+            Ok(response) => (response.head(), response.body),
+            Err(error) => (error.to_json(), Bytes::new()),
+        };
+        taken.set(body.len() as u64);
+        Answer { head, body, _taken: Some(taken) }
     }
 
     /// One JSON object: a response's head, or `error`. Empty before the first fetch.

@@ -18,7 +18,7 @@ use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, Listener, PIECE, shown, trace};
 use crate::config::Size;
-use crate::fetch::{FetchError, Request};
+use crate::fetch::Request;
 
 /// Elements of all of a guest's tables: function pointers, of eight bytes of the node's memory each. Large
 /// programs have some ten thousand.
@@ -122,14 +122,16 @@ impl State {
     pub(super) fn fetch(&mut self, request: &[u8]) -> Result<(), wasmtime::Error> {
         // The body of the last one is not kept beside the next.
         self.answer = Answer::default();
+        let rules = self.side.rules().ok_or_else(|| GuestError::NoFetch.into());
+        let max_body = self.keep(rules.map(|rules| rules.max_body))?;
+        // Its body, as sent and as unpacked.
+        let taken = self.memory.beside(2 * max_body)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let listener = &mut self.outlet.listener;
         let fetched = match Request::parse(request) {
-            _ if !self.side.may_fetch() => Err(FetchError::NotAsked.into()),
-            Ok(request) => listener.fetch(&request, left),
+            Ok(request) => self.outlet.listener.fetch(&request, left),
             Err(error) => Ok(Err(error)),
         };
-        self.answer = Answer::of(self.keep(fetched)?);
+        self.answer = Answer::of(self.keep(fetched)?, taken);
         self.check()
     }
 
@@ -181,6 +183,13 @@ impl MemoryCap {
     /// Up to `bytes`, if the node has them.
     pub(super) fn new(bytes: u64, taken: Share) -> Self {
         MemoryCap { bytes, wanted_more: false, elements: 0, wanted_elements: false, taken }
+    }
+
+    /// Memory of the node's for what the guest has beside its own.
+    fn beside(&self, bytes: u64) -> Result<Share, Interrupted> {
+        let mut share = self.taken.room().share();
+        let room = self.taken.room().total();
+        if share.set(bytes) { Ok(share) } else { Err(Interrupted::NoRoom { wanted: bytes, room }) }
     }
 }
 

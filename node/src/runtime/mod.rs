@@ -50,7 +50,7 @@ use wasmtime::{
 };
 
 use crate::config::Size;
-use crate::fetch::{FetchError, Fetched, Request};
+use crate::fetch::{Fetched, Request};
 use cache::Cache;
 use command::{Command, Process};
 use instance::{Instance, MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
@@ -113,7 +113,7 @@ pub trait Listener: Send {
     /// # Errors
     /// When its job may not fetch, the attempt is stopped, or what was fetched cannot be kept.
     fn fetch(&mut self, _request: &Request, _within: Duration) -> Result<Fetched, TaskError> {
-        Err(FetchError::NotAsked.into())
+        Err(GuestError::NoFetch.into())
     }
     /// It named an item for its job; false when it named as many as it may.
     fn enqueue(&mut self, _item: &str) -> bool {
@@ -180,6 +180,11 @@ pub(crate) enum GuestError {
     /// It named items for its job and may not, or may name no more.
     #[error("the guest named an item: {0}")]
     Enqueue(&'static str),
+    /// It fetches, and its job does not.
+    #[error(
+        "the guest fetches from the network, and its job does not ask for that (`[fetch]` in job.toml)"
+    )]
+    NoFetch,
     /// It is no wasm module.
     #[error("this is no WebAssembly module: {0}")]
     NotWasm(String),
@@ -220,6 +225,7 @@ impl GuestError {
             }
             GuestError::Counter(_) => "IPDC-5308",
             GuestError::Enqueue(_) => "IPDC-5317",
+            GuestError::NoFetch => "IPDC-5502",
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {

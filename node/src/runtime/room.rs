@@ -20,7 +20,7 @@ impl Room {
         self.total
     }
 
-    /// What a guest has of it: nothing yet.
+    /// What a guest, or what it fetched, has of it: nothing yet.
     pub(super) fn share(&self) -> Share {
         Share { room: self.clone(), bytes: 0 }
     }

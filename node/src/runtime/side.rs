@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, ReadAt, TaskError};
 use ipdc_jobs::manifest::MANIFEST_LIMIT;
@@ -55,9 +56,9 @@ impl Side {
         self.given.input.as_bytes()
     }
 
-    /// Whether it may fetch from the network.
-    pub(super) fn may_fetch(&self) -> bool {
-        self.given.fetch.is_some()
+    /// How it fetches from the network, if it may.
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        self.given.fetch.as_deref()
     }
 
     /// Whether it may name items for its job.

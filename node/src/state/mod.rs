@@ -16,6 +16,7 @@ pub mod interpreters;
 pub mod jobs;
 pub mod members;
 pub mod memo;
+pub mod pages;
 pub mod pause;
 pub mod pins;
 
@@ -44,7 +45,7 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// The tables of the memo's file.
-const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA];
+const MEMO_MIGRATIONS: &[&str] = &[memo::SCHEMA, pages::SCHEMA];
 
 /// Calls that run in one transaction at most: bounds what one failed commit takes with it.
 pub const BATCH_LIMIT: usize = 256;

@@ -30,8 +30,8 @@ use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::FileBuilder;
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
-use crate::fetch::{Archive, FetchError, Fetched, Request, Visit};
-use crate::runtime::{self, Allowance, Listener, MODULE_LIMIT};
+use crate::fetch::{FetchError, Fetched, Request, Shelf};
+use crate::runtime::{self, Allowance, GuestError, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
 
 /// How often an attempt says how far it is at most: as often as anybody looks.
@@ -43,12 +43,18 @@ pub(super) const PAYLOAD_LIMIT: usize = 128 << 20;
 /// An attempt under way.
 pub(super) struct Running {
     stop: CancellationToken,
+    visits: Arc<AtomicU64>,
 }
 
 impl Running {
     /// Asks it to end soon.
     pub(super) fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Answers of the network that its guests got so far.
+    pub(super) fn visits(&self) -> u64 {
+        self.visits.load(Ordering::Relaxed)
     }
 }
 
@@ -62,11 +68,13 @@ pub(super) fn start(
     events: mpsc::Sender<WorkerEvent>,
 ) -> Running {
     let stop = CancellationToken::new();
-    let running = Running { stop: stop.clone() };
+    let visits = Arc::<AtomicU64>::default();
+    let running = Running { stop: stop.clone(), visits: Arc::clone(&visits) };
     tokio::spawn(async move {
         let started = Instant::now();
         let (task, attempt) = (assignment.task, assignment.attempt);
-        let desk = Arc::new(Desk::new(parts, job, assignment, stop, events.clone()));
+        let desk =
+            Arc::new(Desk { visits, ..Desk::new(parts, job, assignment, stop, events.clone()) });
         let result = run(&desk, manifest, &early).await;
         let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
         let outcome = desk.outcome(result);
@@ -108,8 +116,8 @@ async fn run(
         let key = || MemoKey::of(kind, &manifest.config, &manifest.limits, &body, &inputs);
         let key = manifest.memo.then(key).flatten();
         let allowance = Allowance::new(&manifest.limits, desk.stop.clone());
-        let (started, archive) = (Instant::now(), Shelf::default());
-        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, started, archive };
+        let (started, shelf) = (Instant::now(), Arc::default());
+        let host = AttemptHost { desk: &desk, manifest: &manifest, allowance, started, shelf };
         let work = Work {
             config: &manifest.config,
             task: desk.assignment.task,
@@ -155,6 +163,8 @@ struct Desk {
     /// What fetches for this attempt; the first one asks the assignment's holders.
     sessions: Mutex<Vec<Session>>,
     said: Mutex<Option<Instant>>,
+    /// Answers of the network.
+    visits: Arc<AtomicU64>,
 }
 
 impl Desk {
@@ -180,6 +190,7 @@ impl Desk {
             came_early: AtomicU64::new(0),
             sessions: Mutex::default(),
             said: Mutex::default(),
+            visits: Arc::default(),
         }
     }
 
@@ -308,11 +319,9 @@ struct AttemptHost<'a> {
     manifest: &'a Manifest,
     allowance: Allowance,
     started: Instant,
-    archive: Shelf,
+    /// What its guests fetch.
+    shelf: Arc<Shelf>,
 }
-
-/// Where what guests fetch is kept, from the first page on.
-type Shelf = Arc<Mutex<Option<Archive>>>;
 
 impl AttemptHost<'_> {
     /// Moves a long output into a file.
@@ -346,8 +355,9 @@ impl Host for AttemptHost<'_> {
         let program = self.desk.parts.runtime.program(code, read, &self.desk.stop)?;
         let (desk, allowance) = (Arc::clone(self.desk), self.allowance.clone());
         let session = self.desk.session(&[]);
-        let (archive, limit) = (Arc::clone(&self.archive), self.manifest.limits.output);
-        Ok(Box::new(AttemptProgram { desk, allowance, program, session, archive, limit }))
+        let (shelf, limit) = (Arc::clone(&self.shelf), self.manifest.limits.output);
+        let submitter = self.manifest.submitter;
+        Ok(Box::new(AttemptProgram { desk, allowance, program, session, submitter, shelf, limit }))
     }
 
     fn elapsed(&self) -> Duration {
@@ -355,8 +365,7 @@ impl Host for AttemptHost<'_> {
     }
 
     fn archive(&self) -> Result<Option<FileRef>, TaskError> {
-        let archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner).take();
-        archive.map(Archive::finish).transpose()
+        self.shelf.clear()
     }
 
     fn memory(&self) -> u64 {
@@ -379,8 +388,9 @@ struct AttemptProgram {
     program: runtime::Program,
     /// What fetches the side files of its instances.
     session: Session,
+    submitter: PeerId,
     /// Where what they fetch is kept, and how much of it may be.
-    archive: Shelf,
+    shelf: Arc<Shelf>,
     limit: u64,
 }
 
@@ -404,8 +414,8 @@ impl AttemptProgram {
         self.desk.stopped()?;
         let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
         let network = given.fetch.clone().map(|rules| {
-            let (archive, limit) = (Arc::clone(&self.archive), self.limit);
-            Network { rules, archive, limit }
+            let (submitter, limit) = (self.submitter, self.limit);
+            Network { rules, submitter, shelf: Arc::clone(&self.shelf), limit }
         });
         let listener = Box::new(Ear { desk, session, mute: given.mute, network, heard });
         self.program.instantiate(allowance, listener, given)
@@ -427,27 +437,10 @@ struct Ear {
 
 struct Network {
     rules: Arc<Rules>,
-    archive: Shelf,
+    submitter: PeerId,
+    shelf: Arc<Shelf>,
     /// Bytes of the archive at most, with the task's other output.
     limit: u64,
-}
-
-impl Network {
-    /// Adds to the archive what was sent.
-    fn keep(&self, desk: &Arc<Desk>, visits: &[Visit]) -> Result<(), TaskError> {
-        let mut shelf = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
-        for visit in visits {
-            let archive = match &mut *shelf {
-                Some(archive) => archive,
-                None => {
-                    let file = desk.create(Lasting::Kept, self.limit)?;
-                    shelf.insert(Archive::begin(file, &self.rules)?)
-                }
-            };
-            archive.add(visit)?;
-        }
-        Ok(())
-    }
 }
 
 impl Listener for Ear {
@@ -460,13 +453,15 @@ impl Listener for Ear {
     }
 
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
-        let network = self.network.as_ref().ok_or(FetchError::NotAsked)?;
+        let network = self.network.as_ref().ok_or(GuestError::NoFetch)?;
         let mut visits = Vec::new();
-        let fetching = self.desk.parts.fetcher.fetch(&network.rules, request, &mut visits);
+        let Network { rules, submitter, shelf, limit } = network;
+        let fetching = self.desk.parts.fetcher.fetch(rules, Some(*submitter), request, &mut visits);
         // This thread may be one that the runtime does not know.
         let fetching = async { timeout(within, fetching).await };
         let fetched = self.desk.caller.wait(fetching).ok_or(TaskError::Stopped)?;
-        network.keep(&self.desk, &visits)?;
+        self.desk.visits.fetch_add(visits.len() as u64, Ordering::Relaxed);
+        shelf.keep(&visits, rules, || self.desk.create(Lasting::Kept, *limit))?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))
     }

@@ -233,8 +233,9 @@ impl Desk {
 
     fn apply(&mut self, event: WorkerEvent) {
         if let WorkerEvent::Finished { job, task, attempt, outcome, cost } = &event {
-            self.running.remove(&(*job, *task, *attempt));
-            self.note_run(*job, outcome.as_ref(), cost);
+            let ran = self.running.remove(&(*job, *task, *attempt));
+            let visits = ran.map_or(0, |ran| ran.visits());
+            self.note_run(*job, outcome.as_ref(), cost, visits);
         }
         let checked = match &event {
             WorkerEvent::ManifestChecked { job, .. } => Some(*job),
@@ -258,7 +259,7 @@ impl Desk {
         });
     }
 
-    fn note_run(&self, job: JobId, outcome: Option<&Outcome>, cost: &Cost) {
+    fn note_run(&self, job: JobId, outcome: Option<&Outcome>, cost: &Cost, visits: u64) {
         let Some(Judged { claim, owner, .. }) = self.judged.get(&job) else { return };
         self.parts.audit.ran(audit::Run {
             job,
@@ -266,6 +267,7 @@ impl Desk {
             submitter: claim.submitter,
             is_good: matches!(outcome, Some(Outcome::Done { .. })),
             wall_ms: cost.wall_ms,
+            visits,
         });
     }
 

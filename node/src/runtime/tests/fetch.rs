@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::fetch::{Fetcher, Options};
+use crate::fetch::{FetchError, Fetcher, Options};
 
 /// Fetches its input, and emits the head and the body of what comes. Its memory has room for a body of 64 KiB.
 const FETCHES: &str = r#"(module
@@ -38,7 +38,7 @@ impl Listener for Web {
     }
     fn fetch(&mut self, request: &Request, within: Duration) -> Result<Fetched, TaskError> {
         let mut visits = Vec::new();
-        let fetching = timeout(within, self.fetcher.fetch(&self.rules, request, &mut visits));
+        let fetching = timeout(within, self.fetcher.fetch(&self.rules, None, request, &mut visits));
         let fetched = Handle::current().block_on(self.stop.run_until_cancelled(fetching));
         let late = |_| Err(FetchError::Timeout(0));
         Ok(fetched.ok_or(TaskError::Stopped)?.unwrap_or_else(late))
@@ -67,7 +67,7 @@ async fn fetches(
         let rules = rules.map(Arc::new);
         let options =
             Options { private: vec!["127.0.0.0/8".parse().unwrap()], ..Options::default() };
-        let (fetcher, stop) = (Fetcher::new(options), bench.stop.clone());
+        let (fetcher, stop) = (Fetcher::new(options, None), bench.stop.clone());
         let web = |rules| Box::new(Web { fetcher, rules, stop }) as Box<dyn Listener>;
         let heard = || Box::new(bench.heard.clone()) as Box<dyn Listener>;
         let listener = rules.clone().map_or_else(heard, web);
@@ -166,4 +166,19 @@ async fn a_guest_that_reads_an_answer_it_never_got_reads_nothing() {
                     (call $body (i64.const -1) (i32.const 64) (i32.const 64))))))"#;
     let (head, body) = fetches(Bench::new(), READS, None, json!({})).await.unwrap();
     assert_eq!((head, body), (json!({}), vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_fetches_is_memory_of_the_node_and_given_back() {
+    let site = Site::start(1, 1);
+    let request = json!({ "url": site.url("/gzip") });
+    // Half of what guests have together is for the body as sent, half for what it unpacks to; the guest has some too.
+    let all = Rules { max_body: ROOM / 2, ..rules() };
+    match fetches(Bench::new(), FETCHES, Some(all), request.clone()).await {
+        Err(TaskError::Failed { code: "IPDC-5312", class: FailureClass::Worker, .. }) => {}
+        other => panic!("expected no room, got {other:?}"),
+    }
+    let fits = Rules { max_body: ROOM / 2 - (1 << 20), ..rules() };
+    let fetched = fetches(Bench::new(), FETCHES, Some(fits), request.clone()).await;
+    assert_eq!(fetched.unwrap().0["status"], 200);
 }
