@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipdc_jobs::ids::{JobId, PeerId};
 use miette::Diagnostic;
 
+use super::wheel::WheelError;
 use crate::api::client::ClientError;
 use crate::config::ConfigError;
 use crate::controller::SubmitError;
@@ -242,6 +243,10 @@ pub(super) enum CliError {
     #[diagnostic(transparent)]
     Backup(#[from] BackupError),
 
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Wheel(#[from] WheelError),
+
     #[error("interrupted")]
     #[diagnostic(code("IPDC-1625"))]
     Interrupted,
@@ -332,6 +337,7 @@ impl CliError {
             CliError::Interrupted => Exit::Interrupted,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
+            | CliError::Wheel(_)
             | CliError::Start(_)
             | CliError::Home(_)
             | CliError::Identity(_)

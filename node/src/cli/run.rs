@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::ids::JobId;
 use ipdc_jobs::kind::KINDS;
 use ipdc_jobs::spec::{self, JobSpec};
@@ -22,7 +23,7 @@ use super::inputs::{Input, Inputs};
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
 use super::progress::Progress;
-use super::transfer;
+use super::{runtimes, transfer};
 use crate::api::client::{Client, ClientError};
 use crate::controller::SubmitError;
 use crate::interrupt::Interrupts;
@@ -75,6 +76,9 @@ pub(super) struct Run {
     /// Start N nodes on this machine for this one job; needs no set-up
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=LOCAL_LIMIT))]
     local: Option<u32>,
+    /// What runs Python on these nodes: the module, or the wheel that `ipdc runtime add python` fetches
+    #[arg(long, value_name = "FILE", requires = "local")]
+    python: Option<PathBuf>,
     /// Print the job's ID as soon as it is accepted, and leave
     #[arg(long, conflicts_with_all = ["local", "out"])]
     detach: bool,
@@ -97,8 +101,13 @@ impl Run {
         let progress = Progress::new(session.output);
         progress.say(format!("starting {nodes} nodes"));
         let swarm = interrupts.unless(LocalSwarm::start(nodes)).await??;
-        drop(progress);
         let place = Place::new(swarm.home().to_owned())?;
+        if let Some(file) = &self.python {
+            let module = runtimes::read(file).await?;
+            let adding = runtimes::add(&place.client, Runtime::Python.name(), module, &progress);
+            interrupts.unless(adding).await??;
+        }
+        drop(progress);
         self.on(place, &inputs, session.output, &mut interrupts).await
     }
 

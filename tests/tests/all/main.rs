@@ -33,6 +33,7 @@ mod nodes;
 mod openapi;
 mod outsider;
 mod policy;
+mod python;
 mod stranger;
 mod wasi;
 mod workers;

@@ -148,6 +148,10 @@ fn every_operation_that_is_described_answers_as_described() {
     caller.call(("put", "/v1/pins/{cid}"), &pin, &none, 200);
     caller.call(("get", "/v1/pins"), "/v1/pins", &none, 200);
     caller.call(("delete", "/v1/pins/{cid}"), &pin, &none, 200);
+    let (one, python) = ("/v1/interpreters/{runtime}", "/v1/interpreters/python");
+    caller.call(("put", one), python, &json!({ "cid": file }), 400);
+    caller.call(("get", "/v1/interpreters"), "/v1/interpreters", &none, 200);
+    caller.call(("delete", one), python, &none, 404);
     caller.call(("post", "/v1/gc"), "/v1/gc", &empty, 200);
 
     let toml = "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"sum\"\nreduce = \"sum\"\npartitions = 1\ninput = \"input.txt\"\n";
