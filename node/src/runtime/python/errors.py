@@ -37,7 +37,7 @@ LACKS = (
     ("no processes", ("/subprocess.py", "/multiprocessing/", "'fork'", "'system'", "'popen'")),
     ("no network", ("/socket.py", "/ssl.py", "_socket", "socketpair")),
     (
-        "no packages: this Python's standard library, as far as it has one, and the .py files of the job",
+        "no packages but Python's standard library and the job's own .py files",
         ("No module named",),
     ),
     ("no files but those of the job: side files in /job, to be read", ("[Errno 44]", "[Errno 69]", "[Errno 76]")),

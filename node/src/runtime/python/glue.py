@@ -26,6 +26,9 @@ PIECE = 256 << 10
 RECORDS = 16, 4096
 SHORT = 128 << 10
 
+# Memory that is set aside, in which to explain that there is no more.
+RESERVE = 4 << 20
+
 
 def text_of(data):
     return data.decode("utf-8", "surrogateescape")
@@ -207,10 +210,12 @@ def main():
     # Stdout is for records.
     sys.stdout = sys.stderr
     sys.argv[:] = [path]
+    reserve = bytes(RESERVE)
     ipdc = sys.modules["ipdc"] = Lazy("ipdc", ipdc)
     try:
         call(user_function(name, path), name)
     except BaseException as error:
+        del reserve
         said = Lazy("errors", errors).explain(error, name, path)
         ipdc._ask("fail", message=said)
     # The interpreter is not taken apart: it goes with the sandbox.
