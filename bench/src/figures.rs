@@ -23,6 +23,7 @@ pub(crate) enum Figure {
     CountMemory,
     Again,
     Appended,
+    PythonCount,
     Spark,
     Dask,
     Ray,
@@ -133,6 +134,12 @@ pub(crate) const TABLES: &[Table] = &[
             Row::at_most(Figure::Again, "the same 1 GiB count again, from its CID", "s", 0.3)
                 .aim(0.15),
             Row::at_most(Figure::Appended, "after 1 % appended, splits mapped", "%", 3.0),
+            Row::at_least(
+                Figure::PythonCount,
+                "100 MiB word count in Python, rate / that of a bare script on all cores",
+                "×",
+                0.5,
+            ),
             Row::at_most(
                 Figure::Sort,
                 "total sort of 1 GiB with 64 MiB, wall / `LC_ALL=C sort -S64M`",

@@ -7,6 +7,7 @@ mod count;
 mod job;
 mod nodes;
 mod peers;
+mod python;
 mod rounds;
 mod sort;
 mod transfer;
@@ -73,6 +74,7 @@ const PARTS: &[Part] = &[
         measure: count::large,
     },
     Part { figures: &[Figure::Again, Figure::Appended], measure: count::again },
+    Part { figures: &[Figure::PythonCount], measure: python::count },
     Part { figures: &[Figure::Sort], measure: sort::total },
     Part { figures: &[Figure::Ingest], measure: transfer::ingest },
     Part { figures: &[Figure::Transfer], measure: transfer::node_to_node },

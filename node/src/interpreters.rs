@@ -6,6 +6,7 @@
 //! submit. None is believed because another node names it.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ipdc_jobs::engine::Runtime;
@@ -13,6 +14,7 @@ use ipdc_jobs::ids::{Cid, FileRef};
 use ipdc_jobs::kind::{ReadAt, TaskError};
 use ipdc_jobs::message::Counters;
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::blocks::Blocks;
@@ -33,6 +35,10 @@ pub static KNOWN: LazyLock<FileRef> = LazyLock::new(|| FileRef {
         .expect("it is a CID"),
     len: 26_267_204,
 });
+
+/// How long a node is looked for that has the known interpreter: those that are connected say at once
+/// whether they do, and a user waits for the answer.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why an interpreter was not taken, or there is none.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -61,7 +67,7 @@ pub enum InterpreterError {
          gets one, on any node of the swarm"
     )]
     #[diagnostic(code("IPDC-5203"))]
-    None(#[source] Box<unixfs::Error>),
+    None(#[source] Option<Box<unixfs::Error>>),
     /// None was added for this runtime.
     #[error("no interpreter was added here for `{0}`")]
     #[diagnostic(code("IPDC-5204"), help("`ipdc runtime ls` lists those that were"))]
@@ -144,8 +150,10 @@ impl Interpreters {
         let own = self.find(Runtime::Python.name()).await?;
         let file = own.map_or(*KNOWN, |own| own.file);
         let session = self.blocks.fetcher().session_for(&[], add.clone());
-        let fetched = session.fetch_all(file.cid, |_| {}).await;
-        fetched.map_err(|error| InterpreterError::None(Box::new(error)))?;
+        let none = |error: unixfs::Error| InterpreterError::None(Some(Box::new(error)));
+        let root = timeout(LOOK, session.get(&file.cid)).await;
+        root.map_err(|_| InterpreterError::None(None))?.map_err(|error| none(error.into()))?;
+        session.fetch_all(file.cid, |_| {}).await.map_err(none)?;
         Ok(file)
     }
 

@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::blocks::pins;
+use crate::interpreters::KNOWN;
 use crate::problem::Problem;
+use crate::state::interpreters;
 use crate::swarm::certificate::now_ms;
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::revocation::Whom;
@@ -473,6 +475,39 @@ pub struct Pin {
     pub cid: Cid,
     /// For whom: `user`, or a job.
     pub reason: String,
+}
+
+/// Body of `PUT /interpreters/RUNTIME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewInterpreter {
+    /// The module, a file.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+}
+
+/// Answer to `PUT /interpreters/RUNTIME`, and one of the answer to `GET /interpreters`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// The runtime that it is for.
+    pub runtime: String,
+    /// Its version, as it says itself.
+    pub version: String,
+    /// The module.
+    #[serde(with = "cid_text")]
+    pub cid: Cid,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it is the one that this version of ipdc knows, which other nodes take without adding it.
+    pub known: bool,
+}
+
+impl From<interpreters::Interpreter> for Interpreter {
+    fn from(added: interpreters::Interpreter) -> Self {
+        let interpreters::Interpreter { runtime, file, version } = added;
+        let known = file.cid == KNOWN.cid;
+        Interpreter { runtime, version, cid: file.cid, size: file.len, known }
+    }
 }
 
 /// Answer to `POST /gc`: what was freed.

@@ -20,8 +20,13 @@ pub(super) struct Done {
 
 /// Runs an example on the content `input` from the swarm's first node.
 pub(super) fn run(swarm: &Swarm, example: &str, input: &str) -> Done {
+    run_at(swarm, &root().join("examples").join(example), input)
+}
+
+/// Runs the job in `dir` so.
+pub(super) fn run_at(swarm: &Swarm, dir: &Path, input: &str) -> Done {
     let node = &swarm[0];
-    let run = node.cli(["run", "mr"]).arg(root().join("examples").join(example));
+    let run = node.cli(["run", "mr"]).arg(dir);
     let before = nodes_cpu(swarm);
     let ran = run.args(["--input", input, "--json"]).within(LONG).run().ok();
     let cost = Cost { wall: ran.took, cpu: nodes_cpu(swarm) - before };

@@ -247,7 +247,8 @@ fn at_odds(config: &Config, given: &Section) -> Vec<(&'static str, String)> {
         odds.extend(for_sorts.map(|key| (key, format!("`{key}` is for `reduce = \"sort\"`"))));
     }
     if matches!(config.map, Code::Python(_)) && config.record != RecordKind::Lines {
-        let message = "`record` is given and `map` is Python, which gets lines; expected none";
+        let message = "`record` is given and `map` is Python, which gets lines; expected \"lines\", \
+                       \"jsonl\" or none";
         odds.push(("record", message.to_owned()));
     }
     if config.top.is_some() && (reduces(Builtin::Sort) || config.partition == Partition::Range) {

@@ -68,7 +68,10 @@ fn config_seeds() -> Vec<Vec<u8>> {
     ] {
         large[key] = value;
     }
-    vec![json(&small), json(&large)]
+    let mut python = small.clone();
+    let files = serde_json::json!({ "map.py": map, "words/split.py": map });
+    python["map"] = serde_json::json!({ "interpreter": map, "main": "map.py", "files": files });
+    vec![json(&small), json(&large), json(&python)]
 }
 
 fn body(bytes: &[u8]) {

@@ -80,6 +80,16 @@ pub(super) const TEMPLATES: &[Template] = &[
         ],
         build: Some(BUILD),
     },
+    Template {
+        language: "python",
+        files: &[
+            ("job.toml", include_str!("template/python-job.toml")),
+            README,
+            TEXT,
+            ("map.py", include_str!("../../../examples/wordcount-py/map.py")),
+        ],
+        build: None,
+    },
 ];
 
 #[cfg(test)]

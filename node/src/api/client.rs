@@ -26,9 +26,9 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
-    Listing, LogsQuery, NewDir, PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status,
-    Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
+    JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX, Peer, Pin, Rekeyed,
+    Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -179,6 +179,7 @@ impl Client {
     pub fn new(run: RunInfo, token: &str) -> Self {
         let http = reqwest::Client::builder()
             .no_proxy()
+            .tls_built_in_root_certs(false)
             .connect_timeout(CONNECT_LIMIT)
             .pool_idle_timeout(IDLE_LIMIT)
             .build()
@@ -406,6 +407,36 @@ impl Client {
     /// As [`Client::status`].
     pub async fn pins(&self) -> Result<Vec<Pin>, ClientError> {
         self.get(&["pins"]).await
+    }
+
+    /// The interpreters that were added.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn interpreters(&self) -> Result<Vec<Interpreter>, ClientError> {
+        self.get(&["interpreters"]).await
+    }
+
+    /// Adds the module `cid` as what interprets code of `runtime`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn add_interpreter(
+        &self,
+        runtime: &str,
+        cid: Cid,
+    ) -> Result<Interpreter, ClientError> {
+        let request = self.request(Method::PUT, &["interpreters", runtime]);
+        self.ask(request.json(&NewInterpreter { cid })).await
+    }
+
+    /// Forgets the interpreter of `runtime`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn remove_interpreter(&self, runtime: &str) -> Result<(), ClientError> {
+        let Empty {} = self.ask(self.request(Method::DELETE, &["interpreters", runtime])).await?;
+        Ok(())
     }
 
     /// Removes what nothing needs.

@@ -191,10 +191,12 @@ fn status_of(code: &str) -> StatusCode {
     match code {
         "IPDC-7003" => StatusCode::UNAUTHORIZED,
         "IPDC-7004" | "IPDC-2207" | "IPDC-2209" => StatusCode::FORBIDDEN,
-        "IPDC-7005" | "IPDC-5002" | "IPDC-2006" | "IPDC-2211" => StatusCode::BAD_REQUEST,
+        "IPDC-7005" | "IPDC-5002" | "IPDC-5202" | "IPDC-2006" | "IPDC-2211" => {
+            StatusCode::BAD_REQUEST
+        }
         code if code.starts_with("IPDC-35") => StatusCode::BAD_REQUEST,
-        "IPDC-7006" | "IPDC-5001" | "IPDC-5003" | "IPDC-5004" | "IPDC-3204" | "IPDC-3301"
-        | "IPDC-2208" | "IPDC-5610" => StatusCode::NOT_FOUND,
+        "IPDC-7006" | "IPDC-5001" | "IPDC-5003" | "IPDC-5004" | "IPDC-5201" | "IPDC-5204"
+        | "IPDC-3204" | "IPDC-3301" | "IPDC-2208" | "IPDC-5610" => StatusCode::NOT_FOUND,
         "IPDC-7007" => StatusCode::PAYLOAD_TOO_LARGE,
         "IPDC-7008" => StatusCode::SERVICE_UNAVAILABLE,
         "IPDC-7009" => StatusCode::REQUEST_TIMEOUT,

@@ -30,9 +30,9 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Invite, InviteRequest, JobLogs, JobQuery, JobView,
-    Listing, LogsQuery, NewDir, NewDirEntry, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked,
-    Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
+    JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NewInterpreter, NodeKind, Peer,
+    Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -88,6 +88,8 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/ls/{*path}", get(ls))
         .route("/pins", get(pins))
         .route("/pins/{cid}", put(pin).delete(unpin))
+        .route("/interpreters", get(interpreters))
+        .route("/interpreters/{runtime}", put(add_interpreter).delete(remove_interpreter))
         .route("/gc", post(gc))
         .route("/du", get(du))
         .route("/jobs", get(jobs).post(submit).layer(DefaultBodyLimit::max(SUBMISSION_LIMIT)))
@@ -328,6 +330,24 @@ async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
 
 async fn unpin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
     node.blocks.pins().unpin(content_path(&cid)?.root, Reason::User).await?;
+    Ok(Json(Empty {}))
+}
+
+async fn interpreters(State(node): Shared) -> Answer<Vec<Interpreter>> {
+    let added = node.interpreters.list().await?.into_iter();
+    Ok(Json(added.map(Interpreter::from).collect()))
+}
+
+async fn add_interpreter(
+    State(node): Shared,
+    Path(runtime): Path<String>,
+    Json(new): Json<NewInterpreter>,
+) -> Answer<Interpreter> {
+    Ok(Json(node.interpreters.add(&runtime, new.cid).await?.into()))
+}
+
+async fn remove_interpreter(State(node): Shared, Path(runtime): Path<String>) -> Answer<Empty> {
+    node.interpreters.remove(&runtime).await?;
     Ok(Json(Empty {}))
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::error::CliError;
-use super::output::{Answer, put_table, table};
+use super::output::{Answer, harmless, put_table, table};
 use crate::audit::Entry;
 use crate::view::AuditQuery;
 
@@ -47,7 +47,7 @@ impl Answer for Log {
                 peer.map(|peer| peer.to_string()).unwrap_or_default(),
                 job.map(|job| job.to_string()).unwrap_or_default(),
                 // Others' words may be in it: what would steer a terminal is escaped.
-                detail.escape_debug().to_string().replace("\\'", "'"),
+                harmless(detail),
             ]);
         }
         put_table(to, &rows)

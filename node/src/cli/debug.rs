@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::Session;
 use super::error::CliError;
 use super::jobs::JobPrefix;
-use super::output::{Answer, size, span};
+use super::output::{Answer, harmless, size, span};
 use super::progress::Progress;
 use super::transfer;
 use crate::api::client::{Client, ClientError, Meter};
@@ -329,7 +329,7 @@ struct Ear {
 
 impl Ear {
     fn say(&self, line: &str) {
-        let line = line.escape_debug().to_string().replace("\\t", "\t");
+        let line = harmless(line);
         // Nobody listens after an interrupt.
         let _ = self.lines.blocking_send(line);
     }

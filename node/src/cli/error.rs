@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipdc_jobs::ids::{JobId, PeerId};
 use miette::Diagnostic;
 
+use super::wheel::WheelError;
 use crate::api::client::ClientError;
 use crate::config::ConfigError;
 use crate::controller::SubmitError;
@@ -251,6 +252,10 @@ pub(super) enum CliError {
     )]
     Items { job: JobId, failed: u64, total: u64 },
 
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Wheel(#[from] WheelError),
+
     #[error("interrupted")]
     #[diagnostic(code("IPDC-1625"))]
     Interrupted,
@@ -342,6 +347,7 @@ impl CliError {
             CliError::Items { .. } => Exit::ItemsFailed,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
+            | CliError::Wheel(_)
             | CliError::Start(_)
             | CliError::Home(_)
             | CliError::Identity(_)

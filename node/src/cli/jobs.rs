@@ -14,7 +14,7 @@ use super::Session;
 use super::debug::Debug;
 use super::error::CliError;
 use super::items::{GiveItems, ShowItems};
-use super::output::{Answer, put_table, size, span, table};
+use super::output::{Answer, harmless, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
 use super::run::end_of;
 use super::transfer;
@@ -210,7 +210,7 @@ impl Answer for JobView {
         self.notes.iter().try_for_each(|note| writeln!(to, "{:<11} {note}", "note"))?;
         for Refusal { peer, reason } in &self.refusals {
             // The worker wrote it: what would steer a terminal is escaped.
-            let reason = reason.escape_debug().to_string().replace("\\'", "'");
+            let reason = harmless(reason);
             writeln!(to, "{:<11} by {peer}: {reason}", "refused")?;
         }
         if let Some(error) = &self.error {
@@ -231,7 +231,7 @@ impl Answer for JobLogs {
     /// The guest wrote these lines: what would steer a terminal is escaped.
     fn text(&self, to: &mut dyn Write) -> io::Result<()> {
         for line in &self.lines {
-            let text = line.line.escape_debug().to_string().replace("\\t", "\t");
+            let text = harmless(&line.line);
             writeln!(to, "{} {} {text}", line.task, line.attempt)?;
         }
         for LeftOut { task, attempt, lines, .. } in &self.left_out {
@@ -240,7 +240,7 @@ impl Answer for JobLogs {
         for failure in &self.failures {
             let (task, attempt) = (failure.task, failure.attempt);
             let (code, worker) = (&failure.code, failure.worker);
-            let message = failure.message.escape_debug();
+            let message = harmless(&failure.message);
             writeln!(to, "{task} {attempt} failed on {worker}: {code}: {message}")?;
         }
         Ok(())

@@ -23,10 +23,12 @@ mod output;
 mod process;
 mod progress;
 mod run;
+mod runtimes;
 mod setup;
 mod start;
 mod stop;
 mod transfer;
+mod wheel;
 
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
@@ -108,6 +110,8 @@ enum Command {
     Unpin(data::Unpin),
     Gc(data::Gc),
     Du(data::Du),
+    #[command(subcommand)]
+    Runtime(runtimes::Runtime),
     New(new::New),
     Run(run::Run),
     Jobs(jobs::Jobs),
@@ -248,6 +252,7 @@ impl Command {
             Command::Unpin(command) => command.run(session).await,
             Command::Gc(command) => command.run(session).await,
             Command::Du(command) => command.run(session).await,
+            Command::Runtime(command) => command.run(session).await,
             Command::New(command) => command.run(session),
             Command::Run(command) => command.run(session).await,
             Command::Jobs(command) => command.run(session).await,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::kind::{self, KINDS, Template};
 use serde::Serialize;
 
@@ -45,10 +46,12 @@ impl New {
     pub(super) fn run(self, session: &Session) -> Result<(), CliError> {
         let template = self.template()?;
         write(template, &self.place)?;
+        // Nodes that are made for one job have no interpreter.
+        let nodes = if template.language == Runtime::Python.name() { "" } else { " --local 1" };
         session.output.put(&Made {
             language: template.language,
             build: template.build.map(|script| format!("sh {}", self.place.join(script).display())),
-            run: format!("ipdc run {} {} --local 1", self.kind, self.place.display()),
+            run: format!("ipdc run {} {}{nodes}", self.kind, self.place.display()),
             path: self.place,
         })
     }

@@ -187,6 +187,18 @@ pub(super) fn put_table(to: &mut dyn Write, table: &Table) -> io::Result<()> {
     table.lines().try_for_each(|line| writeln!(to, "{}", line.trim_end()))
 }
 
+/// A line that a stranger wrote, for a terminal: what would steer it is escaped, tabs and quotes are not.
+pub(super) fn harmless(line: &str) -> String {
+    const PLAIN: [char; 3] = ['\t', '\'', '"'];
+    let mut shown = String::with_capacity(line.len());
+    for part in line.split_inclusive(PLAIN) {
+        let text = part.trim_end_matches(PLAIN);
+        shown.extend(text.escape_debug());
+        shown.push_str(&part[text.len()..]);
+    }
+    shown
+}
+
 /// Bytes for people: `17 B`, `1.5 MiB`.
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

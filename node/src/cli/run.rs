@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
+use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::ids::JobId;
 use ipdc_jobs::kind::{Items, KINDS};
 use ipdc_jobs::spec::{self, JobSpec};
@@ -23,7 +24,7 @@ use super::items;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
 use super::progress::Progress;
-use super::transfer;
+use super::{runtimes, transfer};
 use crate::api::client::{Client, ClientError};
 use crate::controller::SubmitError;
 use crate::interrupt::Interrupts;
@@ -79,6 +80,9 @@ pub(super) struct Run {
     /// Print each item as it ends, as a line of JSON, in place of the result's CID
     #[arg(long)]
     follow: bool,
+    /// What runs Python on these nodes: the module, or the wheel that `ipdc runtime add python` fetches
+    #[arg(long, value_name = "FILE", requires = "local")]
+    python: Option<PathBuf>,
     /// Print the job's ID as soon as it is accepted, and leave
     #[arg(long, conflicts_with_all = ["local", "out", "follow"])]
     detach: bool,
@@ -101,8 +105,13 @@ impl Run {
         let progress = Progress::new(session.output);
         progress.say(format!("starting {nodes} nodes"));
         let swarm = interrupts.unless(LocalSwarm::start(nodes)).await??;
-        drop(progress);
         let place = Place::new(swarm.home().to_owned())?;
+        if let Some(file) = &self.python {
+            let module = runtimes::read(file).await?;
+            let adding = runtimes::add(&place.client, Runtime::Python.name(), module, &progress);
+            interrupts.unless(adding).await??;
+        }
+        drop(progress);
         self.on(place, &inputs, session.output, &mut interrupts).await
     }
 

@@ -170,7 +170,11 @@ impl Process {
         }
         Err(match failed {
             TaskError::Failed { class, code, message } => {
-                let hint = if self.world.missed_files() { NO_FILES } else { "" };
+                let hint = match () {
+                    () if self.state.wanted_more_memory() => NO_MEMORY,
+                    () if self.world.missed_files() => NO_FILES,
+                    () => "",
+                };
                 let message = format!("{message}{}{hint}", self.stderr.last());
                 TaskError::Failed { class, code, message }
             }
@@ -178,6 +182,9 @@ impl Process {
         })
     }
 }
+
+/// For a command that failed after it was given no more memory.
+const NO_MEMORY: &str = " (it wanted more memory than it may have: `limits.memory` in job.toml)";
 
 /// For a command that failed, can open files and has opened none.
 const NO_FILES: &str = " (the sandbox has no files but side files, in /job)";

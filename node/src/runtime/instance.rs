@@ -76,6 +76,13 @@ impl State {
     /// The instance before is gone, and what it had.
     pub(super) fn renew(&mut self) {
         self.memory.elements = 0;
+        self.memory.wanted_more = false;
+        self.memory.wanted_elements = false;
+    }
+
+    /// Whether it asked for more memory than it may have.
+    pub(super) fn wanted_more_memory(&self) -> bool {
+        self.memory.wanted_more
     }
 
     /// What its memory may grow to.

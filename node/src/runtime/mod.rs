@@ -203,6 +203,9 @@ pub(crate) enum GuestError {
     /// A command ended with another exit code than 0.
     #[error("the command ended with exit code {0}")]
     Exit(u32),
+    /// A command that does not run what it is given.
+    #[error("the command did not say which Python it is")]
+    NoPython,
     /// A command said itself why it could not go on.
     #[error("{0}")]
     GaveUp(String),
@@ -218,7 +221,7 @@ impl GuestError {
             GuestError::Time(_) => "IPDC-5302",
             GuestError::Memory(_) => "IPDC-5303",
             GuestError::Bounds { .. } => "IPDC-5304",
-            GuestError::NotWasm(_) => "IPDC-5305",
+            GuestError::NotWasm(_) | GuestError::NoPython => "IPDC-5305",
             GuestError::Export(_) => "IPDC-5306",
             GuestError::Import(_) | GuestError::ImportType(_) | GuestError::NoCommand(_) => {
                 "IPDC-5307"
@@ -342,7 +345,8 @@ impl Runtime {
         listener: Box<dyn Listener>,
     ) -> Result<String, TaskError> {
         let module = self.module(file, read, &CancellationToken::new())?;
-        self.interpret(&module, Script::version(), "version", listener)
+        let version = self.interpret(&module, Script::version(), "version", listener)?;
+        if version.is_empty() { Err(GuestError::NoPython.into()) } else { Ok(version) }
     }
 
     /// Runs `script` without input; the key of the first record that it writes.

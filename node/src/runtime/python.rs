@@ -1,8 +1,8 @@
 //! Python code: functions of the user's, run by CPython, which is a WASI command like any other.
 //!
 //! Owns how the interpreter is started and the scripts that it is started with: `glue.py`, which calls
-//! the user's function; `ipdc.py`, the module that code can import; `check.py`, which looks at code
-//! without running it. What they write can show in a job's outputs: a change of it raises
+//! the user's function; `errors.py`, which explains what it raised; `ipdc.py`, the module that code can
+//! import; `check.py`, which looks at code without running it. What they write can show in a job's outputs: a change of it raises
 //! [`ipdc_jobs::memo::ABI`].
 //!
 //! It starts nothing itself: that is [`command`](super::command)'s.
@@ -17,6 +17,9 @@ const GLUE: &str = include_str!("python/glue.py");
 
 /// Says on stdin's behalf what is wrong with code, if something is.
 const CHECK: &str = include_str!("python/check.py");
+
+/// Says what an error was about.
+const ERRORS: &str = include_str!("python/errors.py");
 
 /// What code imports as `ipdc`.
 const IPDC: &str = include_str!("python/ipdc.py");
@@ -58,7 +61,7 @@ impl Script {
 
     /// The interpreter's arguments, its name first.
     pub(super) fn arguments(&self, function: &str) -> Vec<Vec<u8>> {
-        let script = [self.source, function, &self.main, IPDC];
+        let script = [self.source, function, &self.main, IPDC, ERRORS];
         std::iter::once("python").chain(OPTIONS).chain(script).map(Into::into).collect()
     }
 

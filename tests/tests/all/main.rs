@@ -34,6 +34,7 @@ mod nodes;
 mod openapi;
 mod outsider;
 mod policy;
+mod python;
 mod stranger;
 mod wasi;
 mod workers;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ipdc_tests::api::{Answer, Api};
-use ipdc_tests::job::words_wat;
+use ipdc_tests::job::{guest, words_wat};
 use ipdc_tests::{Node, SOON};
 use serde_json::{Value, json};
 
@@ -148,6 +148,10 @@ fn every_operation_that_is_described_answers_as_described() {
     caller.call(("put", "/v1/pins/{cid}"), &pin, &none, 200);
     caller.call(("get", "/v1/pins"), "/v1/pins", &none, 200);
     caller.call(("delete", "/v1/pins/{cid}"), &pin, &none, 200);
+    let (one, python) = ("/v1/interpreters/{runtime}", "/v1/interpreters/python");
+    caller.call(("put", one), python, &json!({ "cid": file }), 400);
+    caller.call(("get", "/v1/interpreters"), "/v1/interpreters", &none, 200);
+    caller.call(("delete", one), python, &none, 404);
     caller.call(("post", "/v1/gc"), "/v1/gc", &empty, 200);
 
     let toml = "kind = \"mr\"\nmap = \"words.wat\"\ncombine = \"sum\"\nreduce = \"sum\"\npartitions = 1\ninput = \"input.txt\"\n";
@@ -165,6 +169,32 @@ fn every_operation_that_is_described_answers_as_described() {
     caller.call(("get", "/v1/jobs/{id}/logs"), &format!("{path}/logs?task=0"), &none, 200);
     caller.call(("get", "/v1/jobs/{id}/tasks/{task}"), &task, &none, 200);
     caller.call(("post", "/v1/jobs/{id}/cancel"), &format!("{path}/cancel"), &empty, 200);
+    caller.call(("get", "/v1/jobs/{id}/items"), &format!("{path}/items"), &none, 404);
+
+    let toml = "kind = \"cl\"\nrun = \"echo.wat\"\nopen = true\n";
+    let files = json!({ "job.toml": toml, "echo.wat": guest("echo.wat") });
+    let submission = json!({ "kind": "cl", "files": files });
+    let accepted = caller.call(("post", "/v1/jobs"), "/v1/jobs", &submission, 202).ok();
+    let job = accepted["job"].as_str().unwrap();
+    let path = format!("/v1/jobs/{job}");
+    let _ = node.job_until(job, "it is open", |view| view["items"].is_object());
+    let items = format!("{path}/items");
+    caller.call(("post", "/v1/jobs/{id}/items"), &items, &json!(["one", { "x": 2 }]), 200);
+    caller.call(("post", "/v1/jobs/{id}/items"), &items, &json!([""]), 409);
+    caller.call(("post", "/v1/jobs/{id}/close"), &format!("{path}/close"), &empty, 200);
+    let _ = node.job_done(job);
+    let lines = caller.call(("get", "/v1/jobs/{id}/items"), &items, &none, 200).body;
+    let lines: Vec<Value> = String::from_utf8(lines)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    let item = caller.description["components"]["schemas"]["Item"].clone();
+    for line in &lines {
+        assert_eq!(wrong(&caller.description, &item, line, "item"), [""; 0], "{line}");
+    }
+    caller.call(("get", "/v1/jobs/{id}"), &path, &none, 200);
 
     caller.call(("post", "/v1/pause"), "/v1/pause", &empty, 200);
     caller.call(("post", "/v1/resume"), "/v1/resume", &empty, 200);

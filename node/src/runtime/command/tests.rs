@@ -294,6 +294,72 @@ fn a_side_file_that_nobody_has_is_no_fault_of_the_command() {
     assert!(matches!(lost, Err(TaskError::Missing { .. })), "{lost:?}");
 }
 
+/// Writes the request at 256 to the device, and what is read of the answer to stdout. The device is descriptor 5.
+fn ask(request: &str) -> String {
+    let text = format!("ipdc{}", request.replace('"', "\\\""));
+    let open = assert_errno(&open_at((256, 4), 4, 0, READ | 1 << 6), 0);
+    let len = request.len() - request.matches("\\n").count();
+    command(
+        &text,
+        &format!(
+            "{open}
+            (call $put (i32.const 5) (i32.const 260) (i32.const {len}))
+            (call $piece (i32.const 4096) (i32.const 4096))
+            {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))",
+            assert_errno(
+                "(call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))",
+                0
+            )
+        ),
+    )
+}
+
+#[test]
+fn a_command_asks_its_host_through_the_device() {
+    let bench = Bench::new();
+    let asks = |request: &str| bench.map(&ask(request), b"").unwrap();
+    let fine = packed(&[("{\"ok\":null}", "")]);
+    assert_eq!(asks(r#"{"call":"log","text":"a word"}\n"#), fine);
+    assert_eq!(asks(r#"{"call":"progress","done":1,"total":2}\n"#), fine);
+    assert_eq!(asks(r#"{"call":"count","name":"seen","by":2}\n"#), fine);
+    assert_eq!(bench.heard(), ["a word", "1/2", "seen +2"]);
+    // What is not whole is not answered.
+    assert_eq!(asks(r#"{"call":"log","text":"a word"}"#), b"");
+    assert_eq!(bench.heard().len(), 3);
+    for wrong in [
+        "nonsense",
+        r#"{"call":"teleport"}"#,
+        r#"{"call":"log"}"#,
+        r#"{"call":"log","text":"x","more":1}"#,
+        r#"{"call":"progress","done":-1,"total":2}"#,
+        r#"{"call":"count","name":"","by":2}"#,
+    ] {
+        let answer = asks(&format!(r"{wrong}\n"));
+        assert!(answer[8..].starts_with(b"{\"error\":\""), "{wrong}: {answer:?}");
+    }
+    assert_eq!(bench.heard().len(), 3);
+}
+
+#[test]
+fn a_command_that_gives_up_is_quoted_and_runs_no_further() {
+    let bench = Bench::new();
+    let (code, message) = bench.fails(&ask(r#"{"call":"fail","message":"no luck"}\n"#));
+    assert_eq!((code, message.as_str()), ("IPDC-5316", "no luck"));
+    assert_eq!(bench.heard(), Vec::<String>::new());
+}
+
+#[test]
+fn a_request_without_end_is_too_long() {
+    let open = assert_errno(&open_at((256, 4), 4, 0, READ | 1 << 6), 0);
+    let write = "(call $write (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))";
+    let body = format!(
+        "{open} (call $piece (i32.const 4096) (i32.const 65536)) {} {}",
+        assert_errno(write, 0),
+        assert_errno(write, 35),
+    );
+    let _ = Bench::new().map(&command("ipdc", &body), b"").unwrap();
+}
+
 #[test]
 fn a_command_is_checked_before_it_runs() {
     let bench = Bench::new();

@@ -1,6 +1,6 @@
 """Looks at a job's Python code without running it.
 
-    python -c CHECK FUNCTION MAIN IPDC
+    python -c CHECK FUNCTION MAIN IPDC ERRORS
 
 Every file must compile, and MAIN must have FUNCTION.
 """
@@ -35,7 +35,7 @@ def check(function, main):
 
 
 def main():
-    name, path, ipdc = sys.argv[1:]
+    name, path, ipdc, _ = sys.argv[1:]
     module = type(sys)("ipdc")
     exec(ipdc, vars(module))
     try:

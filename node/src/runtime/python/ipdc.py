@@ -1,6 +1,6 @@
 """What a function may ask of the node that runs it: progress, a log, counts, the job's params."""
 
-import os
+import posix
 
 # Where requests are written, a line of JSON each, and answers are read.
 DEVICE = "/dev/ipdc"
@@ -27,10 +27,10 @@ def __getattr__(name):
     if name == "params":
         import json
 
-        globals()[name] = json.loads(os.environ["IPDC_PARAMS"])
+        globals()[name] = json.loads(posix.environ[b"IPDC_PARAMS"])
         return globals()[name]
     if name == "input":
-        return os.environ["IPDC_INPUT"]
+        return posix.environ[b"IPDC_INPUT"].decode()
     raise AttributeError(f"module 'ipdc' has no attribute '{name}'")
 
 

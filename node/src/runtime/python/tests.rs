@@ -315,6 +315,18 @@ fn what_the_sandbox_lacks_is_said() {
 }
 
 #[test]
+fn code_that_has_used_up_its_memory_is_told_where_and_which_limit_that_was() {
+    for text in [
+        "def map(line):\n    held = []\n    while True:\n        held.append('x' * 10_000)\n",
+        "held = []\ndef map(line):\n    while True:\n        held.append('x' * 10_000)\n",
+    ] {
+        let said = map(text).call("map", "x").unwrap_err();
+        assert!(said.starts_with("map.py:4: in map: MemoryError"), "{said}");
+        assert!(said.ends_with("(the sandbox has no more memory: `limits.memory` in job.toml)"));
+    }
+}
+
+#[test]
 fn code_is_looked_at_before_it_runs() {
     let files = |text: &'static str| {
         Job::new(&[("map.py", text), ("deep/other.py", "import nothing\n"), ("more.py", "x = 1\n")])
