@@ -325,7 +325,9 @@ async fn without_a_robots_txt_all_is_allowed_and_one_that_cannot_be_had_allows_n
             one_answer_a_connection(&format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(kind(open.get_url(&rules, &format!("{host}/page")).await), expected, "{answer}");
     }
-    // Nobody there at all: that is what the guest hears.
+    // What may not be asked, or is not there at all: that is what the guest hears.
+    let outside = Rules { private: vec![], ..rules.clone() };
+    assert_eq!(kind(World::new().get(&outside, "/page/1").await), "private");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(kind(open.get_url(&rules, &format!("http://{gone}/")).await), "connect");
 }
