@@ -40,8 +40,10 @@ pub const TEXT: &str = "the quick brown fox jumps over the lazy dog\n";
 /// Links of a page beside those that reach all pages.
 const MORE_LINKS: usize = 6;
 
-/// Words of a page.
+/// Words of a page, and of the long ones: one page in so many, from page 3 on.
 const WORDS: usize = 120;
+const MANY_WORDS: usize = 1_500;
+const LONG_ONE_IN: u32 = 8;
 
 /// Between two drops of what drips.
 const DRIP: Duration = Duration::from_millis(100);
@@ -94,7 +96,8 @@ pub fn page(n: u32, pages: u32, seed: u64) -> Page {
     let below = below.into_iter().filter(|n| *n < u64::from(pages)).map(|n| n as u32);
     let mut links: Vec<u32> = below.collect();
     links.extend((0..MORE_LINKS).map(|_| rng.below(pages as usize) as u32));
-    let words = (0..WORDS).map(|_| {
+    let words = if n % LONG_ONE_IN == 3 { MANY_WORDS } else { WORDS };
+    let words = (0..words).map(|_| {
         // The fewer digits the more frequent, as in a language.
         let most = 10_usize.pow(1 + rng.below(4) as u32);
         format!("w{}", rng.below(most))

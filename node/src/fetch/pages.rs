@@ -1,8 +1,8 @@
 //! What was fetched before: of a page that says how to ask whether it changed (`ETag`, `Last-Modified`), the next
 //! crawl asks only that.
 //!
-//! What each submitter's jobs fetched is for its jobs alone. Heads are in a table of the memo's file, bodies
-//! are blocks of the cache: either may be lost at any time, and then the page is fetched whole.
+//! What each submitter's jobs fetched is for its jobs alone. Heads and small bodies are in a table of the memo's
+//! file, other bodies are blocks of the cache: either may be lost at any time, and then the page is fetched whole.
 
 use std::net::IpAddr;
 
@@ -14,12 +14,13 @@ use hyper::header::{
 use hyper::{StatusCode, Version};
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{FileRef, PeerId};
+use ipdc_jobs::message::{INLINE_LIMIT, Payload};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::{Method, Request, Shared, Visit};
-use crate::blocks::store::{Store, Tier};
+use crate::blocks::store::{Store, StoreError, Tier};
 use crate::blocks::unixfs::{FileBuilder, FileReader};
 use crate::state::pages::{self, PageKey};
 use crate::state::{Db, StateError};
@@ -38,7 +39,7 @@ struct Kept {
     ip: IpAddr,
     is_old_http: bool,
     headers: Vec<(String, String)>,
-    body: FileRef,
+    body: Payload,
 }
 
 /// The name under which a page is remembered; none when this request is for no page, or asks itself whether it
@@ -97,11 +98,14 @@ impl Pages {
     async fn find(&self, key: PageKey, url: &Url) -> Result<Option<Visit>, StateError> {
         let Some(kept) = pages::find(&self.db, key).await? else { return Ok(None) };
         let Ok(kept) = serde_json::from_str::<Kept>(&kept) else { return Ok(None) };
-        let body = self.body(&kept.body).await;
+        let body = match &kept.body {
+            Payload::Inline(body) => Some(body.clone()),
+            Payload::File(file) => self.read(file).await,
+        };
         Ok(body.and_then(|body| kept.visit(url.clone(), body)))
     }
 
-    async fn body(&self, file: &FileRef) -> Option<Bytes> {
+    async fn read(&self, file: &FileRef) -> Option<Bytes> {
         let mut reader = FileReader::open_file(self.store.clone(), file).await.ok()?;
         let mut body = Vec::new();
         while (body.len() as u64) < file.len {
@@ -112,6 +116,12 @@ impl Pages {
         Some(body.into())
     }
 
+    async fn write(&self, body: &[u8]) -> Result<FileRef, StoreError> {
+        let mut file = FileBuilder::new(self.store.add(Tier::Cache));
+        file.write(body).await?;
+        file.finish().await
+    }
+
     async fn keep(&self, key: PageKey, visit: &Visit) -> Result<(), StateError> {
         let can_be_asked =
             [ETAG, LAST_MODIFIED].iter().any(|name| visit.headers.contains_key(name));
@@ -120,13 +130,14 @@ impl Pages {
         if visit.status != StatusCode::OK || !can_be_asked || is_secret {
             return Ok(());
         }
-        // A full cache, or a header that is no text: the page is fetched whole the next time.
+        // A full disk, or a header that is no text: the page is fetched whole the next time.
         let Some(headers) = texts(&visit.headers) else { return Ok(()) };
-        let mut file = FileBuilder::new(self.store.add(Tier::Cache));
-        if file.write(&visit.body).await.is_err() {
-            return Ok(());
-        }
-        let Ok(body) = file.finish().await else { return Ok(()) };
+        let body = if visit.body.len() <= INLINE_LIMIT {
+            Some(Payload::Inline(visit.body.clone()))
+        } else {
+            self.write(&visit.body).await.ok().map(Payload::File)
+        };
+        let Some(body) = body else { return Ok(()) };
         let kept = Kept {
             fetched_ms: visit.fetched_ms,
             ip: visit.ip,

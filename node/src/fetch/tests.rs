@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use futures::future::join_all;
 use ipdc_jobs::fetch::Agent;
+use ipdc_jobs::message::INLINE_LIMIT;
 use ipdc_tests::Site;
 use ipdc_tests::site::TEXT;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -324,7 +325,9 @@ async fn without_a_robots_txt_all_is_allowed_and_one_that_cannot_be_had_allows_n
             one_answer_a_connection(&format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(kind(open.get_url(&rules, &format!("{host}/page")).await), expected, "{answer}");
     }
-    // Nobody there at all: that is what the guest hears.
+    // What may not be asked, or is not there at all: that is what the guest hears.
+    let outside = Rules { private: vec![], ..rules.clone() };
+    assert_eq!(kind(World::new().get(&outside, "/page/1").await), "private");
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(kind(open.get_url(&rules, &format!("http://{gone}/")).await), "connect");
 }
@@ -413,13 +416,13 @@ async fn no_more_requests_are_at_a_host_at_a_time_than_the_job_says() {
 async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let directory = tempfile::tempdir().unwrap();
     let store =
-        Store::open(directory.path(), store::Limits { cache: 2_048, ..store::Limits::default() })
+        Store::open(directory.path(), store::Limits { cache: 16_384, ..store::Limits::default() })
             .await
             .unwrap();
     let pages = Pages::new(Db::in_memory().unwrap(), store);
     let options = Options { private: loopback(), rate: None };
     let fetcher = Fetcher::new(options, Some(pages));
-    let (site, me) = (Site::start(5, 7), PeerId::random());
+    let (site, me) = (Site::start(50, 7), PeerId::random());
     let ask = async |who, request: String| {
         let request = Request::parse(request.as_bytes()).unwrap();
         let mut visits = Vec::new();
@@ -429,6 +432,7 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let page = |n: u32| format!(r#"{{"url": "{}"}}"#, site.url(&format!("/page/{n}")));
     let plain = || page(3);
     let (first, _) = ask(me, plain()).await;
+    assert!(first.body.len() > INLINE_LIMIT, "or it is no block");
     let (again, visits) = ask(me, plain()).await;
     assert!(!first.revalidated && again.revalidated);
     assert_eq!((again.status, &again.body, &again.headers), (200, &first.body, &first.headers));
@@ -446,7 +450,7 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
         ask(me, plain().replace('}', r#", "headers": {"Accept-Language": "fr"}}"#)).await;
     assert!(!french.revalidated);
     // A body that is gone is sent again.
-    for n in [0, 1, 2, 4] {
+    for n in [11, 19, 27] {
         ask(me, page(n)).await;
     }
     let (whole, _) = ask(me, plain()).await;
@@ -455,6 +459,10 @@ async fn a_page_that_has_not_changed_is_not_sent_again_to_who_has_it() {
     let asked = seen.map(|seen| seen.headers.get("if-none-match").cloned());
     let tag = || Some("\"7-3\"".to_owned());
     assert_eq!(asked.collect::<Vec<_>>(), [None, tag(), None, tag(), None, None]);
+    // A short one is in the table, and comes from there.
+    let (short, _) = ask(me, page(4)).await;
+    let (again, _) = ask(me, page(4)).await;
+    assert!(short.body.len() <= INLINE_LIMIT && again.revalidated && again.body == short.body);
 }
 
 /// A host that speaks TLS, and who vouches for it.
