@@ -24,6 +24,11 @@ pub(crate) enum Figure {
     Again,
     Appended,
     PythonCount,
+    ItemRate,
+    ItemMemory,
+    ItemThereAndBack,
+    CrawlRate,
+    CrawlPolite,
     Spark,
     Dask,
     Ray,
@@ -158,6 +163,43 @@ pub(crate) const TABLES: &[Table] = &[
             .aim(0.8),
             Row::at_most(Figure::SmallestJob, "smallest job, submit to done, p50", "ms", 25.0)
                 .aim(8.0),
+        ],
+    },
+    Table {
+        title: "Items and crawls",
+        rows: &[
+            Row::at_least(
+                Figure::ItemRate,
+                "items that do nothing (Ray 2,190, Dask 580)",
+                "/s",
+                5000.0,
+            )
+            .aim(20_000.0),
+            Row::at_most(
+                Figure::ItemMemory,
+                "100,000 items in a job, memory of its controller",
+                "MB",
+                150.0,
+            ),
+            Row::at_most(
+                Figure::ItemThereAndBack,
+                "an item into a running job and back, p50 (Ray 1.6)",
+                "ms",
+                5.0,
+            )
+            .aim(1.6),
+            Row::at_least(
+                Figure::CrawlRate,
+                "crawl of 10,000 pages, politeness off",
+                "pages/s",
+                1000.0,
+            ),
+            Row::at_most(
+                Figure::CrawlPolite,
+                "crawl with a limit, requests a second / the limit",
+                "%",
+                100.5,
+            ),
         ],
     },
 ];

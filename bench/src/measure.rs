@@ -4,6 +4,7 @@
 //! what it started is gone with it. After each part the results are on the disk.
 
 mod count;
+mod items;
 mod job;
 mod nodes;
 mod peers;
@@ -75,6 +76,9 @@ const PARTS: &[Part] = &[
     },
     Part { figures: &[Figure::Again, Figure::Appended], measure: count::again },
     Part { figures: &[Figure::PythonCount], measure: python::count },
+    Part { figures: &[Figure::ItemRate, Figure::ItemMemory], measure: items::many },
+    Part { figures: &[Figure::ItemThereAndBack], measure: items::one },
+    Part { figures: &[Figure::CrawlRate, Figure::CrawlPolite], measure: items::crawl },
     Part { figures: &[Figure::Sort], measure: sort::total },
     Part { figures: &[Figure::Ingest], measure: transfer::ingest },
     Part { figures: &[Figure::Transfer], measure: transfer::node_to_node },

@@ -21,8 +21,6 @@ use crate::spec::{LIST_LIMIT, Located, Section, SpecError, Unit};
 /// The longest user agent, in bytes: a name, a version and an address fit many times.
 const AGENT_LIMIT: usize = 256;
 
-/// The most hosts and ranges that can be listed: they are looked through for each request.
-
 /// Requests a second and host that can be asked for, beside 0: from one in some 17 minutes on.
 const RATE: std::ops::RangeInclusive<f64> = 0.001..=10_000.0;
 

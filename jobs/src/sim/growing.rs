@@ -132,7 +132,7 @@ fn task(body: Bytes) -> TaskSpec {
     let stays = tree.last().is_some_and(|byte| byte % 2 == 0);
     let mut affinity = [0; 32];
     affinity[..tree.len()].copy_from_slice(tree);
-    let delay_ms = if body.len() % 3 == 0 { 700 } else { 0 };
+    let delay_ms = if body.len().is_multiple_of(3) { 700 } else { 0 };
     TaskSpec {
         affinity: stays.then_some(affinity),
         stays,

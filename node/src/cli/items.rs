@@ -1,6 +1,6 @@
 //! Items of a job: shown as they end, given, and no more given.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, IsTerminal as _};
 
 use clap::Args;
 use serde_json::Value;
@@ -52,7 +52,9 @@ pub(super) struct GiveItems {
 impl GiveItems {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let (client, id) = (session.client()?, &self.id.0);
-        if self.items.is_empty() && !self.close || !self.items.is_empty() {
+        // Who only closes the job types nothing.
+        let types_nothing = self.close && std::io::stdin().is_terminal();
+        if !self.items.is_empty() || !types_nothing {
             self.give(&client, session.output).await?;
         }
         if self.close {
