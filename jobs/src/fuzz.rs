@@ -24,7 +24,7 @@ use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Proof, Report,
     ToController, ToWorker, Wanted, WorkerOrder,
 };
-use crate::{mr, spec};
+use crate::{cl, mr, spec};
 
 /// A decoder.
 pub struct Decoder {
@@ -53,6 +53,7 @@ pub fn decoders() -> Vec<Decoder> {
         Decoder { name: "robots", decode: robots, seeds: robots_seeds },
     ];
     decoders.extend(mr::fuzz::decoders());
+    decoders.extend(cl::fuzz::decoders());
     decoders
 }
 

@@ -174,7 +174,7 @@ impl Course for Progress {
 }
 
 /// Items that are given, as JSON: a list, of texts or of anything that is an item by its JSON.
-fn texts(given: &Bytes) -> Result<Vec<String>, String> {
+pub(super) fn texts(given: &Bytes) -> Result<Vec<String>, String> {
     let list: Vec<Value> = serde_json::from_slice(given)
         .map_err(|error| format!("items are given as a list in JSON: {error}"))?;
     if list.is_empty() {

@@ -18,6 +18,9 @@ pub const ITEM_LIMIT: usize = 64 << 10;
 /// in memory at its end.
 pub const ITEMS_LIMIT: u64 = 16 << 20;
 
+/// The most items of a task: twice what its kind puts into one.
+const TASK_LIMIT: u32 = 1024;
+
 /// Bytes that are read of a list at a time.
 const READ: usize = 1 << 20;
 
@@ -50,7 +53,11 @@ impl Body {
 
     /// What [`Body::encode`] wrote; none for anything else.
     pub(super) fn decode(text: &[u8]) -> Option<Self> {
-        serde_json::from_slice(text).ok()
+        let body = serde_json::from_slice(text).ok()?;
+        match &body {
+            Body::Run { items, .. } if items.count() > TASK_LIMIT => None,
+            _ => Some(body),
+        }
     }
 }
 
@@ -159,7 +166,7 @@ impl Items {
             Items::Lines { first, .. }
             | Items::Range { first, .. }
             | Items::Files { first, .. }
-            | Items::Texts { first, .. } => first + u64::from(at),
+            | Items::Texts { first, .. } => first.saturating_add(at.into()),
             Items::Found { found, .. } => found[at as usize].n,
         }
     }

@@ -28,6 +28,8 @@ mod course;
 mod error;
 mod finish;
 mod frontier;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod item;
 mod memo;
 mod output;

@@ -3,6 +3,7 @@
 //! While its engine runs the lines follow its commits. Of a job that ended well they are read from its result and its
 //! report, in the order of the items.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -100,24 +101,30 @@ impl Controller {
             manifest: Arc::clone(&live.manifest),
             asked: live.asked.clone(),
             commits: live.commits.clone(),
-            told: 0,
+            taken: 0,
+            told: HashSet::new(),
         });
         let view = self.view(job).await?;
         if kind::find(&view.kind).is_none_or(|kind| !kind.has_items()) {
             return Err(ItemsError::None { job, why: "jobs of its kind have none" });
         }
-        if let Some(following) = following {
-            return Ok(stream::try_unfold(following, Following::next).boxed());
-        }
+        let rows = match following {
+            Some(following) => Rows::Following(self.clone(), job, following),
+            None => Rows::Ended(self.ended_items(job, HashSet::new()).await?),
+        };
+        Ok(stream::try_unfold(rows, Rows::next))
+    }
+
+    /// The items of a job that has ended, but for those that were `told`.
+    async fn ended_items(&self, job: JobId, told: HashSet<u64>) -> Result<Ended, ItemsError> {
+        let view = self.view(job).await?;
         let (Some(result), Some(report)) = (view.result, view.report) else {
             return Err(ItemsError::None { job, why: "it ended without a result" });
         };
         let session = self.context.blocks.session(&[], Tier::Cache);
-        let ended = Ended {
-            results: lines_of(&session, result, "results.jsonl").await?,
-            costs: lines_of(&session, report, "items.jsonl").await?,
-        };
-        Ok(stream::try_unfold(ended, Ended::next).boxed())
+        let results = lines_of(&session, result, "results.jsonl").await?;
+        let costs = lines_of(&session, report, "items.jsonl").await?;
+        Ok(Ended { results, costs, told })
     }
 
     /// Gives an open job more items: a list in JSON. When this returns they are in its journal; the number of the
@@ -150,31 +157,64 @@ impl Controller {
     }
 }
 
+/// The lines of a job's items.
+enum Rows {
+    Following(Controller, JobId, Following),
+    Ended(Ended),
+}
+
+impl Rows {
+    /// The next lines; none after the last.
+    async fn next(self) -> Result<Option<(Bytes, Self)>, ItemsError> {
+        let ended = match self {
+            Rows::Ended(ended) => ended,
+            Rows::Following(controller, job, mut following) => {
+                if let Some(lines) = following.next().await? {
+                    return Ok(Some((lines, Rows::Following(controller, job, following))));
+                }
+                // The engine went when all was over. What it had not told by then the result says.
+                if following.taken >= *following.commits.borrow() {
+                    return Ok(None);
+                }
+                match controller.ended_items(job, following.told).await {
+                    Ok(ended) => ended,
+                    Err(ItemsError::None { .. }) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let next = ended.next().await?;
+        Ok(next.map(|(lines, ended)| (lines, Rows::Ended(ended))))
+    }
+}
+
 /// A job that runs, and how much of it was told.
 struct Following {
     context: Arc<Context>,
     manifest: Arc<Manifest>,
     asked: mpsc::Sender<Asked>,
     commits: watch::Receiver<usize>,
-    told: usize,
+    /// Outputs that were taken from the engine.
+    taken: usize,
+    /// The numbers of the items that were told.
+    told: HashSet<u64>,
 }
 
 impl Following {
-    /// The next lines; none after the last.
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, ItemsError> {
+    /// The next lines; none when the engine is gone.
+    async fn next(&mut self) -> Result<Option<Bytes>, ItemsError> {
         loop {
-            let told = self.told;
-            // When the engine is gone, all was told that there was.
-            if self.commits.wait_for(|count| *count > told).await.is_err() {
+            let taken = self.taken;
+            if self.commits.wait_for(|count| *count > taken).await.is_err() {
                 return Ok(None);
             }
             let (answer, gave) = oneshot::channel();
-            let asked = Asked::Gave { from: told, most: BATCH, answer };
+            let asked = Asked::Gave { from: taken, most: BATCH, answer };
             if self.asked.send(asked).await.is_err() {
                 return Ok(None);
             }
             let Ok(gave) = gave.await else { return Ok(None) };
-            self.told += gave.len();
+            self.taken += gave.len();
             let mut lines = Vec::new();
             for output in gave {
                 let read = assemble::read_kept(&self.context, &output.payload).await;
@@ -188,10 +228,13 @@ impl Following {
                 };
                 let kind = kind::find(&self.manifest.kind);
                 let rows = kind.map(|kind| kind.rows(&self.manifest.config, &gave));
-                rows.into_iter().flatten().for_each(|row| write_line(&mut lines, row));
+                for row in rows.into_iter().flatten() {
+                    self.told.extend(number_of(&row));
+                    write_line(&mut lines, row);
+                }
             }
             if !lines.is_empty() {
-                return Ok(Some((lines.into(), self)));
+                return Ok(Some(lines.into()));
             }
         }
     }
@@ -203,6 +246,8 @@ type Text = Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>;
 struct Ended {
     results: Text,
     costs: Text,
+    /// The numbers of the items that were told before.
+    told: HashSet<u64>,
 }
 
 impl Ended {
@@ -216,10 +261,17 @@ impl Ended {
             let mut row: Row = serde_json::from_str(&result).map_err(|error| broken(&error))?;
             let cost: Row = serde_json::from_str(&cost).map_err(|error| broken(&error))?;
             row.extend(cost);
-            write_line(&mut lines, row);
+            if number_of(&row).is_none_or(|n| !self.told.contains(&n)) {
+                write_line(&mut lines, row);
+            }
         }
         if lines.is_empty() { Ok(None) } else { Ok(Some((lines.into(), self))) }
     }
+}
+
+/// The number of the item that a line is of.
+fn number_of(row: &Row) -> Option<u64> {
+    row.get("n")?.as_u64()
 }
 
 fn write_line(lines: &mut Vec<u8>, row: Row) {
