@@ -201,22 +201,32 @@ class Job:
         away_since: Optional[float] = None
         while job := self._next_to_read():
             try:
-                self._follow(job)
-                view = self._node.get("jobs", job)
+                view = self._follow_and_view(job)
                 away_since = None
-                if view["state"] in ENDED and self._id == job:
-                    # Its items' lines come with its end, so one look more finds what is not told yet.
-                    self._follow(job)
+                if view["state"] in ENDED and self._given:
                     self._fail_given(job, JobError(job, _why_ended(view), view))
-                elif self._given:
-                    time.sleep(PAUSE_S)
-            except IpdcError as error:
-                now = time.monotonic()
-                away_since = away_since or now
-                if not isinstance(error, NodeUnreachable) or now - away_since > AWAY_S:
+            except NodeUnreachable as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > AWAY_S:
                     self._fail_given(job, error)
                     away_since = None
+            except IpdcError as error:
+                self._fail_given(job, error)
+            if self._given:
                 time.sleep(PAUSE_S)
+
+    def _follow_and_view(self, job: str) -> dict[str, Any]:
+        """Reads the stream of a job, and then looks how the job is."""
+        try:
+            self._follow(job)
+        except NodeError:
+            # A job that ended without a result has no items any more; its view says why.
+            return self._node.get("jobs", job)
+        view = self._node.get("jobs", job)
+        if view["state"] == "done" and self._given:
+            # The stream broke off, and the job ended then: all its lines are there.
+            self._follow(job)
+        return view
 
     def _next_to_read(self) -> Optional[str]:
         """The job as soon as items are with it; None when no more will be."""
@@ -229,7 +239,7 @@ class Job:
         lines = self._node.lines("jobs", job, "items")
         try:
             for line in lines:
-                self._take(json.loads(line))
+                self._take(job, json.loads(line))
                 with self._changed:
                     if self._id != job or (self._closing and not (self._given or self._waiting or self._giving)):
                         break
@@ -238,9 +248,11 @@ class Job:
         finally:
             lines.close()
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take(self, job: str, line: dict[str, Any]) -> None:
         """What became of an item. It may be told twice; the first time counts."""
         with self._changed:
+            if job != self._id:
+                return
             future = self._given.pop(line["n"], None)
             if future is None:
                 if self._giving:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -167,7 +168,7 @@ class Node:
         with self._lock:
             while self._idle:
                 connection, since = self._idle.pop()
-                if time.monotonic() - since < FRESH_S:
+                if time.monotonic() - since < FRESH_S and not _has_news(connection):
                     return connection, self._token
                 connection.close()
         address, self._token = self._found()
@@ -199,6 +200,11 @@ class Node:
             f"the node in {self.home} does not answer: {str(error) or repr(error)}. Is it running? `ipdc status` says,"
             " `ipdc start` starts it"
         )
+
+
+def _has_news(connection: http.client.HTTPConnection) -> bool:
+    """Whether there is something to read where no answer is awaited: the node closed it."""
+    return connection.sock is None or bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def _problem(body: bytes) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class LocalNode:
         return self
 
     def stop(self):
-        self.ipdc("stop", "--force")
+        self.ipdc("stop", "--yes")
 
     def remove(self):
         shutil.rmtree(self.home, ignore_errors=True)
@@ -50,7 +51,17 @@ class LocalNode:
         return ran.stdout
 
 
-class NodeTest(unittest.TestCase):
+class Waiting:
+    """For tests of what becomes true after a while."""
+
+    def wait_for(self, condition):
+        end = time.monotonic() + WAIT_S
+        while not condition():
+            self.assertLess(time.monotonic(), end, "this did not become true")
+            time.sleep(0.01)
+
+
+class NodeTest(Waiting, unittest.TestCase):
     """Tests that share a running node; with `python = True`, one with an interpreter."""
 
     python = False
@@ -64,9 +75,10 @@ class NodeTest(unittest.TestCase):
         if cls.python:
             cls.node.ipdc("runtime", "add", "python", PYTHON_WASM)
 
-    def echo(self, job_toml='kind = "cl"\nrun = "run.wat"\nopen = true\nretries = 0\n'):
-        """A job directory whose items are what they give."""
-        directory = Path(tempfile.mkdtemp(prefix="echo-", dir=self.node.home))
-        shutil.copy(ROOT / "tests/jobs/echo.wat", directory / "run.wat")
-        (directory / "job.toml").write_text(job_toml)
-        return directory
+
+def echo(node, job_toml='kind = "cl"\nrun = "run.wat"\nopen = true\nretries = 0\n'):
+    """A job directory whose items are what they give."""
+    directory = Path(tempfile.mkdtemp(prefix="echo-", dir=node.home))
+    shutil.copy(ROOT / "tests/jobs/echo.wat", directory / "run.wat")
+    (directory / "job.toml").write_text(job_toml)
+    return directory

@@ -1,8 +1,8 @@
 """The executor's own machinery, with job directories that take no time."""
 
-import signal
 import json
 import os
+import signal
 import threading
 import time
 import unittest
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ipdc import JobError, NodeError, NodeUnreachable, RemoteError, Swarm
 
-from .node import WAIT_S, LocalNode, NodeTest
+from .node import WAIT_S, LocalNode, NodeTest, Waiting, echo
 
 
 class JobDirectories(NodeTest):
@@ -26,7 +26,7 @@ class JobDirectories(NodeTest):
 
     def dir(self):
         if not hasattr(self, "_dir"):
-            self._dir = self.echo()
+            self._dir = echo(self.node)
         return self._dir
 
     def test_map_gives_a_thousand_results_in_order(self):
@@ -65,15 +65,14 @@ class JobDirectories(NodeTest):
                 waits.result(WAIT_S)
             self.assertEqual((slow.result(WAIT_S), after.result(WAIT_S)), ("~1", "~3"))
             self.assertFalse(slow.cancel())
-            self.assertEqual(after.progress().total, 2, "what was cancelled was never sent")
+            self.wait_for(lambda: after.progress().done == 2)
+            self.assertEqual(after.progress(), (2, 2, 0), "what was cancelled was never sent")
 
     def test_progress_counts_the_items_of_the_job(self):
         futures = [self.swarm.submit(self.dir(), str(n)) for n in range(10)]
         for future in futures:
             future.result(WAIT_S)
-        end = time.monotonic() + WAIT_S
-        while futures[0].progress().done < 10 and time.monotonic() < end:
-            time.sleep(0.05)
+        self.wait_for(lambda: futures[0].progress().done == 10)
         self.assertEqual(futures[0].progress(), (10, 10, 0))
 
     def test_shutdown_waits_closes_the_job_and_refuses_more(self):
@@ -82,7 +81,8 @@ class JobDirectories(NodeTest):
         self.assertTrue(future.done())
         with self.assertRaisesRegex(RuntimeError, "shut down"):
             self.swarm.submit(self.dir(), "2")
-        self.assertEqual(self.state_of(future), "done")
+        other = Swarm(self.node.home)
+        self.wait_for(lambda: other._node.get("jobs", future._job._id)["state"] == "done")
 
     def test_shutdown_can_cancel_what_waits(self):
         swarm = Swarm(self.node.home, in_flight=1)
@@ -91,19 +91,9 @@ class JobDirectories(NodeTest):
         self.assertTrue(all(future.done() for future in futures))
         self.assertGreater(sum(future.cancelled() for future in futures), 15)
 
-    def state_of(self, future):
-        end = time.monotonic() + WAIT_S
-        while time.monotonic() < end:
-            view = Swarm(self.node.home)._node.get("jobs", future._job._id)
-            if view["state"] in ("done", "failed", "cancelled"):
-                return view["state"]
-            time.sleep(0.05)
-        return view["state"]
-
     def test_a_job_that_is_cancelled_fails_its_futures(self):
         future = self.swarm.submit(self.dir(), "?")
-        while not future._job._id:
-            time.sleep(0.01)
+        self.wait_for(lambda: future._job._given)
         self.swarm._node.post("jobs", future._job._id, "cancel", body={})
         with self.assertRaisesRegex(JobError, "cancelled"):
             future.result(WAIT_S)
@@ -118,12 +108,12 @@ class JobDirectories(NodeTest):
         self.assertNotEqual(second._job._id, job)
 
     def test_a_directory_that_is_not_open_says_so(self):
-        closed = self.echo('kind = "cl"\nrun = "run.wat"\nitems = "0..2"\n')
+        closed = echo(self.node, 'kind = "cl"\nrun = "run.wat"\nitems = "0..2"\n')
         with self.assertRaisesRegex(NodeError, "open"):
             self.swarm.submit(closed, "1").result(WAIT_S)
 
     def test_a_whole_job_runs_and_its_result_is_fetched(self):
-        result = self.swarm.run(self.echo('kind = "cl"\nrun = "run.wat"\nitems = "0..3"\n'), timeout=WAIT_S)
+        result = self.swarm.run(echo(self.node, 'kind = "cl"\nrun = "run.wat"\nitems = "0..3"\n'), timeout=WAIT_S)
         out = Path(self.node.home, "out")
         self.swarm.fetch(result.cid, out)
         lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
@@ -132,20 +122,17 @@ class JobDirectories(NodeTest):
 
     def test_a_job_directory_that_is_wrong_says_what_the_node_says(self):
         with self.assertRaisesRegex(NodeError, "gone.wasm"):
-            self.swarm.run(self.echo('kind = "cl"\nrun = "gone.wasm"\nitems = "0..3"\n'), timeout=WAIT_S)
+            self.swarm.run(echo(self.node, 'kind = "cl"\nrun = "gone.wasm"\nitems = "0..3"\n'), timeout=WAIT_S)
 
     def test_a_whole_job_that_takes_too_long_times_out(self):
         with self.assertRaises(TimeoutError):
-            self.swarm.run(self.echo(), timeout=0.2)
+            self.swarm.run(echo(self.node), timeout=0.2)
 
 
-class DeadNodes(unittest.TestCase):
+class DeadNodes(Waiting, unittest.TestCase):
     def setUp(self):
         self.node = LocalNode()
         self.addCleanup(self.node.remove)
-
-    def echo(self):
-        return NodeTest.echo(self)
 
     def test_a_home_without_a_node_says_how_to_start_one(self):
         with self.assertRaisesRegex(NodeUnreachable, "ipdc start"):
@@ -154,14 +141,13 @@ class DeadNodes(unittest.TestCase):
     def test_items_outlive_a_restart_and_a_node_that_died_is_an_error(self):
         self.node.init().start()
         swarm = Swarm(self.node.home)
-        directory = self.echo()
+        directory = echo(self.node)
         self.assertEqual(swarm.submit(directory, "1").result(WAIT_S), "1")
         self.kill()
         self.node.start()
         self.assertEqual(swarm.submit(directory, "2").result(WAIT_S), "2")
         endless = swarm.submit(directory, "?")
-        while not endless.running():
-            time.sleep(0.01)
+        self.wait_for(endless.running)
         self.kill()
         with self.assertRaisesRegex(NodeUnreachable, "does not answer"):
             endless.result(WAIT_S)
@@ -172,8 +158,11 @@ class DeadNodes(unittest.TestCase):
     def kill(self):
         pid = json.loads((self.node.home / "run.json").read_text())["pid"]
         os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + WAIT_S
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-            time.sleep(0.01)
+        self.wait_for(lambda: is_gone(pid))
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
