@@ -143,7 +143,7 @@ class Job:
                 self._note_given(first, [future for _, future in batch])
         if self._id:
             try:
-                self._node.post("jobs", self._id, "close", body={})
+                self._node.post("jobs", self._id, "close")
             except IpdcError:
                 # It has ended, or its node is away; without items, it ends by itself after an hour.
                 pass

@@ -68,8 +68,11 @@ class Node:
         """What a GET answers. NodeUnreachable or NodeError, as all of these."""
         return self._json("GET", path, query)
 
-    def post(self, *path: str, body: Any) -> Any:
-        """What a POST with a body in JSON answers."""
+    def post(self, *path: str, body: Any = None) -> Any:
+        """What a POST answers, with a body in JSON or, where the request needs none, without: the node closes a
+        connection on which it was sent a body that it did not ask for."""
+        if body is None:
+            return self._json("POST", path, {})
         data = json.dumps(body).encode()
         return self._json("POST", path, {}, data, {"Content-Type": "application/json"})
 

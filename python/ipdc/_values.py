@@ -27,7 +27,7 @@ class File:
             with open(text, "rb") as file:
                 data = file.read(self.LIMIT + 1)
         if len(data) > self.LIMIT:
-            raise ValueError(
+            raise NotImplementedError(
                 f"{self.name} is longer than {self.LIMIT} bytes, and a file travels inside its item: code in the"
                 " sandbox cannot read a file by its CID yet. Cut it, or make a job directory of kind cl whose"
                 " `items` is a directory (docs/items.md)"

@@ -94,7 +94,7 @@ class JobDirectories(NodeTest):
     def test_a_job_that_is_cancelled_fails_its_futures(self):
         future = self.swarm.submit(self.dir(), "?")
         self.wait_for(lambda: future._job._given)
-        self.swarm._node.post("jobs", future._job._id, "cancel", body={})
+        self.swarm._node.post("jobs", future._job._id, "cancel")
         with self.assertRaisesRegex(JobError, "cancelled"):
             future.result(WAIT_S)
 
@@ -102,7 +102,7 @@ class JobDirectories(NodeTest):
         first = self.swarm.submit(self.dir(), "1")
         first.result(WAIT_S)
         job = first._job._id
-        self.swarm._node.post("jobs", job, "close", body={})
+        self.swarm._node.post("jobs", job, "close")
         second = self.swarm.submit(self.dir(), "2")
         self.assertEqual(second.result(WAIT_S), "2")
         self.assertNotEqual(second._job._id, job)

@@ -48,5 +48,5 @@ class Values(unittest.TestCase):
 
     def test_a_file_that_is_too_long_says_what_the_limit_is(self):
         File("x", bytes(File.LIMIT))
-        with self.assertRaisesRegex(ValueError, "longer than 32768 bytes"):
+        with self.assertRaisesRegex(NotImplementedError, "longer than 32768 bytes"):
             File("x", bytes(File.LIMIT + 1))
