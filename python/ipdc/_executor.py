@@ -89,7 +89,6 @@ class Swarm(Executor):
         *iterables: Any,
         timeout: Optional[float] = None,
         chunksize: int = 1,
-        **_: Any,
     ) -> Iterator[Any]:
         """As Executor.map: the results in the order of the arguments; a failed one raises where its result would be.
         `chunksize` changes nothing: items are sent and given out in groups anyway."""

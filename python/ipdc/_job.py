@@ -210,7 +210,8 @@ class Job:
                 if time.monotonic() - away_since > AWAY_S:
                     self._fail_given(job, error)
                     away_since = None
-            except IpdcError as error:
+            except Exception as error:
+                # Whatever it is, who waits must hear of it.
                 self._fail_given(job, error)
             if self._given:
                 time.sleep(PAUSE_S)
@@ -285,7 +286,7 @@ class Job:
         else:
             future.set_result(result)
 
-    def _fail_given(self, job: str, error: IpdcError) -> None:
+    def _fail_given(self, job: str, error: Exception) -> None:
         with self._changed:
             if self._id != job:
                 return

@@ -103,7 +103,10 @@ class Node:
         """The lines of an answer as they come. Raises Silence when none does for a while."""
         connection, response = self._ask("GET", path, {}, timeout=STREAM_S)
         try:
-            yield from response
+            for line in response:
+                # A line without its end is what a broken connection left of it.
+                if line.endswith(b"\n"):
+                    yield line
         except socket.timeout:
             raise Silence from None
         except (OSError, http.client.HTTPException) as error:

@@ -82,6 +82,7 @@ class JobDirectories(NodeTest):
         with self.assertRaisesRegex(RuntimeError, "shut down"):
             self.swarm.submit(self.dir(), "2")
         other = Swarm(self.node.home)
+        self.addCleanup(other.shutdown)
         self.wait_for(lambda: other._node.get("jobs", future._job._id)["state"] == "done")
 
     def test_shutdown_can_cancel_what_waits(self):
