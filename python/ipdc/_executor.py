@@ -34,7 +34,7 @@ Home = Union[str, "os.PathLike[str]"]
 
 @dataclass(frozen=True)
 class Target:
-    """What works on items: how it is known, the submission that opens its job, how items are written and outputs read."""
+    """What works on items: how it is known, what opens its job, how items are written and outputs read."""
 
     key: Hashable
     submission: Callable[[], dict[str, Any]]
@@ -181,8 +181,8 @@ def _submission(node: Node, directory: Path) -> dict[str, Any]:
 
 
 def _kind(job_toml: Path) -> str:
-    """The kind that a job.toml names, which a submission names too. The node reads the file as a whole, and says what is
-    wrong in it."""
+    """The kind that a job.toml names, which a submission names too. The node reads the file as a whole, and says what
+    is wrong in it."""
     for line in job_toml.read_text("utf-8").splitlines():
         key, _, value = line.partition("=")
         if key.strip() == "kind":

@@ -18,22 +18,18 @@ class JobDirectories(NodeTest):
     def setUp(self):
         self.swarm = Swarm(self.node.home)
         self.addCleanup(self.swarm.shutdown)
+        self.dir = echo(self.node)
 
     def test_a_swarm_is_an_executor(self):
         self.assertIsInstance(self.swarm, Executor)
-        futures = {self.swarm.submit(self.dir(), str(n)): str(n) for n in range(5)}
+        futures = {self.swarm.submit(self.dir, str(n)): str(n) for n in range(5)}
         self.assertEqual({f: f.result() for f in as_completed(futures, WAIT_S)}, futures)
 
-    def dir(self):
-        if not hasattr(self, "_dir"):
-            self._dir = echo(self.node)
-        return self._dir
-
     def test_map_gives_a_thousand_results_in_order(self):
-        self.assertEqual(list(self.swarm.map(self.dir(), range(1000), timeout=WAIT_S)), [str(n) for n in range(1000)])
+        self.assertEqual(list(self.swarm.map(self.dir, range(1000), timeout=WAIT_S)), [str(n) for n in range(1000)])
 
     def test_a_failed_item_raises_in_its_place(self):
-        results = self.swarm.map(self.dir(), ["a", "!b", "c"], timeout=WAIT_S)
+        results = self.swarm.map(self.dir, ["a", "!b", "c"], timeout=WAIT_S)
         self.assertEqual(next(results), "a")
         with self.assertRaises(RemoteError) as caught:
             next(results)
@@ -44,7 +40,7 @@ class JobDirectories(NodeTest):
 
         def work(name):
             for n in range(50):
-                results.append(self.swarm.submit(self.dir(), f"{name}{n}").result(WAIT_S) == f"{name}{n}")
+                results.append(self.swarm.submit(self.dir, f"{name}{n}").result(WAIT_S) == f"{name}{n}")
 
         threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
         for thread in threads:
@@ -55,11 +51,11 @@ class JobDirectories(NodeTest):
 
     def test_no_more_items_are_with_the_node_than_may_be(self):
         with Swarm(self.node.home, in_flight=3) as swarm:
-            self.assertEqual(len(list(swarm.map(self.dir(), map(str, range(50)), timeout=WAIT_S))), 50)
+            self.assertEqual(len(list(swarm.map(self.dir, map(str, range(50)), timeout=WAIT_S))), 50)
 
     def test_what_waits_can_be_cancelled_and_what_was_given_cannot(self):
         with Swarm(self.node.home, in_flight=1) as swarm:
-            slow, waits, after = (swarm.submit(self.dir(), item) for item in ("~1", "~2", "~3"))
+            slow, waits, after = (swarm.submit(self.dir, item) for item in ("~1", "~2", "~3"))
             self.assertTrue(waits.cancel())
             with self.assertRaises(CancelledError):
                 waits.result(WAIT_S)
@@ -69,42 +65,42 @@ class JobDirectories(NodeTest):
             self.assertEqual(after.progress(), (2, 2, 0), "what was cancelled was never sent")
 
     def test_progress_counts_the_items_of_the_job(self):
-        futures = [self.swarm.submit(self.dir(), str(n)) for n in range(10)]
+        futures = [self.swarm.submit(self.dir, str(n)) for n in range(10)]
         for future in futures:
             future.result(WAIT_S)
         self.wait_for(lambda: futures[0].progress().done == 10)
         self.assertEqual(futures[0].progress(), (10, 10, 0))
 
     def test_shutdown_waits_closes_the_job_and_refuses_more(self):
-        future = self.swarm.submit(self.dir(), "~1")
+        future = self.swarm.submit(self.dir, "~1")
         self.swarm.shutdown()
         self.assertTrue(future.done())
         with self.assertRaisesRegex(RuntimeError, "shut down"):
-            self.swarm.submit(self.dir(), "2")
+            self.swarm.submit(self.dir, "2")
         other = Swarm(self.node.home)
         self.addCleanup(other.shutdown)
         self.wait_for(lambda: other._node.get("jobs", future._job._id)["state"] == "done")
 
     def test_shutdown_can_cancel_what_waits(self):
         swarm = Swarm(self.node.home, in_flight=1)
-        futures = [swarm.submit(self.dir(), f"~{n}") for n in range(20)]
+        futures = [swarm.submit(self.dir, f"~{n}") for n in range(20)]
         swarm.shutdown(cancel_futures=True)
         self.assertTrue(all(future.done() for future in futures))
         self.assertGreater(sum(future.cancelled() for future in futures), 15)
 
     def test_a_job_that_is_cancelled_fails_its_futures(self):
-        future = self.swarm.submit(self.dir(), "?")
+        future = self.swarm.submit(self.dir, "?")
         self.wait_for(lambda: future._job._given)
         self.swarm._node.post("jobs", future._job._id, "cancel")
         with self.assertRaisesRegex(JobError, "cancelled"):
             future.result(WAIT_S)
 
     def test_a_job_that_ended_meanwhile_is_followed_by_another(self):
-        first = self.swarm.submit(self.dir(), "1")
+        first = self.swarm.submit(self.dir, "1")
         first.result(WAIT_S)
         job = first._job._id
         self.swarm._node.post("jobs", job, "close")
-        second = self.swarm.submit(self.dir(), "2")
+        second = self.swarm.submit(self.dir, "2")
         self.assertEqual(second.result(WAIT_S), "2")
         self.assertNotEqual(second._job._id, job)
 

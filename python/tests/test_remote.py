@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import unittest
 
 from ipdc import File, NodeError, NotShippable, RemoteError, Swarm
 
