@@ -155,6 +155,8 @@ class Job:
             while not batch:
                 self._changed.wait_for(lambda: self._room() if self._waiting else self._closing)
                 if not self._waiting:
+                    # What waited may all have been cancelled, and then the reader waits for nothing any more.
+                    self._changed.notify_all()
                     return []
                 most, size = min(GIFT_ITEMS, self._room()), 0
                 while self._waiting and len(batch) < most and size < GIFT_BYTES:

@@ -137,3 +137,20 @@ class OpenJobs(Waiting, unittest.TestCase):
             unused.join()
         self.assertEqual(self.node.gifts, [])
         self.assertFalse(self.node.closed.is_set())
+
+    def test_a_job_whose_waiting_items_were_all_cancelled_ends(self):
+        goes_on = threading.Event()
+
+        def refused_late():
+            goes_on.wait(WAIT_S)
+            raise NodeError(400, {"message": "no"})
+
+        job = Job(self.node, refused_late, bytes.decode, 100)
+        first = job.put("a")
+        self.wait_for(first.running)
+        job.put("b")
+        job.close(cancel_waiting=True)
+        goes_on.set()
+        self.assertIsInstance(first.exception(WAIT_S), NodeError)
+        self.wait_for(lambda: job.is_over)
+        self.job.close()
