@@ -1,0 +1,304 @@
+"""One open job: gives it items as they are submitted, and its futures what becomes of them.
+
+Two threads. The giver takes what waits, all of it at once, and sends it; while it does, the next items gather, so
+that a single one waits for nothing and many go in few requests. The reader follows the stream of items that ended.
+What they share is behind one lock; requests are made outside it.
+
+An item is *waiting* until the giver takes it (its future is pending: `cancel` works), then *given* (running) until
+its line comes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, NamedTuple, Optional
+
+from ._errors import IpdcError, JobError, NodeError, NodeUnreachable, RemoteError
+from ._node import Node, Silence
+
+GIFT_ITEMS = 1000
+"""How many items are given in one request, at most: it takes the node some milliseconds."""
+
+GIFT_BYTES = 1 << 20
+"""And of how many bytes, about: the node takes 4 MiB, and JSON may write a byte as more."""
+
+AWAY_S = 10.0
+"""For how many seconds a node that does not answer is asked again, while items are with it: it may be restarting."""
+
+PAUSE_S = 0.2
+"""Seconds between two of these tries."""
+
+FETCHERS = 4
+"""How many long outputs are fetched at a time."""
+
+NOT_OPEN = "IPDC-5611"
+"""What the node answers when a job takes no more items: it ends when it was given nothing for an hour."""
+
+ENDED = ("done", "failed", "cancelled")
+
+
+class Progress(NamedTuple):
+    """How far the job is that an item is part of, in items. The node does not tell how far a single one is."""
+
+    total: int
+    done: int
+    failed: int
+
+
+class ItemFuture(Future):
+    """A `concurrent.futures.Future` of one item.
+
+    `cancel()` works until the item was given to the node: while the node does not answer, or while as many items as
+    `Swarm(in_flight=…)` says are with it. From then on it returns False, and the item runs: the node has no request
+    to take a single one back.
+    """
+
+    _job: Optional[Job] = None
+
+    def progress(self) -> Progress:
+        """How far the item's job is."""
+        return self._job.progress() if self._job else Progress(0, 0, 0)
+
+
+class Job:
+    """An open job, made with the first item. `open_job` submits it and gives its ID; `decode` makes a result of what
+    an item gave; `in_flight` is how many items may be with the node at a time.
+
+    When the job ended because nothing was given to it for long, the next item opens another.
+    """
+
+    def __init__(self, node: Node, open_job: Callable[[], str], decode: Callable[[bytes], Any], in_flight: int):
+        self._node = node
+        self._open_job = open_job
+        self._decode = decode
+        self._in_flight = in_flight
+        self._changed = threading.Condition()
+        self._id: Optional[str] = None
+        self._waiting: deque[tuple[str, ItemFuture]] = deque()
+        self._giving = 0
+        self._given: dict[int, ItemFuture] = {}
+        # Lines of items whose numbers the answer to their gift has not told us yet.
+        self._early: dict[int, dict[str, Any]] = {}
+        self._closing = False
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="ipdc-fetch")
+        self._threads = [
+            threading.Thread(target=self._give, name="ipdc-give", daemon=True),
+            threading.Thread(target=self._read, name="ipdc-read", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, item: str) -> ItemFuture:
+        """Takes an item."""
+        future = ItemFuture()
+        future._job = self
+        with self._changed:
+            self._waiting.append((item, future))
+            self._changed.notify_all()
+        return future
+
+    def progress(self) -> Progress:
+        """How far it is, asked of the node."""
+        with self._changed:
+            waiting, job = len(self._waiting) + self._giving, self._id
+        items = (self._node.get("jobs", job).get("items") or {}) if job else {}
+        done, failed = items.get("done", 0), items.get("failed", 0)
+        return Progress(items.get("total", 0) + waiting, done, failed)
+
+    def close(self, cancel_waiting: bool = False) -> None:
+        """Takes no more items; ends when those that it has have ended. Returns at once."""
+        with self._changed:
+            self._closing = True
+            left = [future for _, future in self._waiting] if cancel_waiting else []
+            self._changed.notify_all()
+        for future in left:
+            future.cancel()
+
+    def join(self) -> None:
+        """Waits until a closed job's items have ended."""
+        for thread in self._threads:
+            thread.join()
+        self._fetchers.shutdown()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `join` would return at once."""
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # The giver.
+
+    def _give(self) -> None:
+        while batch := self._next_batch():
+            try:
+                first = self._give_to_job([item for item, _ in batch])
+            except Exception as error:
+                self._note_given(None, [])
+                for _, future in batch:
+                    future.set_exception(error)
+            else:
+                self._note_given(first, [future for _, future in batch])
+        if self._id:
+            try:
+                self._node.post("jobs", self._id, "close")
+            except IpdcError:
+                # It has ended, or its node is away; without items, it ends by itself after an hour.
+                pass
+
+    def _next_batch(self) -> list[tuple[str, ItemFuture]]:
+        """Items to give, as soon as there are any and room for them; none when no more will come."""
+        batch: list[tuple[str, ItemFuture]] = []
+        with self._changed:
+            while not batch:
+                self._changed.wait_for(lambda: self._room() if self._waiting else self._closing)
+                if not self._waiting:
+                    # What waited may all have been cancelled, and then the reader waits for nothing any more.
+                    self._changed.notify_all()
+                    return []
+                most, size = min(GIFT_ITEMS, self._room()), 0
+                while self._waiting and len(batch) < most and size < GIFT_BYTES:
+                    item, future = self._waiting.popleft()
+                    if future.set_running_or_notify_cancel():
+                        batch.append((item, future))
+                        size += len(item)
+            self._giving = len(batch)
+        return batch
+
+    def _room(self) -> int:
+        return max(self._in_flight - len(self._given), 0)
+
+    def _give_to_job(self, items: list[str]) -> int:
+        """Gives items to the job, or to a new one if it has ended meanwhile; the number of the first."""
+        if self._id:
+            try:
+                return self._node.post("jobs", self._id, "items", body=items)["first"]
+            except NodeError as error:
+                if error.code != NOT_OPEN or self._given:
+                    raise
+        job = self._open_job()
+        with self._changed:
+            self._id = job
+            self._early.clear()
+            self._changed.notify_all()
+        return self._node.post("jobs", job, "items", body=items)["first"]
+
+    def _note_given(self, first: Optional[int], futures: list[ItemFuture]) -> None:
+        """What the giver gave has numbers from now on."""
+        with self._changed:
+            self._giving = 0
+            if first is not None:
+                self._given.update(enumerate(futures, first))
+            known = [(line, self._given.pop(n)) for n, line in self._early.items() if n in self._given]
+            self._early.clear()
+            self._changed.notify_all()
+        for line, future in known:
+            self._end(line, future)
+
+    # The reader.
+
+    def _read(self) -> None:
+        away_since: Optional[float] = None
+        while job := self._next_to_read():
+            try:
+                view = self._follow_and_view(job)
+                away_since = None
+                if view["state"] in ENDED and self._given:
+                    self._fail_given(job, JobError(job, _why_ended(view), view))
+            except NodeUnreachable as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > AWAY_S:
+                    self._fail_given(job, error)
+                    away_since = None
+            except Exception as error:
+                # Whatever it is, who waits must hear of it.
+                self._fail_given(job, error)
+            if self._given:
+                time.sleep(PAUSE_S)
+
+    def _follow_and_view(self, job: str) -> dict[str, Any]:
+        """Reads the stream of a job, and then looks how the job is."""
+        try:
+            self._follow(job)
+        except NodeError:
+            # A job that ended without a result has no items any more; its view says why.
+            return self._node.get("jobs", job)
+        view = self._node.get("jobs", job)
+        if view["state"] == "done" and self._given:
+            # The stream broke off, and the job ended then: all its lines are there.
+            self._follow(job)
+        return view
+
+    def _next_to_read(self) -> Optional[str]:
+        """The job as soon as items are with it; None when no more will be."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._given or (self._closing and not self._waiting and not self._giving))
+            return self._id if self._given else None
+
+    def _follow(self, job: str) -> None:
+        """Reads the stream of a job until it ends or breaks off, is silent for long, or is of no more use."""
+        lines = self._node.lines("jobs", job, "items")
+        try:
+            for line in lines:
+                self._take(job, json.loads(line))
+                with self._changed:
+                    if self._id != job or (self._closing and not (self._given or self._waiting or self._giving)):
+                        break
+        except Silence:
+            pass
+        finally:
+            lines.close()
+
+    def _take(self, job: str, line: dict[str, Any]) -> None:
+        """What became of an item. It may be told twice; the first time counts."""
+        with self._changed:
+            if job != self._id:
+                return
+            future = self._given.pop(line["n"], None)
+            if future is None:
+                if self._giving:
+                    self._early[line["n"]] = line
+                return
+            self._changed.notify_all()
+        self._end(line, future)
+
+    def _end(self, line: dict[str, Any], future: ItemFuture) -> None:
+        if line["status"] != "done":
+            future.set_exception(RemoteError(self._id or "", line))
+        elif "cid" in line:
+            self._fetchers.submit(self._fetch, line["cid"], future)
+        else:
+            self._answer(line.get("output", "").encode(), future)
+
+    def _fetch(self, cid: str, future: ItemFuture) -> None:
+        try:
+            output = self._node.cat(cid)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            self._answer(output, future)
+
+    def _answer(self, output: bytes, future: ItemFuture) -> None:
+        try:
+            result = self._decode(output)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def _fail_given(self, job: str, error: Exception) -> None:
+        with self._changed:
+            if self._id != job:
+                return
+            given, self._given = self._given, {}
+            self._changed.notify_all()
+        for future in given.values():
+            future.set_exception(error)
+
+
+def _why_ended(view: dict[str, Any]) -> str:
+    error = view.get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return f"it has ended as {view['state']}" + (f": {message}" if message else "")

@@ -1,0 +1,156 @@
+"""An open job against a node that says what the test wants."""
+
+import json
+import queue
+import threading
+import unittest
+
+from ipdc import NodeError, RemoteError
+from ipdc._job import Job
+
+from .node import Waiting
+
+WAIT_S = 10
+
+
+class FakeNode:
+    """Numbers what it is given, and streams the lines that `tell` adds, to each reader all of them."""
+
+    def __init__(self):
+        self.gifts = []
+        self.given = 0
+        self.answer = threading.Event()
+        self.answer.set()
+        self.told = queue.Queue()
+        self.closed = threading.Event()
+
+    def tell(self, n, **line):
+        self.told.put(json.dumps({"n": n, "item": "", "status": "done", "output": str(n), **line}).encode())
+
+    def post(self, *path, body=None):
+        if path[-1] == "close":
+            self.closed.set()
+            self.told.put(None)
+            return {}
+        first, self.given = self.given, self.given + len(body)
+        self.gifts.append(body)
+        self.answer.wait(WAIT_S)
+        return {"first": first}
+
+    def get(self, *path, **query):
+        return {"state": "done" if self.closed.is_set() else "running", "items": {"total": self.given, "done": 0, "failed": 0}}
+
+    def lines(self, *path):
+        while (line := self.told.get(timeout=WAIT_S)) is not None:
+            yield line
+
+
+class OpenJobs(Waiting, unittest.TestCase):
+    def setUp(self):
+        self.node = FakeNode()
+        self.job = self.open()
+
+    def open(self, in_flight=100):
+        return Job(self.node, lambda: "job", bytes.decode, in_flight)
+
+    def end(self):
+        self.job.close()
+        self.job.join()
+        self.assertTrue(self.node.closed.is_set())
+
+    def test_results_go_to_their_items_in_whatever_order_they_come(self):
+        futures = [self.job.put(str(n)) for n in range(3)]
+        self.wait_for(lambda: self.node.given == 3)
+        for n in (2, 0, 1):
+            self.node.tell(n)
+        self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1", "2"])
+        self.end()
+
+    def test_an_item_that_is_told_twice_counts_once(self):
+        first = self.job.put("a")
+        self.wait_for(lambda: self.node.given == 1)
+        self.node.tell(0)
+        self.node.tell(0, output="other")
+        self.assertEqual(first.result(WAIT_S), "0")
+        second = self.job.put("b")
+        self.wait_for(lambda: self.node.given == 2)
+        self.node.tell(0, status="failed")
+        self.node.tell(1)
+        self.assertEqual(second.result(WAIT_S), "1")
+        self.end()
+
+    def test_a_line_that_comes_before_the_items_number_is_kept(self):
+        slow = self.job.put("a")
+        self.wait_for(lambda: self.node.gifts)
+        self.node.answer.clear()
+        early = self.job.put("b")
+        self.wait_for(lambda: len(self.node.gifts) == 2)
+        self.node.tell(1)
+        self.node.tell(0)
+        self.assertEqual(slow.result(WAIT_S), "0")
+        self.assertFalse(early.done())
+        self.node.answer.set()
+        self.assertEqual(early.result(WAIT_S), "1")
+        self.end()
+
+    def test_what_gathers_while_a_request_is_under_way_is_given_at_once(self):
+        self.node.answer.clear()
+        futures = [self.job.put("first")]
+        self.wait_for(lambda: self.node.gifts)
+        futures += [self.job.put(str(n)) for n in range(50)]
+        self.node.answer.set()
+        self.wait_for(lambda: self.node.given == 51)
+        for n in range(51):
+            self.node.tell(n)
+        for future in futures:
+            future.result(WAIT_S)
+        self.assertEqual([len(gift) for gift in self.node.gifts], [1, 50])
+        self.end()
+
+    def test_a_failed_item_has_what_its_log_says(self):
+        future = self.job.put("a")
+        log = ["before", "raised: KeyError", "Traceback (most recent call last):", "KeyError: 1"]
+        self.wait_for(lambda: self.node.given == 1)
+        self.node.tell(0, status="failed", error={"code": "IPDC-5316", "message": "KeyError: 1"}, log=log)
+        error = future.exception(WAIT_S)
+        self.assertIsInstance(error, RemoteError)
+        self.assertEqual(error.type_name, "KeyError")
+        self.assertEqual(error.traceback, "Traceback (most recent call last):\nKeyError: 1")
+        self.end()
+
+    def test_a_line_that_is_none_is_an_error_and_no_silence(self):
+        future = self.job.put("a")
+        self.node.told.put(b"{\n")
+        with self.assertRaises(ValueError):
+            future.result(WAIT_S)
+        self.end()
+
+    def test_a_job_that_cannot_be_opened_fails_its_items(self):
+        def refused():
+            raise NodeError(400, {"code": "IPDC-4001", "message": "no"})
+
+        job = Job(self.node, refused, bytes.decode, 100)
+        with self.assertRaisesRegex(NodeError, "IPDC-4001: no"):
+            job.put("a").result(WAIT_S)
+        for unused in (job, self.job):
+            unused.close()
+            unused.join()
+        self.assertEqual(self.node.gifts, [])
+        self.assertFalse(self.node.closed.is_set())
+
+    def test_a_job_whose_waiting_items_were_all_cancelled_ends(self):
+        goes_on = threading.Event()
+
+        def refused_late():
+            goes_on.wait(WAIT_S)
+            raise NodeError(400, {"message": "no"})
+
+        job = Job(self.node, refused_late, bytes.decode, 100)
+        first = job.put("a")
+        self.wait_for(first.running)
+        job.put("b")
+        job.close(cancel_waiting=True)
+        goes_on.set()
+        self.assertIsInstance(first.exception(WAIT_S), NodeError)
+        self.wait_for(lambda: job.is_over)
+        self.job.close()
