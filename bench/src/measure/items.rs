@@ -85,7 +85,8 @@ struct Ended(BufReader<TcpStream>);
 impl Ended {
     fn of(node: &Node, job: &str) -> Self {
         let http = node.status()["http"].as_str().expect("an address").to_owned();
-        let token = fs::read_to_string(node.home().join("token")).expect("a running node's token");
+        let token =
+            fs::read_to_string(node.home().join("api.token")).expect("a running node's token");
         let mut stream = TcpStream::connect(&http).expect("the node answers");
         stream.set_read_timeout(Some(LONG)).expect("a time that is not zero");
         write!(

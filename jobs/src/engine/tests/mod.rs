@@ -3,6 +3,7 @@
 
 mod ending;
 mod failing;
+mod following;
 mod lies;
 mod running;
 

@@ -1,0 +1,111 @@
+//! Tasks that follow from results, and tasks that stay.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::kind::TaskSpec;
+use crate::sim::growing::{self, Growing};
+
+/// A job of the kind that grows: `roots` from the start, and open for more if it `is_open`.
+fn growing_job(roots: u32, is_open: bool, slots: &[u32]) -> JobPlan {
+    let mut plan = job(0, 0, slots);
+    plan.manifest.config = is_open.into();
+    JobPlan { kind: &Growing, tasks: growing::plan(roots), ..plan }
+}
+
+/// A good end of a task of that kind, which leads to no other.
+fn leaf() -> Outcome {
+    let output = Payload::Inline(Bytes::from_static(&[0; 32]));
+    Outcome::Done { output, memoized: false, counters: Default::default(), log: Log::default() }
+}
+
+#[test]
+fn what_is_given_is_told_to_be_taken_when_the_journal_holds_it_and_is_worked_then() {
+    let mut lab = Lab::new(growing_job(0, true, &[1]));
+    let items = growing::root(1);
+    let payload = Payload::Inline(items.clone());
+    lab.tell(Event::Give { ticket: 7, payload: payload.clone(), items: items.clone() });
+    let (seq, record) = lab.appending();
+    assert_eq!(record, Record::Given { items: payload });
+    assert!(lab.said.is_empty(), "nobody is told before");
+    lab.tell(Event::Appended { seq });
+    assert_eq!(lab.next(), Action::Given { ticket: 7, first: Ok(0) });
+    // Roots wait a moment before they begin.
+    lab.wait(S);
+    let [(worker, assignment)] = &lab.assigned()[..] else { panic!("one task follows") };
+    assert_eq!(assignment.body, Payload::Inline(items));
+
+    lab.report(*worker, (assignment.task, assignment.attempt), leaf());
+    assert_eq!(lab.committed(), assignment.task);
+    assert!(lab.said.is_empty(), "an open job does not end");
+    lab.tell(Event::Close);
+    assert_eq!(lab.appended(), Record::Closed);
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.tell(Event::Give { ticket: 8, payload: output(TaskId(0)), items: growing::root(2) });
+    assert!(matches!(lab.next(), Action::Given { ticket: 8, first: Err(_) }));
+    lab.finish_looking();
+}
+
+#[test]
+fn an_open_job_that_is_given_nothing_for_long_is_closed() {
+    let plan = growing_job(0, true, &[1]);
+    let idle = plan.limits.idle;
+    let mut lab = Lab::new(plan);
+    lab.wait(idle - S);
+    assert!(lab.said.is_empty());
+    lab.wait(S + Limits::default().resend_max);
+    assert_eq!(lab.appended(), Record::Closed);
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.finish_looking();
+}
+
+#[test]
+fn tasks_that_stay_are_with_one_worker_while_it_is_there_and_move_together_when_it_goes() {
+    let stay = |n: u8| TaskSpec {
+        affinity: Some([1; 32]),
+        stays: true,
+        delay_ms: 0,
+        weight: 1,
+        body: growing::root(n.into()),
+        ..TaskSpec::default()
+    };
+    let plan = JobPlan { tasks: (0..8).map(stay).collect(), ..growing_job(0, false, &[1, 1]) };
+    let grace = plan.limits.down_grace;
+    let mut lab = Lab::new(plan);
+    let homes = |given: &[(PeerId, Assignment)]| -> BTreeSet<PeerId> {
+        given.iter().map(|(peer, _)| *peer).collect()
+    };
+    let first = lab.assigned();
+    let [home] = homes(&first).into_iter().collect::<Vec<_>>()[..] else { panic!("{first:?}") };
+    // The other has nothing to do, for however long.
+    let held: Vec<_> = first.iter().map(|(_, a)| (a.task, a.attempt)).collect();
+    for _ in 0..10 {
+        lab.wait(S);
+        lab.renew(home, &held, true);
+    }
+    assert!(lab.assigned().iter().all(|(peer, _)| *peer == home), "nobody helps out");
+    lab.tell(Event::PeerDown { peer: home });
+    lab.wait(grace + S);
+    let moved = homes(&lab.assigned());
+    assert_eq!(moved.len(), 1);
+    assert!(!moved.contains(&home));
+}
+
+#[test]
+fn a_worker_that_names_an_output_which_is_none_is_blamed_and_the_task_goes_on() {
+    let mut lab = Lab::new(growing_job(1, false, &[1, 1]));
+    let (worker, (task, attempt)) = lab.one_assigned();
+    let file = FileRef { cid: root("a lie"), len: 32 };
+    let (output, log) = (Payload::File(file), Log::default());
+    let outcome = Outcome::Done { output, memoized: false, counters: Default::default(), log };
+    lab.report(worker, (task, attempt), outcome);
+    let Action::Read { holders, .. } = lab.next() else { panic!("it is read first") };
+    assert_eq!(holders, [worker]);
+    let output = Ok(Bytes::from_static(b"not what a task gives"));
+    lab.tell(Event::Read { task, attempt, output });
+    assert_eq!(lab.blamed(), worker);
+    assert_eq!(lab.settled().0, worker);
+    lab.wait(S);
+    let (other, _) = lab.one_assigned();
+    assert_ne!(other, worker);
+}
