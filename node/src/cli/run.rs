@@ -156,8 +156,10 @@ impl Run {
             output.note(summary(&view));
         }
         let out = out.filter(|_| view.result.is_some());
-        if !self.follow {
-            output.put(&Ran { view, out })?;
+        match out {
+            Some(out) if self.follow => output.note(format!("the result is in {}", out.display())),
+            _ if self.follow => {}
+            out => output.put(&Ran { view, out })?,
         }
         end
     }

@@ -4,7 +4,7 @@
 
 MAIN is the file with the function, below /code; IPDC the source of the module `ipdc`, ERRORS that of
 what explains an error. What comes are lines, or, for `combine` and `reduce`, lines of a key, a tab and a value, sorted by key; for `run`, one
-item. What goes out are lines of a key, a tab and a value.
+item; for `producer`, nothing. What goes out are lines of a key, a tab and a value; from `producer`, items.
 
 A run costs what is compiled and imported here, so that is little, and the rest is when it is needed. The loops are pulled through C where they can
 be: a comprehension, `map`, `join`. Bytes that are no UTF-8 come through as they are.
@@ -166,12 +166,28 @@ def write_answer(answer):
     write(answer or b"")
 
 
+def write_items(items):
+    """What `producer` gives: items, a line each."""
+    items = iter(items or ())
+    while batch := [item_of(item) for item in islice(items, RECORDS[1])]:
+        write(bytes_of("".join(batch)))
+
+
+def item_of(item):
+    text = field(item, "item")
+    if "\n" in text:
+        raise ValueError(f"gave the item {shown(item)}; an item has no newline")
+    return f"{text}\n"
+
+
 def call(function, name):
     if name == "map":
         write_records(mapped(function))
     elif name == "run":
         item = b"".join(iter(lambda: posix.read(0, PIECE), b""))
         write_answer(function(text_of(item)))
+    elif name == "producer":
+        write_items(function())
     else:
         write_records(grouped(function))
 

@@ -218,6 +218,14 @@ fn an_item_is_given_whole_and_the_answer_is_written_as_it_is() {
 }
 
 #[test]
+fn a_producer_gives_items_a_line_each() {
+    let job = map("def producer():\n    yield from ('a', 7, b'c d')\n");
+    assert_eq!(job.call("producer", "").unwrap(), "a\t\n7\t\nc d\t\n");
+    let wrong = map("def producer():\n    return ['a\\nb']\n").call("producer", "");
+    assert!(wrong.unwrap_err().contains("an item has no newline"));
+}
+
+#[test]
 fn bytes_that_are_no_text_come_through() {
     let job = map("def map(line):\n    yield line, len(line)\n");
     let mut records = Vec::new();
