@@ -207,7 +207,7 @@ mod host {
     use std::cell::RefCell;
 
     use crate::json;
-    use crate::testing::{Page, with_given};
+    use crate::testing::{Page, give, with_given};
 
     thread_local! {
         static LAST: RefCell<(Vec<u8>, Vec<u8>)> = RefCell::default();
@@ -245,12 +245,6 @@ mod host {
 
     pub(super) fn fetch_body(offset: u64, room: &mut [u8]) -> usize {
         LAST.with_borrow(|(_, body)| give(&body[offset as usize..], room).min(room.len()))
-    }
-
-    fn give(bytes: &[u8], room: &mut [u8]) -> usize {
-        let fits = room.len().min(bytes.len());
-        room[..fits].copy_from_slice(&bytes[..fits]);
-        bytes.len()
     }
 }
 

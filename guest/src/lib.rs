@@ -230,6 +230,13 @@ pub mod testing {
         with_given(|given| given.enqueued.push(item.to_owned()));
     }
 
+    /// Writes what fits in `room`, as the host does; how many bytes there are.
+    pub(crate) fn give(bytes: &[u8], room: &mut [u8]) -> usize {
+        let fits = room.len().min(bytes.len());
+        room[..fits].copy_from_slice(&bytes[..fits]);
+        bytes.len()
+    }
+
     pub(crate) fn log(line: &str) {
         eprintln!("guest: {line}");
     }

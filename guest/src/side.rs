@@ -182,7 +182,7 @@ mod host {
 #[cfg(not(target_arch = "wasm32"))]
 mod host {
     use super::NO_FILE;
-    use crate::testing::with_given;
+    use crate::testing::{give, with_given};
 
     pub(super) fn params(room: &mut [u8]) -> usize {
         with_given(|given| give(&given.params, room))
@@ -208,12 +208,6 @@ mod host {
 
     pub(super) fn counter(name: &str, by: u64) {
         with_given(|given| *given.counters.entry(name.to_owned()).or_default() += by);
-    }
-
-    fn give(bytes: &[u8], room: &mut [u8]) -> usize {
-        let fits = room.len().min(bytes.len());
-        room[..fits].copy_from_slice(&bytes[..fits]);
-        bytes.len()
     }
 }
 
