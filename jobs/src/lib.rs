@@ -16,6 +16,7 @@
 //! | [`memo`] | what names a task's output before it is made |
 //! | [`kind`] | what a job kind must say; the registry of kinds |
 //! | `record` | what user code emits: packed records, and lines of them |
+//! | `lines` | files of lines |
 //! | [`mr`] | the map-reduce kind |
 //! | [`cl`] | the kind of independent items |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
@@ -33,6 +34,7 @@ pub mod fetch;
 pub mod fuzz;
 pub mod ids;
 pub mod kind;
+mod lines;
 pub mod log;
 pub mod manifest;
 pub mod memo;

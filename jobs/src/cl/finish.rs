@@ -1,8 +1,9 @@
 //! The result of a job of items: `results.jsonl`, a line of JSON for each item in the order of their numbers, and the
-//! files that items gave, in `outputs/`; of a job that fetches, what came in `archive/`, as WARC files. Who ran each item, how often and how long is in the report: `items.jsonl`.
+//! files that items gave, in `outputs/`; of a job that fetches, what came in `archive/`, as WARC files. Who ran each
+//! item, how often and how long is in the report: `items.jsonl`.
 
-use crate::ids::FileRef;
-use crate::kind::{FileWriter, Finished, Gave, Outputs, ResultFile, TaskError};
+use crate::kind::{Finished, Gave, Outputs, ResultFile, TaskError};
+use crate::lines::Lines;
 
 use super::config::Config;
 use super::error;
@@ -11,9 +12,6 @@ use super::output::{End, Given, Ran, line};
 
 /// The most files in one directory of the result.
 const DIRECTORY: u64 = 1000;
-
-/// Bytes of lines gathered before they are written.
-const WRITE: usize = 64 << 10;
 
 /// Outputs of tasks that are held at a time: items that follow each other come from few.
 const HELD: usize = 64;
@@ -40,7 +38,7 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     places.sort_unstable();
     // Of an item that was run again for what it gave, the first counts.
     places.dedup_by_key(|(n, ..)| *n);
-    let (mut result, mut report) = (Lines::new(outputs)?, Lines::new(outputs)?);
+    let (mut result, mut report) = (Lines::new(outputs.create()?), Lines::new(outputs.create()?));
     let mut tasks = Tasks { outputs, held: Vec::new() };
     let mut failed = 0_u64;
     let is_nested = places.len() as u64 > DIRECTORY;
@@ -48,10 +46,10 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
         let task = tasks.get(index)?;
         let ended = &task.ran.ended[at as usize];
         failed += u64::from(!ended.is_good());
-        result.write(&line(ended.result(&task.items)))?;
+        result.line(&line(ended.result(&task.items)))?;
         let mut cost = ended.cost(task.tries, &task.gave);
         cost.insert("n".into(), n.into());
-        report.write(&line(cost))?;
+        report.line(&line(cost))?;
         if let End::Output(Given::File(file)) = ended.end {
             let (task, name) = (Some(task.gave.task), name(n, is_nested));
             finished.files.push(ResultFile { task, name, file });
@@ -108,31 +106,5 @@ impl Tasks<'_> {
             }
         };
         Ok(&self.held[at].1)
-    }
-}
-
-/// A file of lines.
-struct Lines {
-    file: Box<dyn FileWriter>,
-    text: Vec<u8>,
-}
-
-impl Lines {
-    fn new(outputs: &dyn Outputs) -> Result<Self, TaskError> {
-        Ok(Lines { file: outputs.create()?, text: Vec::new() })
-    }
-
-    fn write(&mut self, line: &[u8]) -> Result<(), TaskError> {
-        self.text.extend_from_slice(line);
-        if self.text.len() >= WRITE {
-            self.file.write(&self.text)?;
-            self.text.clear();
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<FileRef, TaskError> {
-        self.file.write(&self.text)?;
-        self.file.finish()
     }
 }

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::kind::{self, FileWriter, Heard, Host, Lasting, PlanError, Program, TaskError};
+use crate::lines::Lines;
 use crate::message::{FailureClass, Payload};
 use crate::record::{self, Records};
 
@@ -29,7 +30,7 @@ const TASK_BYTES: usize = 2 << 20;
 /// Lines of an item's log that are kept.
 const LOG_LINES: usize = 50;
 
-/// Bytes of a list gathered before they are written.
+/// Bytes that an item gives which are gathered before they are written.
 const WRITE: usize = 128 << 10;
 
 /// Runs these items, as many of them as there is time for.
@@ -179,15 +180,15 @@ impl Runner<'_> {
         let mut given = self.given.clone();
         given.files.extend(item.file.map(|file| (ITEM_FILE.to_owned(), file)));
         let mut guest = self.program.alone(given, heard)?;
-        let mut lines =
-            Lines { host: self.host, inline: self.inline, text: Vec::new(), file: None };
-        guest.call("run", item.text.as_bytes(), &mut |frame| lines.add(frame))?;
-        lines.finish()
+        let mut gives =
+            Gives { host: self.host, inline: self.inline, text: Vec::new(), file: None };
+        guest.call("run", item.text.as_bytes(), &mut |frame| gives.add(frame))?;
+        gives.finish()
     }
 }
 
 /// What an item gives, record by record: lines `key<TAB>value`, or one of the two alone.
-struct Lines<'a> {
+struct Gives<'a> {
     host: &'a dyn Host,
     /// The longest that is no file.
     inline: u64,
@@ -196,7 +197,7 @@ struct Lines<'a> {
     file: Option<Box<dyn FileWriter>>,
 }
 
-impl Lines<'_> {
+impl Gives<'_> {
     fn add(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         for record in Records::new(frame) {
             let (key, value) = record?;
@@ -236,22 +237,16 @@ impl Lines<'_> {
 /// Runs the producer and makes a list of what it emits, each record a line.
 pub(super) fn produce(config: &Config, host: &dyn Host) -> Result<Payload, TaskError> {
     let Source::Producer(code) = &config.items else { return Err(error::corrupt("the task")) };
-    let mut list = host.create(Lasting::Kept)?;
-    let mut lines = Vec::new();
+    let mut lines = Lines::new(host.create(Lasting::Kept)?);
     let mut guest = host.guest(code, config.given())?;
     guest.call("producer", b"", &mut |frame| {
         for record in Records::new(frame) {
             let (key, value) = record?;
-            record::write_line(&mut lines, key, value);
-        }
-        if lines.len() >= WRITE {
-            list.write(&lines)?;
-            lines.clear();
+            lines.record(key, value)?;
         }
         Ok(())
     })?;
-    list.write(&lines)?;
-    let list = list.finish()?;
+    let list = lines.finish()?;
     let groups = plan::groups(&mut *host.open(&list, &[])?, &list);
     let wrong = |error| match error {
         PlanError::Read(error) => TaskError::of_read(&list, error),
