@@ -98,13 +98,9 @@ impl Progress {
             return Ok(all.portions(size).map(|some| plan::task(some, 0)).collect());
         };
         texts.iter().for_each(|text| frontier.know(text));
-        let tasks = plan::of_texts(first, texts);
-        for task in &tasks {
-            if let Some(Body::Run { items, .. }) = Body::decode(&task.body) {
-                frontier.opened(Lane::of(&items));
-            }
-        }
-        Ok(tasks)
+        let portions = plan::of_texts(first, texts);
+        portions.iter().for_each(|items| frontier.opened(Lane::of(items)));
+        Ok(portions.into_iter().map(|items| plan::task(items, 0)).collect())
     }
 
     /// Counts an item that ended for good, once: its task may be run again for what it gave.

@@ -84,7 +84,7 @@ impl Frontier {
         let mut frontier = Frontier { gate, most, seen, lanes, left_out: 0 };
         for items in begin {
             frontier.opened(Lane::of(items));
-            items.texts().for_each(|text| frontier.know(text));
+            items.texts().into_iter().for_each(|text| frontier.know(text));
         }
         frontier
     }

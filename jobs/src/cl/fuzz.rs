@@ -61,7 +61,7 @@ fn body(bytes: &[u8]) {
         for at in 0..items.count().min(ITEMS) {
             let _ = items.number(at);
         }
-        let _ = (items.depth(), items.texts().count());
+        let _ = (items.depth(), items.texts().len());
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) enum Body {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(n: &u32) -> bool {
+pub(super) fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
@@ -180,16 +180,13 @@ impl Items {
     }
 
     /// The texts of those that are written out.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
-        let (texts, found, files) = match self {
-            Items::Texts { texts, .. } => (&texts[..], &[][..], &[][..]),
-            Items::Found { found, .. } => (&[][..], &found[..], &[][..]),
-            Items::Files { files, .. } => (&[][..], &[][..], &files[..]),
-            Items::Lines { .. } | Items::Range { .. } => (&[][..], &[][..], &[][..]),
-        };
-        let texts = texts.iter().map(String::as_str);
-        let found = found.iter().map(|found: &Found| found.text.as_str());
-        texts.chain(found).chain(files.iter().map(|(path, _)| path.as_str()))
+    pub(super) fn texts(&self) -> Vec<&str> {
+        match self {
+            Items::Texts { texts, .. } => texts.iter().map(String::as_str).collect(),
+            Items::Found { found, .. } => found.iter().map(|found| found.text.as_str()).collect(),
+            Items::Files { files, .. } => files.iter().map(|(path, _)| path.as_str()).collect(),
+            Items::Lines { .. } | Items::Range { .. } => Vec::new(),
+        }
     }
 
     pub(super) fn count(&self) -> u32 {

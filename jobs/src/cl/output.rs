@@ -1,4 +1,4 @@
-//! What a task gives: how each of its items ended, and how many it has not begun.
+//! What a task gives: how each of the items that it ran ended.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::ids::FileRef;
 use crate::kind::{Gave, Lasting, Row};
 
-use super::item::{Body, ITEM_LIMIT, Items};
+use super::item::{Body, ITEM_LIMIT, Items, is_zero};
 use super::plan::Group;
 
 /// What a task gave, in JSON.
@@ -20,9 +20,9 @@ pub(super) enum Output {
     Produced {
         /// The list.
         list: FileRef,
-        /// Its lines in groups.
+        /// Its lines in groups; none, where the job has to know the lines themselves.
         groups: Vec<Group>,
-        /// Its lines themselves, where the job has to know them.
+        /// Those.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         texts: Vec<String>,
     },
@@ -36,11 +36,6 @@ pub(super) struct Ran {
     /// What was fetched for them: a WARC file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) archive: Option<FileRef>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }
 
 /// How an item ended. Its number follows from its place: the same items give the same, whatever their numbers.

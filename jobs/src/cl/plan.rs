@@ -41,7 +41,8 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
             let files = input.files()?;
             match &files[..] {
                 [(path, list)] if path.is_empty() && config.has_frontier() => {
-                    Ok(of_texts(0, texts(&mut *input.open(list)?, list)?))
+                    let items = of_texts(0, texts(&mut *input.open(list)?, list)?);
+                    Ok(items.into_iter().map(|items| task(items, 0)).collect())
                 }
                 [(path, list)] if path.is_empty() => {
                     let groups = groups(&mut *input.open(list)?, list)?;
@@ -64,19 +65,18 @@ pub(super) fn tasks(config: &Config, input: &dyn Tree) -> Result<Vec<TaskSpec>, 
     }
 }
 
-/// A task for each of some of these items, which are numbered from `first` on: those of one host go together.
-pub(super) fn of_texts(first: u64, texts: Vec<String>) -> Vec<TaskSpec> {
+/// These items, numbered from `first` on, as tasks have them: those of one host go together.
+pub(super) fn of_texts(first: u64, texts: Vec<String>) -> Vec<Items> {
     let mut lanes: BTreeMap<Lane, Vec<Found>> = BTreeMap::new();
     for (n, text) in (first..).zip(texts) {
         lanes.entry(Lane::of_text(&text)).or_default().push(Found { n, text });
     }
-    let tasks = lanes.into_iter().flat_map(|(lane, found)| {
+    let portions = lanes.into_iter().flat_map(|(lane, found)| {
         let of_any = group_size(found.len() as u64);
         let size = if lane.is_of_hosts() { TASK_ITEMS } else { of_any };
-        let all = Items::Found { depth: 0, found };
-        all.portions(size).map(|some| task(some, 0)).collect::<Vec<_>>()
+        Items::Found { depth: 0, found }.portions(size).collect::<Vec<_>>()
     });
-    tasks.collect()
+    portions.collect()
 }
 
 /// A task for each of the groups of these items.

@@ -1,6 +1,6 @@
 //! A task on a worker: its items, one after the other; of those that fetch, several at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<P
     let runner = Runner { program, given, inline: config.inline, host };
     // Who waits for a host can let another go on.
     let threads = if config.fetch.is_some() { PARALLEL.min(all.len()) } else { 1 };
-    let per_host = config.fetch.as_ref().map_or(u32::MAX, |rules| rules.concurrency);
+    let per_host = config.fetch.as_ref().map(|rules| rules.concurrency);
     let turns = Turns::new(&all, per_host, host);
     thread::scope(|scope| {
         (1..threads).for_each(|_| drop(scope.spawn(|| turns.work(&runner))));
@@ -56,14 +56,16 @@ pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<P
 struct Turns<'a> {
     items: &'a [Item],
     hosts: Vec<Option<String>>,
-    per_host: u32,
+    /// The most items of one host under way; none, when hosts are not looked at.
+    per_host: Option<u32>,
     host: &'a dyn Host,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    begun: Vec<bool>,
+    /// The places of the items that were not begun, in order.
+    waiting: VecDeque<usize>,
     /// Items under way, by their hosts.
     busy: BTreeMap<String, u32>,
     ended: Vec<Ended>,
@@ -74,12 +76,12 @@ struct State {
 }
 
 impl<'a> Turns<'a> {
-    fn new(items: &'a [Item], per_host: u32, host: &'a dyn Host) -> Self {
+    fn new(items: &'a [Item], per_host: Option<u32>, host: &'a dyn Host) -> Self {
         let hosts = match per_host {
-            u32::MAX => vec![None; items.len()],
-            _ => items.iter().map(|item| Link::of(&item.text).host).collect(),
+            None => vec![None; items.len()],
+            Some(_) => items.iter().map(|item| Link::of(&item.text).host).collect(),
         };
-        let state = State { begun: vec![false; items.len()], ..State::default() };
+        let state = State { waiting: (0..items.len()).collect(), ..State::default() };
         Turns { items, hosts, per_host, host, state: Mutex::new(state) }
     }
 
@@ -110,19 +112,17 @@ impl<'a> Turns<'a> {
     /// The next item whose host has a turn free.
     fn next(&self) -> Option<usize> {
         let mut state = self.state();
-        let has_begun = state.begun.contains(&true);
+        let has_begun = state.waiting.len() < self.items.len();
         let is_full = state.bytes >= TASK_BYTES || self.host.elapsed() >= PATIENCE;
         if state.failed.is_some() || has_begun && is_full {
             return None;
         }
-        let busy = |host: &Option<String>| {
-            host.as_ref().and_then(|host| state.busy.get(host)).is_some_and(|n| *n >= self.per_host)
+        let is_free = |at: &usize| match (&self.hosts[*at], self.per_host) {
+            (Some(host), Some(most)) => state.busy.get(host).is_none_or(|busy| *busy < most),
+            _ => true,
         };
-        let mut free =
-            (0..self.items.len()).filter(|at| !state.begun[*at] && !busy(&self.hosts[*at]));
-        let at = free.next()?;
-        drop(free);
-        state.begun[at] = true;
+        let place = state.waiting.iter().position(is_free)?;
+        let at = state.waiting.remove(place)?;
         if let Some(host) = &self.hosts[at] {
             *state.busy.entry(host.clone()).or_default() += 1;
         }
@@ -247,15 +247,16 @@ pub(super) fn produce(config: &Config, host: &dyn Host) -> Result<Payload, TaskE
         Ok(())
     })?;
     let list = lines.finish()?;
-    let groups = plan::groups(&mut *host.open(&list, &[])?, &list);
     let wrong = |error| match error {
         PlanError::Read(error) => TaskError::of_read(&list, error),
         PlanError::Unfit(why) => error::no_item(&why),
     };
-    let groups = groups.map_err(wrong)?;
-    let mut texts = Vec::new();
+    let (mut groups, mut texts) = (Vec::new(), Vec::new());
+    let mut made = host.open(&list, &[])?;
     if config.has_frontier() {
-        texts = plan::texts(&mut *host.open(&list, &[])?, &list).map_err(wrong)?;
+        texts = plan::texts(&mut *made, &list).map_err(wrong)?;
+    } else {
+        groups = plan::groups(&mut *made, &list).map_err(wrong)?;
     }
     Ok(Payload::Inline(Output::Produced { list, groups, texts }.encode()))
 }
