@@ -267,15 +267,7 @@ async fn cat(
     };
     let content_range = format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1));
     let content_length = range.end - range.start;
-    let parts = futures::stream::try_unfold((file, range), |(mut file, range)| async move {
-        if range.is_empty() {
-            return Ok::<_, unixfs::Error>(None);
-        }
-        let want = usize::try_from(range.end - range.start).map_or(CAT_AHEAD, |n| n.min(CAT_AHEAD));
-        let bytes = file.read_at(range.start, want).await?;
-        let rest = range.start + bytes.len() as u64..range.end;
-        Ok(Some((bytes, (file, rest))))
-    });
+    let parts = file.stream(range, CAT_AHEAD);
     let mut response = Response::builder()
         .status(status)
         .header(header::CONTENT_LENGTH, content_length)

@@ -167,22 +167,13 @@ impl Outputs for LastStage {
     }
 
     fn read(&self, index: usize) -> Result<Gave, TaskError> {
-        let Output { task, worker, body, memoized, payload, holders } = &self.outputs[index];
-        let bytes = match payload {
-            Payload::Inline(bytes) => bytes.clone(),
-            Payload::File(file) => {
-                let session = self.blocks.session(holders, Tier::Cache);
-                let read = self.caller.wait(self.blocks.read(&session, file, OUTPUT_LIMIT));
-                let lost = |error: unixfs::Error| TaskError::Missing {
-                    file: Box::new(*file),
-                    task: Some(*task),
-                    message: error.to_string(),
-                };
-                read.ok_or(TaskError::Stopped)?.map_err(lost)?
-            }
-        };
-        let (body, output) = (body.clone(), bytes);
-        Ok(Gave { task: *task, worker: *worker, body, output, memoized: *memoized })
+        let output = &self.outputs[index];
+        let read = self.caller.wait(gave(&self.blocks, output)).ok_or(TaskError::Stopped)?;
+        read.map_err(|(file, error)| TaskError::Missing {
+            file: Box::new(file),
+            task: Some(output.task),
+            message: error.to_string(),
+        })
     }
 
     fn create(&self) -> Result<Box<dyn FileWriter>, TaskError> {
@@ -226,16 +217,22 @@ pub(super) async fn keep(
     context.blocks.read(&session, file, OUTPUT_LIMIT).await.map_err(|error| error.to_string())
 }
 
-/// What was brought here by [`keep`], or is short.
-pub(super) async fn read_kept(context: &Context, payload: &Payload) -> Result<Bytes, String> {
-    match payload {
-        Payload::Inline(bytes) => Ok(bytes.clone()),
+/// What a task gave; the file that it lies in, when that cannot be read.
+pub(super) async fn gave(
+    blocks: &Blocks,
+    output: &Output,
+) -> Result<Gave, (FileRef, unixfs::Error)> {
+    let Output { task, worker, body, memoized, payload, holders } = output;
+    let bytes = match payload {
+        Payload::Inline(bytes) => bytes.clone(),
         Payload::File(file) => {
-            let session = context.blocks.session(&[], Tier::Cache);
-            let read = context.blocks.read(&session, file, OUTPUT_LIMIT).await;
-            read.map_err(|error| error.to_string())
+            let session = blocks.session(holders, Tier::Cache);
+            let read = blocks.read(&session, file, OUTPUT_LIMIT).await;
+            read.map_err(|error| (*file, error))?
         }
-    }
+    };
+    let (body, output) = (body.clone(), bytes);
+    Ok(Gave { task: *task, worker: *worker, body, output, memoized: *memoized })
 }
 
 async fn add_json(

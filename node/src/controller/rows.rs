@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use ipdc_jobs::ids::{Cid, JobId};
-use ipdc_jobs::kind::{self, Gave, Row};
+use ipdc_jobs::kind::{self, Row};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{INLINE_LIMIT, Payload};
 use serde_json::Value;
@@ -217,15 +217,8 @@ impl Following {
             self.taken += gave.len();
             let mut lines = Vec::new();
             for output in gave {
-                let read = assemble::read_kept(&self.context, &output.payload).await;
-                let read = read.map_err(ItemsError::Line)?;
-                let gave = Gave {
-                    task: output.task,
-                    worker: output.worker,
-                    body: output.body,
-                    output: read,
-                    memoized: output.memoized,
-                };
+                let gave = assemble::gave(&self.context.blocks, &output).await;
+                let gave = gave.map_err(|(_, error)| ItemsError::Line(error.to_string()))?;
                 let kind = kind::find(&self.manifest.kind);
                 let rows = kind.map(|kind| kind.rows(&self.manifest.config, &gave));
                 for row in rows.into_iter().flatten() {
@@ -283,14 +276,8 @@ fn write_line(lines: &mut Vec<u8>, row: Row) {
 async fn lines_of(session: &Session, root: Cid, name: &str) -> Result<Text, unixfs::Error> {
     let file = unixfs::resolve(session, root, name).await?;
     let file = FileReader::open(session.clone(), file).await?;
-    let parts = stream::try_unfold((file, 0_u64), |(mut file, at)| async move {
-        if at >= file.len() {
-            return Ok::<_, unixfs::Error>(None);
-        }
-        let bytes = file.read_at(at, READ).await?;
-        let next = at + bytes.len() as u64;
-        Ok(Some((bytes, (file, next))))
-    });
+    let all = 0..file.len();
+    let parts = file.stream(all, READ);
     let parts = parts.map_err(std::io::Error::other).boxed();
     let reader: Box<dyn AsyncRead + Send + Unpin> = Box::new(StreamReader::new(parts));
     Ok(BufReader::new(reader).lines())

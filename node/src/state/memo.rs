@@ -117,7 +117,7 @@ pub async fn note_makers(db: &Db, makers: Vec<(MemoKey, PeerId)>) -> Result<(), 
 }
 
 /// The next number of a use.
-fn next_use(c: &Connection, table: &str) -> rusqlite::Result<i64> {
+pub(super) fn next_use(c: &Connection, table: &str) -> rusqlite::Result<i64> {
     let query = format!("SELECT coalesce(max(used), 0) + 1 FROM {table}");
     c.prepare_cached(&query)?.query_row([], |row| row.get(0))
 }

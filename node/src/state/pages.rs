@@ -1,7 +1,8 @@
 //! Pages that jobs fetched here, in the memo's file: losing them costs time and nothing else.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{OptionalExtension, params};
 
+use super::memo::next_use;
 use super::{Db, StateError};
 
 pub(super) const SCHEMA: &str = "
@@ -25,7 +26,7 @@ pub type PageKey = [u8; 32];
 /// When the database fails.
 pub async fn find(db: &Db, key: PageKey) -> Result<Option<String>, StateError> {
     db.call(move |c| {
-        let used = next_use(c)?;
+        let used = next_use(c, "pages")?;
         let mut found =
             c.prepare_cached("UPDATE pages SET used = ?2 WHERE key = ?1 RETURNING entry")?;
         found.query_row(params![key, used], |row| row.get(0)).optional()
@@ -39,7 +40,7 @@ pub async fn find(db: &Db, key: PageKey) -> Result<Option<String>, StateError> {
 /// When the database fails.
 pub async fn remember(db: &Db, key: PageKey, entry: String) -> Result<(), StateError> {
     db.call(move |c| {
-        let used = next_use(c)?;
+        let used = next_use(c, "pages")?;
         c.prepare_cached("INSERT OR REPLACE INTO pages (key, entry, used) VALUES (?, ?, ?)")?
             .execute(params![key, entry, used])?;
         // Each use has a number of its own, so at most the limit are above this one.
@@ -47,12 +48,6 @@ pub async fn remember(db: &Db, key: PageKey, entry: String) -> Result<(), StateE
         Ok(())
     })
     .await
-}
-
-/// The next number of a use.
-fn next_use(c: &Connection) -> rusqlite::Result<i64> {
-    let mut last = c.prepare_cached("SELECT coalesce(max(used), 0) + 1 FROM pages")?;
-    last.query_row([], |row| row.get(0))
 }
 
 #[cfg(test)]

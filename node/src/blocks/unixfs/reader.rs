@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, stream};
 use ipdc_jobs::ids::{Cid, FileRef};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -136,6 +137,23 @@ impl<S: Source> FileReader<S> {
         let piece = self.piece(offset, end, reads_on).await?;
         self.held = (offset, piece.clone());
         Ok(piece.slice(..piece.len().min(want)))
+    }
+
+    /// The bytes of a range of the file, piece by piece, at most `want` at a time.
+    pub fn stream(
+        self,
+        range: Range<u64>,
+        want: usize,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + use<S> {
+        stream::try_unfold((self, range), move |(mut file, range)| async move {
+            let left = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(want);
+            let bytes = file.read_at(range.start, want.min(left)).await?;
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let rest = range.start + bytes.len() as u64..range.end;
+            Ok(Some((bytes, (file, rest))))
+        })
     }
 
     /// What [`FileReader::read_at`] would give without waiting.
