@@ -12,7 +12,7 @@ use crate::chunk::{Chunk, Chunker, RecordKind, Table};
 use crate::code::Code;
 use crate::ids::{CODEC_RAW, Cid, FileRef, PeerId, TaskId, cid_of};
 use crate::kind::{
-    FileWriter, Gave, Given, Guest, Heard, Host, JobFiles, Lasting, Outputs, Program, ReadAt,
+    Calls, FileWriter, Gave, Given, Guest, Host, JobFiles, Lasting, Outputs, Program, ReadAt,
     TaskError, Tree,
 };
 use crate::message::{FailureClass, Payload};
@@ -294,35 +294,22 @@ impl Program for NativeProgram {
     }
 
     /// What it emits under the key `enqueue` it names.
-    fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
-        Ok(Box::new(Naming { guest: self.guest(given)?, heard: Arc::clone(heard) }))
-    }
-}
-
-struct Naming {
-    guest: Box<dyn Guest>,
-    heard: Arc<Heard>,
-}
-
-impl Guest for Naming {
-    fn call(
-        &mut self,
-        function: &str,
-        input: &[u8],
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), TaskError>,
-    ) -> Result<(), TaskError> {
-        let heard = &self.heard;
-        self.guest.call(function, input, &mut |frame| {
-            let mut others = Vec::new();
-            for (key, value) in Records::new(frame).flatten() {
-                if key == b"enqueue" {
-                    heard.name(&String::from_utf8_lossy(value));
-                } else {
-                    record::write(&mut others, key, value);
+    fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
+        while let Some(call) = calls.next() {
+            let mut guest = self.guest(given.clone()).expect("there is always room");
+            let ended = guest.call(function, &call.input, &mut |frame| {
+                let mut others = Vec::new();
+                for (key, value) in Records::new(frame).flatten() {
+                    if key == b"enqueue" {
+                        call.heard.name(&String::from_utf8_lossy(value));
+                    } else {
+                        record::write(&mut others, key, value);
+                    }
                 }
-            }
-            sink(&others)
-        })
+                calls.emit(&others)
+            });
+            calls.ended(ended);
+        }
     }
 }
 

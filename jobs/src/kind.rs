@@ -419,12 +419,36 @@ pub trait Program: Sync {
     /// When it is too large for its limits, or breaks off as it begins.
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError>;
 
-    /// As [`Program::guest`], for work of its own: the instance has all of an attempt's time for itself, and what
-    /// it says beside its records is `heard` apart from the attempt.
+    /// Makes each of `calls` of `function`, to whoever may read what is `given`. Each is work of its own: it has all
+    /// of an attempt's time, and is made to a fresh instance; or to one that asked for the next call when it had
+    /// answered the last, as interpreters do, which take long to start. No call fails because of one before it.
+    fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls);
+}
+
+/// Calls of a guest, one after the other, and what comes of each.
+pub trait Calls {
+    /// The next call. It is under way until it has ended.
+    fn next(&mut self) -> Option<Call>;
+    /// Records that the call under way emits, as [`Guest::call`] gives them.
     ///
     /// # Errors
-    /// As [`Program::guest`].
-    fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError>;
+    /// What ends the call.
+    fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError>;
+    /// The call under way is made again: what was emitted for it, and heard, is void.
+    fn again(&mut self);
+    /// The call under way has ended.
+    fn ended(&mut self, ended: Result<(), TaskError>);
+}
+
+/// One call of a guest.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// What it is called with.
+    pub input: Bytes,
+    /// A file that it may read beside what is given to all, and the name of it.
+    pub file: Option<(&'static str, FileRef)>,
+    /// What it says beside its records.
+    pub heard: Arc<Heard>,
 }
 
 /// What an instance said beside its records.

@@ -15,7 +15,7 @@ use crate::manifest::Limits;
 use crate::message::{Input, Payload};
 
 /// The version of what the sandbox gives a guest. A change that can show in an output raises it.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Names a task's output.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

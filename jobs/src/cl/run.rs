@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::kind::{self, FileWriter, Heard, Host, Lasting, PlanError, Program, TaskError};
+use bytes::Bytes;
+
+use crate::kind::{
+    self, Call, Calls, FileWriter, Heard, Host, Lasting, PlanError, Program, TaskError,
+};
 use crate::lines::Lines;
 use crate::message::{FailureClass, Payload};
 use crate::record::{self, Records};
@@ -91,21 +95,24 @@ impl<'a> Turns<'a> {
 
     /// Runs one item after the other, until there is none, or time is up.
     fn work(&self, runner: &Runner<'_>) {
-        while let Some(at) = self.next() {
-            let ended = runner.run(at as u32, &self.items[at]);
-            let mut state = self.state();
-            if let Some(host) = &self.hosts[at]
-                && let Some(busy) = state.busy.get_mut(host)
-            {
-                *busy -= 1;
+        let mut hand = Hand { turns: self, runner, now: None };
+        runner.program.each("run", &runner.given, &mut hand);
+    }
+
+    /// What came of the item at this place.
+    fn ended(&self, at: usize, ended: Result<Ended, TaskError>) {
+        let mut state = self.state();
+        if let Some(host) = &self.hosts[at]
+            && let Some(busy) = state.busy.get_mut(host)
+        {
+            *busy -= 1;
+        }
+        match ended {
+            Ok(ended) => {
+                state.bytes += ended.bytes();
+                state.ended.push(ended);
             }
-            match ended {
-                Ok(ended) => {
-                    state.bytes += ended.bytes();
-                    state.ended.push(ended);
-                }
-                Err(error) => drop(state.failed.get_or_insert(error)),
-            }
+            Err(error) => drop(state.failed.get_or_insert(error)),
         }
     }
 
@@ -152,38 +159,81 @@ struct Runner<'a> {
     host: &'a dyn Host,
 }
 
-impl Runner<'_> {
-    /// Runs one item. What the guest fails with is how it ended.
-    fn run(&self, at: u32, item: &Item) -> Result<Ended, TaskError> {
-        let before = self.host.elapsed();
-        let heard = Arc::default();
-        let end = match self.call(item, &heard) {
+/// Who runs one item after the other.
+struct Hand<'a> {
+    turns: &'a Turns<'a>,
+    runner: &'a Runner<'a>,
+    now: Option<Now<'a>>,
+}
+
+/// The item under way.
+struct Now<'a> {
+    at: usize,
+    began: Duration,
+    heard: Arc<Heard>,
+    gives: Gives<'a>,
+}
+
+impl<'a> Hand<'a> {
+    fn now(&mut self) -> &mut Now<'a> {
+        self.now.as_mut().expect("a call is under way")
+    }
+}
+
+impl Calls for Hand<'_> {
+    fn next(&mut self) -> Option<Call> {
+        let at = self.turns.next()?;
+        let (item, heard) = (&self.turns.items[at], Arc::<Heard>::default());
+        let Runner { host, inline, .. } = *self.runner;
+        let gives = Gives::new(host, inline);
+        self.now = Some(Now { at, began: host.elapsed(), heard: Arc::clone(&heard), gives });
+        let file = item.file.map(|file| (ITEM_FILE, file));
+        Some(Call { input: Bytes::copy_from_slice(item.text.as_bytes()), file, heard })
+    }
+
+    fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        self.now().gives.add(frame)
+    }
+
+    fn again(&mut self) {
+        let Runner { host, inline, .. } = *self.runner;
+        let now = self.now();
+        now.gives = Gives::new(host, inline);
+        drop((now.heard.take_log(), now.heard.take_named()));
+    }
+
+    fn ended(&mut self, ended: Result<(), TaskError>) {
+        let now = self.now.take().expect("a call is under way");
+        let (turns, at) = (self.turns, now.at);
+        turns.ended(at, now.end(ended, &turns.items[at], self.runner.host));
+    }
+}
+
+impl Now<'_> {
+    /// How the item ended. What the guest failed with is that.
+    fn end(
+        self,
+        ended: Result<(), TaskError>,
+        item: &Item,
+        host: &dyn Host,
+    ) -> Result<Ended, TaskError> {
+        let end = match ended.and_then(|()| self.gives.finish()) {
             Ok(given) => End::Output(given),
             Err(TaskError::Failed { class: FailureClass::Guest, code, message }) => {
                 End::Error { code: code.to_owned(), message }
             }
             Err(error) => return Err(error),
         };
-        let ms = (self.host.elapsed() - before).as_millis();
-        let log = heard.take_log().lines;
+        let ms = (host.elapsed() - self.began).as_millis();
+        let log = self.heard.take_log().lines;
         Ok(Ended {
-            at,
+            at: self.at as u32,
             item: item.text.clone(),
             ms: u32::try_from(ms).unwrap_or(u32::MAX),
             log: log.iter().skip(log.len().saturating_sub(LOG_LINES)).cloned().collect(),
-            named: heard.take_named(),
+            named: self.heard.take_named(),
             end,
         })
-    }
-
-    fn call(&self, item: &Item, heard: &Arc<Heard>) -> Result<Given, TaskError> {
-        let mut given = self.given.clone();
-        given.files.extend(item.file.map(|file| (ITEM_FILE.to_owned(), file)));
-        let mut guest = self.program.alone(given, heard)?;
-        let mut gives =
-            Gives { host: self.host, inline: self.inline, text: Vec::new(), file: None };
-        guest.call("run", item.text.as_bytes(), &mut |frame| gives.add(frame))?;
-        gives.finish()
     }
 }
 
@@ -197,7 +247,11 @@ struct Gives<'a> {
     file: Option<Box<dyn FileWriter>>,
 }
 
-impl Gives<'_> {
+impl<'a> Gives<'a> {
+    fn new(host: &'a dyn Host, inline: u64) -> Self {
+        Gives { host, inline, text: Vec::new(), file: None }
+    }
+
     fn add(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         for record in Records::new(frame) {
             let (key, value) = record?;

@@ -16,7 +16,7 @@ use ipdc_jobs::code::Code;
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
-    self, FileWriter, Given, Guest, Heard, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
+    self, Calls, FileWriter, Given, Guest, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
 };
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
@@ -297,19 +297,21 @@ struct BenchProgram {
 
 impl Program for BenchProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
-        self.instance(given, &self.allowance)
+        self.program.instantiate(&self.allowance, self.ear(&given), given)
     }
 
-    /// What it logs is shown as it comes.
-    fn alone(&self, given: Given, _: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
-        self.instance(given, &self.allowance.whole())
+    /// What they log is shown as it comes.
+    fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
+        let ears = || self.ear(given);
+        self.program.each(function, given, calls, &self.allowance, &ears);
     }
 }
 
 impl BenchProgram {
-    fn instance(&self, given: Given, allowance: &Allowance) -> Result<Box<dyn Guest>, TaskError> {
+    /// What hears an instance to which this is `given`.
+    fn ear(&self, given: &Given) -> Box<dyn Listener> {
         let network = given.fetch.clone().map(|rules| (network(&rules), rules));
-        self.program.instantiate(allowance, Box::new(Ear { network, ..self.ear.clone() }), given)
+        Box::new(Ear { network, ..self.ear.clone() })
     }
 }
 

@@ -2,18 +2,20 @@
 //! `key<TAB>value` lines on stdout.
 //!
 //! Each call of the guest is a run of a fresh instance, on the attempt's thread, with the call's
-//! input on stdin. What it writes goes on as records, line by line, while it runs; nothing of it is
+//! input on stdin; where calls are served one after the other, a run may ask for the next when it has
+//! answered the last. What it writes goes on as records, line by line, while it runs; nothing of it is
 //! held but one line. What it says on stderr is its log.
 //!
 //! [`preview1`](super::preview1) has the functions that it may import.
 
 use std::collections::VecDeque;
 
-use ipdc_jobs::kind::{Form, Guest, RECORD_LIMIT, TaskError};
+use bytes::Bytes;
+use ipdc_jobs::kind::{Call, Calls, Form, Guest, RECORD_LIMIT, TaskError};
 use memchr::memchr;
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
-use super::imports::{LOG_LINE, Outlet, Sink};
+use super::imports::{LOG_LINE, Once, Outlet, Sink};
 use super::instance::{State, explain};
 use super::preview1::{self, World};
 use super::python::Script;
@@ -67,11 +69,41 @@ impl Command {
     }
 }
 
-impl Guest for Command {
-    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
+impl Command {
+    /// Makes each of `calls`, as [`kind::Program::each`](ipdc_jobs::kind::Program::each) says.
+    pub(super) fn serve(mut self, function: &str, calls: &mut dyn Calls) {
+        let mut next = calls.next();
+        while let Some(call) = next.take() {
+            let process = self.process();
+            process.start(function, &call.input);
+            process.state.turn(&call);
+            process.turn = Some(Turn { call: Some(call), is_first: true });
+            let ended = self.run(calls);
+            next = match self.process().turn.take() {
+                // What it did for others may be what was too much for it.
+                Some(Turn { call: Some(call), is_first: false })
+                    if ended.as_ref().is_err_and(TaskError::is_trap) =>
+                {
+                    calls.again();
+                    Some(call)
+                }
+                Some(Turn { call: Some(_), .. }) => {
+                    calls.ended(ended);
+                    calls.next()
+                }
+                _ => calls.next(),
+            };
+        }
+    }
+
+    fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("a command runs once at a time")
+    }
+
+    /// Runs it from its start to its end. How the call ended that was under way then.
+    fn run(&mut self, calls: &mut dyn Calls) -> Result<(), TaskError> {
         let mut process = self.process.take().expect("a command runs once at a time");
-        process.start(function, input);
-        process.state.outlet.open(sink);
+        process.state.outlet.open(calls);
         let mut store = Store::new(self.program.module().engine(), process);
         store.limiter(|process| process.state.cap());
         store.epoch_deadline_callback(|context| context.data().state.may_go_on());
@@ -86,10 +118,24 @@ impl Guest for Command {
         self.process = Some(process);
         ended
     }
+}
+
+impl Guest for Command {
+    fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
+        self.process().start(function, input);
+        self.run(&mut Once(sink))
+    }
 
     fn form(&self) -> Form {
         Form::Command
     }
+}
+
+/// How far a run that serves several calls is.
+struct Turn {
+    /// The one under way; none, once there was no other.
+    call: Option<Call>,
+    is_first: bool,
 }
 
 /// A command that says itself why it cannot go on.
@@ -107,6 +153,8 @@ pub(super) struct Process {
     pub(super) state: State,
     pub(super) world: World,
     script: Option<Script>,
+    /// None, when the run is for one call.
+    turn: Option<Turn>,
     stdin: Stdin,
     stdout: Lines,
     stderr: Words,
@@ -118,6 +166,7 @@ impl Process {
             state,
             world: World::default(),
             script,
+            turn: None,
             stdin: Stdin::default(),
             stdout: Lines::default(),
             stderr: Words::default(),
@@ -144,9 +193,34 @@ impl Process {
         self.state.keep(written)
     }
 
-    /// Takes bytes of what it asks its host.
+    /// Takes bytes of what it asks its host, and does what those ask that are whole.
     pub(super) fn write_device(&mut self, bytes: &[u8]) -> Result<(), wasmtime::Error> {
-        self.world.device.write(bytes, &mut self.state.outlet)
+        preview1::ask(self, bytes)
+    }
+
+    /// The call under way has ended, with `error` if it failed. The next one's input, if there is one.
+    pub(super) fn next(&mut self, error: Option<&str>) -> Result<Option<Bytes>, GaveUp> {
+        let gave_up = error.map(|error| GaveUp(shown(error)));
+        let Some(Turn { call: under_way, .. }) = &self.turn else {
+            return gave_up.map_or(Ok(None), Err);
+        };
+        if under_way.is_none() {
+            return Ok(None);
+        }
+        self.stderr.end(&mut self.state.outlet);
+        let ended = match gave_up {
+            None => self.stdout.end(&mut self.state.outlet),
+            Some(GaveUp(why)) => Err(GuestError::GaveUp(why).into()),
+        };
+        self.stdout = Lines::default();
+        let call = self.state.outlet.next(ended);
+        self.world.turn(self.state.side.of_call());
+        if let Some(call) = &call {
+            self.state.turn(call);
+        }
+        let input = call.as_ref().map(|call| call.input.clone());
+        self.turn = Some(Turn { call, is_first: false });
+        Ok(input)
     }
 
     pub(super) fn write_stderr(&mut self, bytes: &[u8]) {

@@ -4,7 +4,7 @@
 
 use std::ptr::NonNull;
 
-use ipdc_jobs::kind::{RECORD_LIMIT, TaskError};
+use ipdc_jobs::kind::{Call, Calls, RECORD_LIMIT, TaskError};
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters};
 use wasmtime::{Caller, Extern, Linker, Memory};
 
@@ -52,9 +52,26 @@ const READ_LIMIT: u32 = 1 << 30;
 /// Where a guest's records go during one call.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
 
+/// The one call of a guest that is called directly.
+pub(super) struct Once<'a, 'b>(pub(super) &'a mut Sink<'b>);
+
+impl Calls for Once<'_, '_> {
+    fn next(&mut self) -> Option<Call> {
+        None
+    }
+
+    fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        (self.0)(frame)
+    }
+
+    fn again(&mut self) {}
+
+    fn ended(&mut self, _: Result<(), TaskError>) {}
+}
+
 /// The guest's way out: records, counts, log, progress.
 pub(super) struct Outlet {
-    sink: Option<NonNull<Sink<'static>>>,
+    calls: Option<NonNull<dyn Calls>>,
     pending: Vec<u8>,
     /// What the call under way counted.
     counted: Counters,
@@ -67,7 +84,7 @@ pub(super) struct Outlet {
 impl Outlet {
     pub(super) fn new(listener: Box<dyn Listener>) -> Self {
         Outlet {
-            sink: None,
+            calls: None,
             pending: Vec::new(),
             counted: Counters::new(),
             logged: 0,
@@ -76,23 +93,29 @@ impl Outlet {
         }
     }
 
-    /// Sends records to `sink` from now on, until [`Outlet::close`].
-    pub(super) fn open(&mut self, sink: &mut Sink<'_>) {
-        let sink: NonNull<Sink<'_>> = NonNull::from(sink);
-        // SAFETY: only the lifetime changes. `Instance::call`, the one caller, holds the borrow
-        // of the sink for longer than the pointer stays here: it closes the outlet before it
-        // returns, on every path.
+    /// What the guest emits and asks for is of `calls` from now on, until [`Outlet::close`].
+    pub(super) fn open(&mut self, calls: &mut (dyn Calls + '_)) {
+        let calls: NonNull<dyn Calls + '_> = NonNull::from(calls);
+        // SAFETY: only the lifetime changes. Who opens the outlet, `Instance::call` and `Command::run`, holds the
+        // borrow for longer than the pointer stays here: they close the outlet before they return, on every path.
         #[allow(unsafe_code)]
-        let sink =
-            unsafe { std::mem::transmute::<NonNull<Sink<'_>>, NonNull<Sink<'static>>>(sink) };
-        self.sink = Some(sink);
+        let calls = unsafe {
+            std::mem::transmute::<NonNull<dyn Calls + '_>, NonNull<dyn Calls + 'static>>(calls)
+        };
+        self.calls = Some(calls);
     }
 
-    /// The call is over. Lets go of the sink, after what is pending went out. What it counted counts
-    /// if all of it went well; else its records may be given again.
+    /// Lets go of the calls, after the one under way ended as [`Outlet::end`] says.
     pub(super) fn close(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
+        let ended = self.end(ended);
+        self.calls = None;
+        ended
+    }
+
+    /// The call under way is over; what is pending goes out. What it counted counts if all of it went well; else
+    /// its records may be given again.
+    fn end(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
         let sent = self.send_pending();
-        self.sink = None;
         self.pending.clear();
         let counted = std::mem::take(&mut self.counted);
         ended.and(sent)?;
@@ -103,13 +126,29 @@ impl Outlet {
         }
     }
 
-    fn send(&mut self, records: &[u8]) -> Result<(), TaskError> {
-        let Some(mut sink) = self.sink else { return Ok(()) };
-        // SAFETY: between `open` and `close` the sink is borrowed by the caller of `open`, and
+    /// The call under way has ended; the next one.
+    pub(super) fn next(&mut self, ended: Result<(), TaskError>) -> Option<Call> {
+        let ended = self.end(ended);
+        let calls = self.calls()?;
+        calls.ended(ended);
+        calls.next()
+    }
+
+    /// What is said from now on is of `call`.
+    pub(super) fn turn(&mut self, call: &Call) {
+        self.logged = 0;
+        self.listener.hear(&call.heard);
+    }
+
+    fn calls(&mut self) -> Option<&mut (dyn Calls + 'static)> {
+        // SAFETY: between `open` and `close` the calls are borrowed by the caller of `open`, and
         // used through this pointer alone, from the one thread that runs the guest.
         #[allow(unsafe_code)]
-        let sink = unsafe { sink.as_mut() };
-        sink(records)
+        self.calls.as_mut().map(|calls| unsafe { calls.as_mut() })
+    }
+
+    fn send(&mut self, records: &[u8]) -> Result<(), TaskError> {
+        self.calls().map_or(Ok(()), |calls| calls.emit(records))
     }
 
     fn send_pending(&mut self) -> Result<(), TaskError> {
@@ -278,7 +317,8 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
     )?;
     linker.func_wrap(MODULE, "enqueue", |mut caller: Caller<'_, State>, ptr: u32, len: u32| {
         let (memory, state) = memory_of(&mut caller)?;
-        state.enqueue(slice(memory, ptr, len, "an item to `enqueue`")?)
+        let named = state.enqueue(slice(memory, ptr, len, "an item to `enqueue`")?);
+        state.keep(named.map_err(TaskError::from))
     })?;
     Ok(())
 }

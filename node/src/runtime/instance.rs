@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use ipdc_jobs::cl::ITEM_LIMIT;
-use ipdc_jobs::kind::{Guest, TaskError};
+use ipdc_jobs::kind::{Call, Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
 use wasmtime::{
     InstancePre, Linker, Memory, Module, ResourceLimiter, Store, Trap, TypedFunc, UpdateDeadline,
@@ -12,7 +12,7 @@ use wasmtime::{
 use super::allowance::Allowance;
 use super::answer::Answer;
 use super::command::GaveUp;
-use super::imports::{self, Outlet, Sink};
+use super::imports::{self, Once, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
@@ -71,6 +71,17 @@ impl State {
     /// The time of a call is over.
     pub(super) fn end(&mut self) {
         self.allowance.set_left(self.deadline.saturating_duration_since(Instant::now()));
+    }
+
+    /// From now on it works for `call`, which has an attempt's time.
+    pub(super) fn turn(&mut self, call: &Call) {
+        self.allowance = self.allowance.whole();
+        self.begin();
+        self.outlet.turn(call);
+        self.side.turn(call.file);
+        self.answer = Answer::default();
+        self.memory.wanted_more = false;
+        self.memory.wanted_elements = false;
     }
 
     /// The instance before is gone, and what it had.
@@ -143,7 +154,7 @@ impl State {
     }
 
     /// Names an item for the job.
-    pub(super) fn enqueue(&mut self, item: &[u8]) -> Result<(), wasmtime::Error> {
+    pub(super) fn enqueue(&mut self, item: &[u8]) -> Result<(), GuestError> {
         let named = match std::str::from_utf8(item) {
             _ if !self.side.may_enqueue() => Err("its job has no `[enqueue]`"),
             Ok(item) if item.is_empty() || item.len() > ITEM_LIMIT => {
@@ -153,7 +164,7 @@ impl State {
             Ok(_) => Ok(()),
             Err(_) => Err("it is not UTF-8 text"),
         };
-        self.keep(named.map_err(|why| GuestError::Enqueue(why).into()))
+        named.map_err(GuestError::Enqueue)
     }
 
     /// Whether the guest may go on: for what a host function does piece by piece.
@@ -308,7 +319,8 @@ impl Guest for Instance {
     fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
         let state = self.store.data_mut();
         state.begin();
-        state.outlet.open(sink);
+        let mut once = Once(sink);
+        state.outlet.open(&mut once);
         let called = self.call_open(function, input);
         let state = self.store.data_mut();
         let ended = state.outlet.close(called);

@@ -40,7 +40,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::ids::FileRef;
-use ipdc_jobs::kind::{Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
+use ipdc_jobs::kind::{Calls, Given, Guest, Heard, RECORD_LIMIT, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
@@ -119,6 +119,8 @@ pub trait Listener: Send {
     fn enqueue(&mut self, _item: &str) -> bool {
         false
     }
+    /// What it says from now on is of this call, and heard there.
+    fn hear(&mut self, _heard: &Arc<Heard>) {}
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
     /// How far it says it is.
@@ -451,6 +453,36 @@ impl Program {
             Form::Python(linked, script) => (linked, Some(script.clone())),
         };
         Ok(Box::new(self.runtime.command(linked, script, allowance, listener, given)))
+    }
+
+    /// Makes each of `calls` of `function`, as [`Program::each`](ipdc_jobs::kind::Program::each) says, with `listeners` for the instances.
+    pub fn each(
+        &self,
+        function: &str,
+        given: &Given,
+        calls: &mut dyn Calls,
+        allowance: &Allowance,
+        listeners: &dyn Fn() -> Box<dyn Listener>,
+    ) {
+        let (linked, script) = match &self.form {
+            Form::Functions(linked) => {
+                while let Some(call) = calls.next() {
+                    let side = Side::new(given.clone());
+                    let mut state = self.runtime.state(allowance, listeners(), side);
+                    state.turn(&call);
+                    let called = Instance::new(linked, state).and_then(|mut guest| {
+                        guest.call(function, &call.input, &mut |frame| calls.emit(frame))
+                    });
+                    calls.ended(called);
+                }
+                return;
+            }
+            Form::Command(linked) => (linked, None),
+            Form::Python(linked, script) => (linked, Some(script.clone())),
+        };
+        self.runtime
+            .command(linked, script, allowance, listeners(), given.clone())
+            .serve(function, calls);
     }
 }
 

@@ -41,6 +41,7 @@ use super::python::Script;
 use super::side::Side;
 use super::{GuestError, PIECE, shown};
 use device::Device;
+pub(super) use device::ask;
 use files::Files;
 
 /// The module that commands import from.
@@ -175,6 +176,14 @@ impl World {
             clock: EPOCH,
             files: Files::new(script.is_some()),
             ..World::default()
+        }
+    }
+
+    /// As the next call finds it: the clock and the random numbers begin again, and the file of the last one is gone.
+    pub(super) fn turn(&mut self, gone: Option<&str>) {
+        (self.clock, self.drawn) = (EPOCH, 0);
+        if let Some(gone) = gone {
+            self.files.forget(gone);
         }
     }
 

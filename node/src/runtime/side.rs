@@ -29,12 +29,16 @@ pub(super) const CODE: &str = "code";
 /// A guest's view of what it was given.
 pub(super) struct Side {
     given: Given,
+    /// Where side files are among all that there are; none, where there is nothing else.
+    folder: Option<&'static str>,
+    /// The file of the call under way, if it has one.
+    of_call: Option<String>,
     open: BTreeMap<Vec<u8>, Box<dyn ReadAt>>,
 }
 
 impl Side {
     pub(super) fn new(given: Given) -> Self {
-        Side { given, open: BTreeMap::new() }
+        Side { given, folder: None, of_call: None, open: BTreeMap::new() }
     }
 
     /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`.
@@ -43,7 +47,26 @@ impl Side {
             files.into_iter().map(move |(name, file)| (format!("{folder}/{name}"), file))
         };
         let files = under(JOB, given.files).chain(under(CODE, code)).collect();
-        Side::new(Given { files, ..given })
+        Side { folder: Some(JOB), ..Side::new(Given { files, ..given }) }
+    }
+
+    /// In the place of the last call's file there is this one, if any.
+    pub(super) fn turn(&mut self, file: Option<(&'static str, FileRef)>) {
+        if let Some(last) = self.of_call.take() {
+            self.given.files.remove(&last);
+            self.open.remove(last.as_bytes());
+        }
+        if let Some((name, file)) = file {
+            let name =
+                self.folder.map_or_else(|| name.to_owned(), |folder| format!("{folder}/{name}"));
+            self.given.files.insert(name.clone(), file);
+            self.of_call = Some(name);
+        }
+    }
+
+    /// The name of the file of the call under way.
+    pub(super) fn of_call(&self) -> Option<&str> {
+        self.of_call.as_deref()
     }
 
     /// The params, as one JSON object.

@@ -12,7 +12,7 @@ use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{
-    self, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError, Work,
+    self, Calls, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError, Work,
 };
 use ipdc_jobs::log::Tail;
 use ipdc_jobs::manifest::Manifest;
@@ -396,29 +396,25 @@ struct AttemptProgram {
 
 impl Program for AttemptProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
-        self.instance(given, &self.allowance, None)
+        self.desk.stopped()?;
+        self.program.instantiate(&self.allowance, self.ear(&given), given)
     }
 
-    fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError> {
-        self.instance(given, &self.allowance.whole(), Some(Arc::clone(heard)))
+    fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
+        let ears = || self.ear(given);
+        self.program.each(function, given, calls, &self.allowance, &ears);
     }
 }
 
 impl AttemptProgram {
-    fn instance(
-        &self,
-        given: Given,
-        allowance: &Allowance,
-        heard: Option<Arc<Heard>>,
-    ) -> Result<Box<dyn Guest>, TaskError> {
-        self.desk.stopped()?;
+    /// What hears an instance to which this is `given`.
+    fn ear(&self, given: &Given) -> Box<dyn Listener> {
         let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
         let network = given.fetch.clone().map(|rules| {
             let (submitter, limit) = (self.submitter, self.limit);
             Network { rules, submitter, shelf: Arc::clone(&self.shelf), limit }
         });
-        let listener = Box::new(Ear { desk, session, mute: given.mute, network, heard });
-        self.program.instantiate(allowance, listener, given)
+        Box::new(Ear { desk, session, mute: given.mute, network, heard: None })
     }
 }
 
@@ -464,6 +460,10 @@ impl Listener for Ear {
         shelf.keep(&visits, rules, || self.desk.create(Lasting::Kept, *limit))?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))
+    }
+
+    fn hear(&mut self, heard: &Arc<Heard>) {
+        self.heard = Some(Arc::clone(heard));
     }
 
     fn log(&mut self, line: &str) {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipdc_tests::job::{many_splits, parts};
-use ipdc_tests::{JOB, JobDir, Node, root};
+use ipdc_tests::{JOB, JobDir, Node, Site, root};
 use serde_json::Value;
 
 use crate::languages::new;
@@ -95,6 +95,33 @@ fn one_node_gets_the_interpreter_and_another_counts_words_in_python() {
         nodes[1].cli(["run", "mr"]).arg(&python).args(["--input", &input]).within(JOB).run().ok();
     let _ = nodes[0].cli(["runtime", "rm", "python"]).run().ok();
     let _ = nodes[0].cli(["runtime", "rm", "python"]).run().failed(4, &["IPDC-5204"]);
+}
+
+#[test]
+fn a_crawler_in_python_finds_what_the_compiled_one_finds() {
+    const PAGES: u32 = 60;
+    let mut node = node_with_python();
+    node.stop();
+    node.configure("[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n");
+    node.start();
+    let site = Site::start(PAGES, 7);
+    let crawl = |name: &str, code: &str| {
+        let example = root().join("examples").join(name);
+        let toml = fs::read_to_string(example.join("job.toml")).unwrap();
+        let quick = "rate = 0\nconcurrency = 8\nprivate = [\"127.0.0.0/8\"]\n";
+        let code_bytes = fs::read(example.join(code)).unwrap();
+        let job = JobDir::new(&(toml + quick)).file(code, code_bytes);
+        let job = job.file("start", site.url("/page/0\n"));
+        let out = node.folder().join(format!("{name}.out"));
+        let run = node.cli(["run", "cl"]).arg(job.path()).arg("--out").arg(&out);
+        let _ = run.within(JOB).run();
+        let found = fs::read_to_string(out.join("results.jsonl")).unwrap();
+        assert!(!found.contains("\"failed\""), "{found}");
+        found
+    };
+    let found = crawl("crawl-py", "run.py");
+    assert_eq!(found.lines().count(), PAGES as usize);
+    assert_eq!(found, crawl("crawl", "run.wasm"));
 }
 
 #[test]

@@ -148,7 +148,9 @@ fn read(
         let room = slice_mut(memory, ptr, len, "room for `fd_read`")?;
         let read = match fd {
             STDIN => process.read(room),
-            _ if process.world.files.is_device(fd) => process.world.device.read(room),
+            _ if process.world.files.is_device(fd) => {
+                process.world.device.read(room, &process.state.answer)
+            }
             _ => read_file(process, fd, room)?,
         };
         total += read;

@@ -266,6 +266,17 @@ impl Files {
         self.were_opened
     }
 
+    /// The file of this name is no more: who has it open finds nothing there, whatever takes its name.
+    pub(super) fn forget(&mut self, name: &str) {
+        for open in self.open.values_mut() {
+            if let Open::File(cursor) = open
+                && cursor.name == name
+            {
+                cursor.name.clear();
+            }
+        }
+    }
+
     pub(super) fn close(&mut self, fd: u32) -> Result<(), Errno> {
         self.open.remove(&fd).map(drop).ok_or(Errno::BadDescriptor)
     }

@@ -166,6 +166,24 @@ def write_answer(answer):
     write(answer or b"")
 
 
+def run_items(function, main, explain):
+    """Calls `run` for the item on stdin, and then for each that there is more: a start takes longer than most."""
+    item = text_of(b"".join(iter(lambda: posix.read(0, PIECE), b"")))
+    ask = sys.modules["ipdc"]._ask
+    while item is not None:
+        said = None
+        try:
+            write_answer(function(item))
+        except MemoryError:
+            raise
+        except BaseException as error:
+            said = explain(error, "run", main)
+        item = ask("next", error=said)
+        # As the first item found it.
+        if random := sys.modules.get("random"):
+            random.setstate(random.Random().getstate())
+
+
 def write_items(items):
     """What `producer` gives: items, a line each."""
     items = iter(items or ())
@@ -183,9 +201,6 @@ def item_of(item):
 def call(function, name):
     if name == "map":
         write_records(mapped(function))
-    elif name == "run":
-        item = b"".join(iter(lambda: posix.read(0, PIECE), b""))
-        write_answer(function(text_of(item)))
     elif name == "producer":
         write_items(function())
     else:
@@ -228,11 +243,16 @@ def main():
     sys.argv[:] = [path]
     reserve = bytes(RESERVE)
     ipdc = sys.modules["ipdc"] = Lazy("ipdc", ipdc)
+    errors = Lazy("errors", errors)
     try:
-        call(user_function(name, path), name)
+        function = user_function(name, path)
+        if name == "run":
+            run_items(function, path, errors.explain)
+        else:
+            call(function, name)
     except BaseException as error:
         del reserve
-        said = Lazy("errors", errors).explain(error, name, path)
+        said = errors.explain(error, name, path)
         ipdc._ask("fail", message=said)
     # The interpreter is not taken apart: it goes with the sandbox.
     sys.stderr.flush()

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use ipdc_jobs::code::{Code, Python};
 use ipdc_jobs::ids::{CODEC_RAW, FileRef, cid_of};
-use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
+use ipdc_jobs::kind::{Call, Calls, Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Counters;
 use tokio_util::sync::CancellationToken;
@@ -43,8 +43,8 @@ struct Job {
 
 impl Listener for Job {
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
-        let all = self.files.iter().chain(&self.side);
-        let found = all.map(|(_, bytes)| *bytes).find(|bytes| named(bytes) == *file);
+        let all = self.files.iter().chain(&self.side).map(|(_, bytes)| *bytes);
+        let found = all.chain([ITEM]).find(|bytes| named(bytes) == *file);
         Ok(Box::new(Held(found.unwrap())))
     }
     fn log(&mut self, line: &str) {
@@ -76,6 +76,46 @@ fn named(bytes: &[u8]) -> FileRef {
     FileRef { cid: cid_of(CODEC_RAW, bytes), len: bytes.len() as u64 }
 }
 
+/// Items, the last one first, and what came of each.
+#[derive(Default)]
+struct Items {
+    left: Vec<Bytes>,
+    now: Option<String>,
+    ended: Vec<Result<String, String>>,
+}
+
+impl Calls for Items {
+    fn next(&mut self) -> Option<Call> {
+        assert!(self.now.is_none(), "one at a time");
+        let input = self.left.pop()?;
+        self.now = Some(String::new());
+        let file = Some(("item", named(ITEM)));
+        Some(Call {
+            file: file.filter(|_| input.starts_with(b"file")),
+            input,
+            heard: Arc::default(),
+        })
+    }
+
+    fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
+        let end = 8 + frame[0] as usize;
+        self.now.as_mut().unwrap().push_str(std::str::from_utf8(&frame[8..end]).unwrap());
+        Ok(())
+    }
+
+    fn again(&mut self) {
+        self.now.as_mut().unwrap().clear();
+    }
+
+    fn ended(&mut self, ended: Result<(), TaskError>) {
+        let given = self.now.take().unwrap();
+        self.ended.push(ended.map(|()| given).map_err(|error| error.to_string()));
+    }
+}
+
+/// The file of an item that has one.
+const ITEM: &[u8] = b"its own";
+
 impl Job {
     /// One of these Python files, the first of which has its functions.
     fn new(files: &[(&'static str, &'static str)]) -> Self {
@@ -93,19 +133,22 @@ impl Job {
         Runtime::new(folder().join("compiled"), 1 << 30, Compiler::Here)
     }
 
-    fn guest(&self) -> Box<dyn Guest> {
-        let allowance = Allowance::new(&Limits::default(), CancellationToken::new());
+    fn given(&self) -> Given {
         let side = self.side.iter().map(|(name, bytes)| ((*name).to_owned(), named(bytes)));
-        let given = Given {
+        Given {
             params: Bytes::from_static(b"{\"n\": 3, \"deep\": {\"list\": [1.5]}}"),
             files: side.collect(),
             input: "left".to_owned(),
             mute: false,
             fetch: None,
-            enqueue: false,
-        };
+            enqueue: true,
+        }
+    }
+
+    fn guest(&self) -> Box<dyn Guest> {
+        let allowance = Allowance::new(&Limits::default(), CancellationToken::new());
         Job::runtime()
-            .instantiate(&self.code(), read, &allowance, Box::new(self.clone()), given)
+            .instantiate(&self.code(), read, &allowance, Box::new(self.clone()), self.given())
             .unwrap()
     }
 
@@ -130,6 +173,21 @@ impl Job {
             Err(TaskError::Failed { message, .. }) => Err(message),
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// What `run` gives for each item, in one interpreter if that can be.
+    fn items(&self, items: &[&str]) -> Vec<Result<String, String>> {
+        let mut calls = Items {
+            left: items.iter().rev().map(|item| Bytes::copy_from_slice(item.as_bytes())).collect(),
+            ..Items::default()
+        };
+        let (given, stop) = (self.given(), CancellationToken::new());
+        let allowance =
+            Allowance::new(&Limits { memory: 64 << 20, ..Limits::default() }, stop.clone());
+        let program = Job::runtime().program(&self.code(), read, &stop).unwrap();
+        program.each("run", &given, &mut calls, &allowance, &|| Box::new(self.clone()));
+        assert!(calls.now.is_none());
+        calls.ended
     }
 
     fn said(&self) -> Vec<String> {
@@ -215,6 +273,62 @@ fn an_item_is_given_whole_and_the_answer_is_written_as_it_is() {
     assert_eq!(gives("return {'lines': item.count('\\n') + 1}").unwrap(), "{\"lines\": 2}\t\n");
     assert_eq!(gives("return b'raw'").unwrap(), "raw\t\n");
     assert_eq!(gives("pass").unwrap(), "");
+}
+
+#[test]
+fn one_interpreter_runs_many_items_and_each_ends_on_its_own() {
+    let job =
+        map("import random, time\n\nseen = []\n\ndef run(item):\n    seen.append(item)\n    \
+         if item == 'bad':\n        return 1 // 0\n    \
+         if item == 'exit':\n        raise SystemExit(7)\n    \
+         if item == 'luck':\n        return f'{random.random()} {time.time()}'\n    \
+         return f'{item} after {len(seen) - 1}'\n");
+    let gave = job.items(&["luck", "a", "bad", "", "exit", "luck", "ü"]);
+    let failed = |why: &str| Err(why.to_owned());
+    assert_eq!(gave[0], gave[5]);
+    assert_eq!(gave[1], Ok("a after 1".to_owned()));
+    assert_eq!(
+        gave[2],
+        failed("map.py:8: in run: ZeroDivisionError: integer division or modulo by zero")
+    );
+    assert_eq!(gave[3], Ok(" after 3".to_owned()));
+    assert_eq!(gave[4], failed("map.py:10: in run: SystemExit: 7"));
+    assert_eq!(gave[6], Ok("ü after 6".to_owned()));
+}
+
+#[test]
+fn an_item_that_has_too_little_memory_after_others_is_run_in_an_interpreter_of_its_own() {
+    let job = map(
+        "held = []\n\ndef run(item):\n    held.append('x' * int(item))\n    return len(held)\n",
+    );
+    let gave = job.items(&["30000000", "1", "30000000", "90000000", "2"]);
+    let well: Vec<_> = gave.iter().map(|gave| gave.as_deref().unwrap_or("failed")).collect();
+    assert_eq!(well, ["1", "2", "1", "failed", "1"]);
+    assert!(gave[3].as_ref().unwrap_err().ends_with("`limits.memory` in job.toml)"), "{gave:?}");
+}
+
+#[test]
+fn an_item_has_its_own_file_and_no_other_item_s() {
+    let job = map("import os\n\nlast = None\n\ndef run(item):\n    global last\n    \
+         if item == 'stale':\n        return os.read(last, 9)\n    \
+         if not os.path.exists('/job/item'):\n        return 'none'\n    \
+         last = os.open('/job/item', os.O_RDONLY)\n    return os.read(last, 3).decode() + f' of {item}'\n");
+    let gave = job.items(&["file 1", "none", "file 2", "stale"]);
+    assert_eq!(gave[0].as_deref(), Ok("its of file 1"));
+    assert_eq!(gave[1].as_deref(), Ok("none"));
+    assert_eq!(gave[2].as_deref(), Ok("its of file 2"));
+    assert!(gave[3].as_ref().unwrap_err().contains("FileNotFoundError"), "{gave:?}");
+}
+
+#[test]
+fn fetching_and_naming_items_are_refused_where_the_job_does_not_ask_for_them() {
+    let job = map(
+        "import ipdc\n\ndef run(item):\n    if item:\n        ipdc.enqueue(item)\n    ipdc.fetch('http://x/')\n",
+    );
+    let gave = job.items(&["more", ""]);
+    assert!(gave[0].as_ref().unwrap_err().contains("it named as many as it may"), "{gave:?}");
+    let why = "map.py:6: in run: ValueError: the guest fetches from the network, and its job does not ask";
+    assert!(gave[1].as_ref().unwrap_err().starts_with(why), "{gave:?}");
 }
 
 #[test]
