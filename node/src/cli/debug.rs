@@ -16,7 +16,8 @@ use ipdc_jobs::code::Code;
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
-    self, Calls, FileWriter, Given, Guest, Host, Kind, Lasting, Program, ReadAt, TaskError, Work,
+    self, Call, Calls, FileWriter, Given, Guest, Host, Kind, Lasting, Program, ReadAt, TaskError,
+    Work,
 };
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, Payload};
@@ -39,7 +40,7 @@ use crate::fetch::{self, FetchError, Fetched, Fetcher, Request};
 use crate::interrupt::Interrupts;
 use crate::machine;
 use crate::problem::Problem;
-use crate::runtime::{self, Allowance, Call, GuestError, Listener, Runtime};
+use crate::runtime::{self, Allowance, Frame, GuestError, Listener, Runtime};
 use crate::view::{ByteRange, TaskWork};
 
 /// Bytes of a file that are asked for at once: few enough questions, little enough memory.
@@ -297,21 +298,22 @@ struct BenchProgram {
 
 impl Program for BenchProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
-        self.program.instantiate(&self.allowance, self.ear(&given), given)
+        self.program.instantiate(self.attempt(&given, self.allowance.clone()), given)
     }
 
     /// What they log is shown as it comes.
     fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
-        let ears = || self.ear(given);
-        self.program.each(function, given, calls, &self.allowance, &ears);
+        let attempts = |_: &Call| self.attempt(given, self.allowance.whole());
+        self.program.each(function, given, calls, &attempts, None);
     }
 }
 
 impl BenchProgram {
-    /// What hears an instance to which this is `given`.
-    fn ear(&self, given: &Given) -> Box<dyn Listener> {
+    /// For whom an instance works to which this is `given`.
+    fn attempt(&self, given: &Given, allowance: Allowance) -> runtime::Attempt {
         let network = given.fetch.clone().map(|rules| (network(&rules), rules));
-        Box::new(Ear { network, ..self.ear.clone() })
+        let listener = Box::new(Ear { network, ..self.ear.clone() });
+        runtime::Attempt { allowance, listener }
     }
 }
 
@@ -358,7 +360,7 @@ impl Listener for Ear {
         self.say(line);
     }
 
-    fn failed_in(&mut self, calls: &[Call]) {
+    fn failed_in(&mut self, calls: &[Frame]) {
         for (n, call) in calls.iter().enumerate() {
             self.say(&format!("  {} {call}", if n == 0 { "in" } else { "called by" }));
         }

@@ -11,11 +11,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use ipdc_jobs::kind::{Call, Calls, Form, Guest, RECORD_LIMIT, TaskError};
+use ipdc_jobs::kind::{Call, Form, Guest, RECORD_LIMIT, TaskError};
 use memchr::memchr;
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
-use super::imports::{LOG_LINE, Once, Outlet, Sink};
+use super::calls::{Once, Order, Source};
+use super::imports::{LOG_LINE, Outlet, Sink};
 use super::instance::{State, explain};
 use super::preview1::{self, World};
 use super::python::Script;
@@ -70,28 +71,27 @@ impl Command {
 }
 
 impl Command {
-    /// Makes each of `calls`, as [`kind::Program::each`](ipdc_jobs::kind::Program::each) says.
-    pub(super) fn serve(mut self, function: &str, calls: &mut dyn Calls) {
-        let mut next = calls.next();
-        while let Some(call) = next.take() {
+    /// Makes the `first` call and those that follow, as [`kind::Program::each`](ipdc_jobs::kind::Program::each) says.
+    pub(super) fn serve(mut self, function: &str, first: Order, source: &mut dyn Source) {
+        let mut next = Some(first);
+        while let Some(order) = next.take() {
             let process = self.process();
+            let call = process.state.turn(order);
             process.start(function, &call.input);
-            process.state.turn(&call);
             process.turn = Some(Turn { call: Some(call), is_first: true });
-            let ended = self.run(calls);
+            let ended = self.run(source);
             next = match self.process().turn.take() {
                 // What it did for others may be what was too much for it.
                 Some(Turn { call: Some(call), is_first: false })
                     if ended.as_ref().is_err_and(TaskError::is_trap) =>
                 {
-                    calls.again();
-                    Some(call)
+                    source.again(call)
                 }
                 Some(Turn { call: Some(_), .. }) => {
-                    calls.ended(ended);
-                    calls.next()
+                    source.ended(ended);
+                    source.next()
                 }
-                _ => calls.next(),
+                _ => None,
             };
         }
     }
@@ -101,9 +101,9 @@ impl Command {
     }
 
     /// Runs it from its start to its end. How the call ended that was under way then.
-    fn run(&mut self, calls: &mut dyn Calls) -> Result<(), TaskError> {
+    fn run(&mut self, source: &mut dyn Source) -> Result<(), TaskError> {
         let mut process = self.process.take().expect("a command runs once at a time");
-        process.state.outlet.open(calls);
+        process.state.outlet.open(source);
         let mut store = Store::new(self.program.module().engine(), process);
         store.limiter(|process| process.state.cap());
         store.epoch_deadline_callback(|context| context.data().state.may_go_on());
@@ -213,11 +213,9 @@ impl Process {
             Some(GaveUp(why)) => Err(GuestError::GaveUp(why).into()),
         };
         self.stdout = Lines::default();
-        let call = self.state.outlet.next(ended);
+        let order = self.state.outlet.next(ended);
         self.world.turn(self.state.side.of_call());
-        if let Some(call) = &call {
-            self.state.turn(call);
-        }
+        let call = order.map(|order| self.state.turn(order));
         let input = call.as_ref().map(|call| call.input.clone());
         self.turn = Some(Turn { call, is_first: false });
         Ok(input)

@@ -4,10 +4,11 @@
 
 use std::ptr::NonNull;
 
-use ipdc_jobs::kind::{Call, Calls, RECORD_LIMIT, TaskError};
+use ipdc_jobs::kind::{RECORD_LIMIT, TaskError};
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters};
 use wasmtime::{Caller, Extern, Linker, Memory};
 
+use super::calls::{Nobody, Order, Source};
 use super::instance::State;
 use super::{GuestError, Listener, PIECE};
 
@@ -52,26 +53,9 @@ const READ_LIMIT: u32 = 1 << 30;
 /// Where a guest's records go during one call.
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), TaskError> + 'a;
 
-/// The one call of a guest that is called directly.
-pub(super) struct Once<'a, 'b>(pub(super) &'a mut Sink<'b>);
-
-impl Calls for Once<'_, '_> {
-    fn next(&mut self) -> Option<Call> {
-        None
-    }
-
-    fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
-        (self.0)(frame)
-    }
-
-    fn again(&mut self) {}
-
-    fn ended(&mut self, _: Result<(), TaskError>) {}
-}
-
 /// The guest's way out: records, counts, log, progress.
 pub(super) struct Outlet {
-    calls: Option<NonNull<dyn Calls>>,
+    source: Option<NonNull<dyn Source>>,
     pending: Vec<u8>,
     /// What the call under way counted.
     counted: Counters,
@@ -84,7 +68,7 @@ pub(super) struct Outlet {
 impl Outlet {
     pub(super) fn new(listener: Box<dyn Listener>) -> Self {
         Outlet {
-            calls: None,
+            source: None,
             pending: Vec::new(),
             counted: Counters::new(),
             logged: 0,
@@ -93,22 +77,22 @@ impl Outlet {
         }
     }
 
-    /// What the guest emits and asks for is of `calls` from now on, until [`Outlet::close`].
-    pub(super) fn open(&mut self, calls: &mut (dyn Calls + '_)) {
-        let calls: NonNull<dyn Calls + '_> = NonNull::from(calls);
+    /// What the guest emits goes to `source` from now on, until [`Outlet::close`].
+    pub(super) fn open(&mut self, source: &mut (dyn Source + '_)) {
+        let source: NonNull<dyn Source + '_> = NonNull::from(source);
         // SAFETY: only the lifetime changes. Who opens the outlet, `Instance::call` and `Command::run`, holds the
         // borrow for longer than the pointer stays here: they close the outlet before they return, on every path.
         #[allow(unsafe_code)]
-        let calls = unsafe {
-            std::mem::transmute::<NonNull<dyn Calls + '_>, NonNull<dyn Calls + 'static>>(calls)
+        let source = unsafe {
+            std::mem::transmute::<NonNull<dyn Source + '_>, NonNull<dyn Source + 'static>>(source)
         };
-        self.calls = Some(calls);
+        self.source = Some(source);
     }
 
-    /// Lets go of the calls, after the one under way ended as [`Outlet::end`] says.
+    /// Lets go of the source, after the one under way ended as [`Outlet::end`] says.
     pub(super) fn close(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
         let ended = self.end(ended);
-        self.calls = None;
+        self.source = None;
         ended
     }
 
@@ -127,28 +111,30 @@ impl Outlet {
     }
 
     /// The call under way has ended; the next one.
-    pub(super) fn next(&mut self, ended: Result<(), TaskError>) -> Option<Call> {
+    pub(super) fn next(&mut self, ended: Result<(), TaskError>) -> Option<Order> {
         let ended = self.end(ended);
-        let calls = self.calls()?;
-        calls.ended(ended);
-        calls.next()
+        // Until there is another, which may take a while, nobody is kept to hear it.
+        self.listener = Box::new(Nobody);
+        let source = self.source()?;
+        source.ended(ended);
+        source.next()
     }
 
-    /// What is said from now on is of `call`.
-    pub(super) fn turn(&mut self, call: &Call) {
+    /// What is said from now on is heard by `listener`.
+    pub(super) fn turn(&mut self, listener: Box<dyn Listener>) {
         self.logged = 0;
-        self.listener.hear(&call.heard);
+        self.listener = listener;
     }
 
-    fn calls(&mut self) -> Option<&mut (dyn Calls + 'static)> {
-        // SAFETY: between `open` and `close` the calls are borrowed by the caller of `open`, and
+    fn source(&mut self) -> Option<&mut (dyn Source + 'static)> {
+        // SAFETY: between `open` and `close` the source is borrowed by who calls `open`, and
         // used through this pointer alone, from the one thread that runs the guest.
         #[allow(unsafe_code)]
-        self.calls.as_mut().map(|calls| unsafe { calls.as_mut() })
+        self.source.as_mut().map(|source| unsafe { source.as_mut() })
     }
 
     fn send(&mut self, records: &[u8]) -> Result<(), TaskError> {
-        self.calls().map_or(Ok(()), |calls| calls.emit(records))
+        self.source().map_or(Ok(()), |source| source.emit(records))
     }
 
     fn send_pending(&mut self) -> Result<(), TaskError> {

@@ -11,12 +11,13 @@ use wasmtime::{
 
 use super::allowance::Allowance;
 use super::answer::Answer;
+use super::calls::{Attempt, Once, Order};
 use super::command::GaveUp;
-use super::imports::{self, Once, Outlet, Sink};
+use super::imports::{self, Outlet, Sink};
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
-use super::{GuestError, Listener, PIECE, shown, trace};
+use super::{GuestError, PIECE, shown, trace};
 use crate::config::Size;
 use crate::fetch::Request;
 
@@ -46,9 +47,8 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(
-        allowance: Allowance,
+        Attempt { allowance, listener }: Attempt,
         memory: MemoryCap,
-        listener: Box<dyn Listener>,
         side: Side,
         clock: Hold,
     ) -> Self {
@@ -73,15 +73,16 @@ impl State {
         self.allowance.set_left(self.deadline.saturating_duration_since(Instant::now()));
     }
 
-    /// From now on it works for `call`, which has an attempt's time.
-    pub(super) fn turn(&mut self, call: &Call) {
-        self.allowance = self.allowance.whole();
+    /// From now on it works for this call.
+    pub(super) fn turn(&mut self, Order { call, attempt }: Order) -> Call {
+        self.allowance = attempt.allowance;
         self.begin();
-        self.outlet.turn(call);
+        self.outlet.turn(attempt.listener);
         self.side.turn(call.file);
         self.answer = Answer::default();
         self.memory.wanted_more = false;
         self.memory.wanted_elements = false;
+        call
     }
 
     /// The instance before is gone, and what it had.
@@ -352,7 +353,7 @@ pub(super) fn explain(error: &wasmtime::Error, state: &mut State) -> TaskError {
         Some(Interrupted::NoRoom { wanted, room }) => return no_room(*wanted, *room),
         Some(Interrupted::Late) | None => {}
     }
-    state.outlet.listener.failed_in(&trace::calls(error));
+    state.outlet.listener.failed_in(&trace::frames(error));
     if interrupted.is_some() {
         return GuestError::Time(state.allowance.limits.time_ms).into();
     }

@@ -6,6 +6,7 @@
 //! | [`compile`] | the compiler, apart and with limits |
 //! | [`allowance`] | what the guests of one attempt may take |
 //! | [`instance`] | one instance of a guest, with its limits |
+//! | [`calls`] | how calls reach it, and what comes of them leaves it |
 //! | [`imports`] | what a guest may call: module `ipdc` |
 //! | [`room`] | the memory that all guests have together |
 //! | [`side`] | what it may read beside its input: params and side files |
@@ -13,6 +14,7 @@
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
 //! | [`python`] | Python code, by a command that interprets it |
+//! | [`server`] | an interpreter that stays for many calls |
 //! | [`trace`] | where a guest was when it failed |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
 //!
@@ -22,6 +24,7 @@
 mod allowance;
 mod answer;
 mod cache;
+mod calls;
 mod command;
 mod compile;
 mod imports;
@@ -29,6 +32,7 @@ mod instance;
 mod preview1;
 mod python;
 mod room;
+mod server;
 mod side;
 mod ticker;
 mod trace;
@@ -39,8 +43,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipdc_jobs::code::Code;
-use ipdc_jobs::ids::FileRef;
-use ipdc_jobs::kind::{Calls, Given, Guest, Heard, RECORD_LIMIT, ReadAt, TaskError};
+use ipdc_jobs::ids::{FileRef, JobId};
+use ipdc_jobs::kind::{Call, Calls, Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
 use tokio_util::sync::CancellationToken;
@@ -52,16 +56,19 @@ use wasmtime::{
 use crate::config::Size;
 use crate::fetch::{Fetched, Request};
 use cache::Cache;
+use calls::{Orders, Source as _};
 use command::{Command, Process};
 use instance::{Instance, MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
 use python::Script;
 use room::Room;
+use server::Key;
 use side::Side;
 use ticker::Ticker;
 
 pub use allowance::Allowance;
+pub use calls::Attempt;
 pub use compile::{Compiler, MODULE_LIMIT, compile_if_asked};
-pub use trace::{Call, Place};
+pub use trace::{Frame, Place};
 
 /// Characters of a module's own names, and of what the compiler says, that an error shows.
 const SHOWN: usize = 300;
@@ -119,8 +126,6 @@ pub trait Listener: Send {
     fn enqueue(&mut self, _item: &str) -> bool {
         false
     }
-    /// What it says from now on is of this call, and heard there.
-    fn hear(&mut self, _heard: &Arc<Heard>) {}
     /// A line it logged, already cut to a sane length.
     fn log(&mut self, line: &str);
     /// How far it says it is.
@@ -129,7 +134,7 @@ pub trait Listener: Send {
     /// many names.
     fn count(&mut self, counted: Counters) -> bool;
     /// It failed, in these calls, the innermost first.
-    fn failed_in(&mut self, _calls: &[Call]) {}
+    fn failed_in(&mut self, _frames: &[Frame]) {}
 }
 
 /// A guest's fault, or a fault of its module.
@@ -362,8 +367,8 @@ impl Runtime {
         let limits = Limits { time_ms: CHECK_MS, ..Limits::default() };
         let allowance = Allowance::new(&limits, CancellationToken::new());
         let linked = command::linked(module)?;
-        let mut command =
-            self.command(&linked, Some(script), &allowance, listener, Given::default());
+        let attempt = Attempt { allowance, listener };
+        let mut command = self.command(&linked, Some(script), attempt, Given::default());
         let mut said = String::new();
         command.call(function, b"", &mut |records| {
             let header = records.first_chunk().map(|len| u32::from_le_bytes(*len) as usize);
@@ -379,18 +384,30 @@ impl Runtime {
         &self,
         linked: &InstancePre<Process>,
         script: Option<Script>,
-        allowance: &Allowance,
-        listener: Box<dyn Listener>,
+        attempt: Attempt,
         given: Given,
     ) -> Command {
         let code = script.as_ref().map(|script| script.files.clone()).unwrap_or_default();
-        let state = self.state(allowance, listener, Side::tree(given, code));
+        let state = self.state(attempt, Side::tree(given, code));
         Command::new(linked.clone(), state, script)
     }
 
-    fn state(&self, allowance: &Allowance, listener: Box<dyn Listener>, side: Side) -> State {
-        let memory = MemoryCap::new(allowance.limits.memory, self.shared.room.share());
-        State::new(allowance.clone(), memory, listener, side, self.machine().ticker.hold())
+    /// A fresh instance for one call.
+    fn alone(
+        &self,
+        linked: &InstancePre<State>,
+        call: &Call,
+        attempt: Attempt,
+        given: Given,
+    ) -> Result<Instance, TaskError> {
+        let mut side = Side::new(given);
+        side.turn(call.file);
+        Instance::new(linked, self.state(attempt, side))
+    }
+
+    fn state(&self, attempt: Attempt, side: Side) -> State {
+        let memory = MemoryCap::new(attempt.allowance.limits.memory, self.shared.room.share());
+        State::new(attempt, memory, side, self.machine().ticker.hold())
     }
 
     fn module(
@@ -433,44 +450,38 @@ enum Form {
 }
 
 impl Program {
-    /// A fresh instance. It may take what `allowance` has left and read what is `given`. When the attempt is
-    /// stopped, a call ends with [`TaskError::Stopped`].
+    /// A fresh instance, which may read what is `given`. When the attempt is stopped, a call ends with
+    /// [`TaskError::Stopped`].
     ///
     /// # Errors
     /// When it is too large for its limits or for what other guests have left of the node's memory.
-    pub fn instantiate(
-        &self,
-        allowance: &Allowance,
-        listener: Box<dyn Listener>,
-        given: Given,
-    ) -> Result<Box<dyn Guest>, TaskError> {
+    pub fn instantiate(&self, attempt: Attempt, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         let (linked, script) = match &self.form {
             Form::Functions(linked) => {
-                let state = self.runtime.state(allowance, listener, Side::new(given));
+                let state = self.runtime.state(attempt, Side::new(given));
                 return Ok(Box::new(Instance::new(linked, state)?));
             }
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script.clone())),
         };
-        Ok(Box::new(self.runtime.command(linked, script, allowance, listener, given)))
+        Ok(Box::new(self.runtime.command(linked, script, attempt, given)))
     }
 
-    /// Makes each of `calls` of `function`, as [`Program::each`](ipdc_jobs::kind::Program::each) says, with `listeners` for the instances.
+    /// Makes each of `calls` of `function`, as [`Program::each`](ipdc_jobs::kind::Program::each) says, for the
+    /// attempt that `attempts` gives. Interpreters stay for later tasks of `job`.
     pub fn each(
         &self,
         function: &str,
         given: &Given,
         calls: &mut dyn Calls,
-        allowance: &Allowance,
-        listeners: &dyn Fn() -> Box<dyn Listener>,
+        attempts: &dyn Fn(&Call) -> Attempt,
+        job: Option<JobId>,
     ) {
         let (linked, script) = match &self.form {
             Form::Functions(linked) => {
                 while let Some(call) = calls.next() {
-                    let side = Side::new(given.clone());
-                    let mut state = self.runtime.state(allowance, listeners(), side);
-                    state.turn(&call);
-                    let called = Instance::new(linked, state).and_then(|mut guest| {
+                    let called = self.runtime.alone(linked, &call, attempts(&call), given.clone());
+                    let called = called.and_then(|mut guest| {
                         guest.call(function, &call.input, &mut |frame| calls.emit(frame))
                     });
                     calls.ended(called);
@@ -478,11 +489,25 @@ impl Program {
                 return;
             }
             Form::Command(linked) => (linked, None),
-            Form::Python(linked, script) => (linked, Some(script.clone())),
+            Form::Python(linked, script) => (linked, Some(script)),
         };
-        self.runtime
-            .command(linked, script, allowance, listeners(), given.clone())
-            .serve(function, calls);
+        let mut orders = Orders { calls, attempts };
+        let Some(first) = orders.next() else { return };
+        let command = {
+            let (runtime, linked) = (self.runtime.clone(), linked.clone());
+            let (script, given) = (script.cloned(), given.clone());
+            move |limits: &Limits| {
+                runtime.command(&linked, script.clone(), Attempt::none(limits), given.clone())
+            }
+        };
+        match (script, job) {
+            (Some(script), Some(job)) => {
+                let (main, function) = (script.main.clone(), function.to_owned());
+                let key = Key { job, main, function };
+                server::serve(&self.runtime.shared.room, &key, &command, first, &mut orders);
+            }
+            _ => command(&first.attempt.allowance.limits).serve(function, first, &mut orders),
+        }
     }
 }
 

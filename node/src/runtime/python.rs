@@ -38,7 +38,7 @@ const ENVIRONMENT: &str = "PYTHONHASHSEED=0";
 #[derive(Clone)]
 pub(super) struct Script {
     source: &'static str,
-    main: String,
+    pub(super) main: String,
     /// The files that it can import.
     pub(super) files: BTreeMap<String, FileRef>,
 }

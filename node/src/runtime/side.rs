@@ -50,11 +50,11 @@ impl Side {
         Side { folder: Some(JOB), ..Side::new(Given { files, ..given }) }
     }
 
-    /// In the place of the last call's file there is this one, if any.
+    /// In the place of the last call's file there is this one, if any. What was opened for that call is not for this.
     pub(super) fn turn(&mut self, file: Option<(&'static str, FileRef)>) {
+        self.open.clear();
         if let Some(last) = self.of_call.take() {
             self.given.files.remove(&last);
-            self.open.remove(last.as_bytes());
         }
         if let Some((name, file)) = file {
             let name =

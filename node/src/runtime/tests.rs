@@ -58,7 +58,7 @@ impl Listener for Heard {
         heard.extend(counted.iter().map(|(name, by)| format!("{name} +{by}")));
         counted.values().all(|by| *by < 10)
     }
-    fn failed_in(&mut self, calls: &[Call]) {
+    fn failed_in(&mut self, calls: &[Frame]) {
         let calls: Vec<_> = calls.iter().map(ToString::to_string).collect();
         self.lines.lock().unwrap().push(format!("failed in {}", calls.join(" of ")));
     }
@@ -118,7 +118,8 @@ impl Runtime {
         listener: Box<dyn Listener>,
         given: Given,
     ) -> Result<Box<dyn Guest>, TaskError> {
-        self.program(code, read, &allowance.stop)?.instantiate(allowance, listener, given)
+        let attempt = Attempt { allowance: allowance.clone(), listener };
+        self.program(code, read, &allowance.stop)?.instantiate(attempt, given)
     }
 }
 

@@ -14,7 +14,7 @@ const NAME_LIMIT: usize = 4096;
 /// A call under way. A call that the compiler put into its caller is one of its own where the
 /// module says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
+pub struct Frame {
     /// The function's name, or its number when the module has no names.
     pub function: String,
     /// Where in it, if the module says so and the runtime keeps it.
@@ -30,7 +30,7 @@ pub struct Place {
     pub line: u32,
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.function)?;
         match &self.place {
@@ -41,28 +41,28 @@ impl fmt::Display for Call {
 }
 
 /// The calls under way when `error` ended them, the innermost first.
-pub(super) fn calls(error: &wasmtime::Error) -> Vec<Call> {
-    frames(error).iter().flat_map(calls_of).collect()
+pub(super) fn frames(error: &wasmtime::Error) -> Vec<Frame> {
+    compiled(error).iter().flat_map(frames_of).collect()
 }
 
-/// The functions that `calls` gives the calls of, as any runtime knows them.
+/// The functions of these, as any runtime knows them.
 pub(super) fn functions(error: &wasmtime::Error) -> impl Iterator<Item = String> {
-    frames(error).iter().map(function)
+    compiled(error).iter().map(function)
 }
 
-fn frames(error: &wasmtime::Error) -> &[FrameInfo] {
+fn compiled(error: &wasmtime::Error) -> &[FrameInfo] {
     error.downcast_ref::<WasmBacktrace>().map_or(&[], WasmBacktrace::frames)
 }
 
-fn calls_of(frame: &FrameInfo) -> Vec<Call> {
+fn frames_of(frame: &FrameInfo) -> Vec<Frame> {
     if frame.symbols().is_empty() {
-        return vec![Call { function: function(frame), place: None }];
+        return vec![Frame { function: function(frame), place: None }];
     }
-    let call = |symbol: &FrameSymbol| Call {
+    let one = |symbol: &FrameSymbol| Frame {
         function: symbol.name().map_or_else(|| function(frame), readable),
         place: place(symbol),
     };
-    frame.symbols().iter().map(call).collect()
+    frame.symbols().iter().map(one).collect()
 }
 
 fn place(symbol: &FrameSymbol) -> Option<Place> {

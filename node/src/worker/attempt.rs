@@ -12,7 +12,8 @@ use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
 use ipdc_jobs::kind::{
-    self, Calls, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError, Work,
+    self, Call, Calls, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError,
+    Work,
 };
 use ipdc_jobs::log::Tail;
 use ipdc_jobs::manifest::Manifest;
@@ -397,24 +398,33 @@ struct AttemptProgram {
 impl Program for AttemptProgram {
     fn guest(&self, given: Given) -> Result<Box<dyn Guest>, TaskError> {
         self.desk.stopped()?;
-        self.program.instantiate(&self.allowance, self.ear(&given), given)
+        let attempt = self.attempt(&given, self.allowance.clone(), None);
+        self.program.instantiate(attempt, given)
     }
 
     fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
-        let ears = || self.ear(given);
-        self.program.each(function, given, calls, &self.allowance, &ears);
+        let attempts = |call: &Call| {
+            self.attempt(given, self.allowance.whole(), Some(Arc::clone(&call.heard)))
+        };
+        self.program.each(function, given, calls, &attempts, Some(self.desk.job));
     }
 }
 
 impl AttemptProgram {
-    /// What hears an instance to which this is `given`.
-    fn ear(&self, given: &Given) -> Box<dyn Listener> {
+    /// For whom an instance works to which this is `given`.
+    fn attempt(
+        &self,
+        given: &Given,
+        allowance: Allowance,
+        heard: Option<Arc<Heard>>,
+    ) -> runtime::Attempt {
         let (desk, session) = (Arc::clone(&self.desk), self.session.clone());
         let network = given.fetch.clone().map(|rules| {
             let (submitter, limit) = (self.submitter, self.limit);
             Network { rules, submitter, shelf: Arc::clone(&self.shelf), limit }
         });
-        Box::new(Ear { desk, session, mute: given.mute, network, heard: None })
+        let listener = Box::new(Ear { desk, session, mute: given.mute, network, heard });
+        runtime::Attempt { allowance, listener }
     }
 }
 
@@ -460,10 +470,6 @@ impl Listener for Ear {
         shelf.keep(&visits, rules, || self.desk.create(Lasting::Kept, *limit))?;
         let late = |_| Err(FetchError::Timeout(within.as_millis() as u64));
         Ok(fetched.unwrap_or_else(late))
-    }
-
-    fn hear(&mut self, heard: &Arc<Heard>) {
-        self.heard = Some(Arc::clone(heard));
     }
 
     fn log(&mut self, line: &str) {

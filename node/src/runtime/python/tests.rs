@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ipdc_jobs::code::{Code, Python};
-use ipdc_jobs::ids::{CODEC_RAW, FileRef, cid_of};
+use ipdc_jobs::ids::{CODEC_RAW, FileRef, JobId, cid_of};
 use ipdc_jobs::kind::{Call, Calls, Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Counters;
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::{Allowance, Compiler, Listener, Runtime};
+use crate::runtime::{Allowance, Attempt, Compiler, Listener, Runtime};
 
 /// Where the interpreter lies, and what comes of compiling it, which takes seconds.
 fn folder() -> PathBuf {
@@ -177,15 +177,26 @@ impl Job {
 
     /// What `run` gives for each item, in one interpreter if that can be.
     fn items(&self, items: &[&str]) -> Vec<Result<String, String>> {
-        let mut calls = Items {
-            left: items.iter().rev().map(|item| Bytes::copy_from_slice(item.as_bytes())).collect(),
-            ..Items::default()
+        self.task(&Job::runtime(), items, None)
+    }
+
+    /// A task of such items, of a job for which interpreters stay.
+    fn task(
+        &self,
+        runtime: &Runtime,
+        items: &[&str],
+        job: Option<JobId>,
+    ) -> Vec<Result<String, String>> {
+        let left = items.iter().rev().map(|item| Bytes::copy_from_slice(item.as_bytes()));
+        let mut calls = Items { left: left.collect(), ..Items::default() };
+        let stop = CancellationToken::new();
+        let limits = Limits { memory: 64 << 20, ..Limits::default() };
+        let attempt = |_: &Call| {
+            let allowance = Allowance::new(&limits, stop.clone());
+            Attempt { allowance, listener: Box::new(self.clone()) }
         };
-        let (given, stop) = (self.given(), CancellationToken::new());
-        let allowance =
-            Allowance::new(&Limits { memory: 64 << 20, ..Limits::default() }, stop.clone());
-        let program = Job::runtime().program(&self.code(), read, &stop).unwrap();
-        program.each("run", &given, &mut calls, &allowance, &|| Box::new(self.clone()));
+        let program = runtime.program(&self.code(), read, &stop).unwrap();
+        program.each("run", &self.given(), &mut calls, &attempt, job);
         assert!(calls.now.is_none());
         calls.ended
     }
@@ -305,6 +316,27 @@ fn an_item_that_has_too_little_memory_after_others_is_run_in_an_interpreter_of_i
     let well: Vec<_> = gave.iter().map(|gave| gave.as_deref().unwrap_or("failed")).collect();
     assert_eq!(well, ["1", "2", "1", "failed", "1"]);
     assert!(gave[3].as_ref().unwrap_err().ends_with("`limits.memory` in job.toml)"), "{gave:?}");
+}
+
+#[test]
+fn an_interpreter_stays_for_the_next_task_of_its_job_and_goes_when_others_need_its_memory() {
+    let job = map(
+        "seen = []\n\ndef run(item):\n    seen.append(item)\n    print(item)\n    return len(seen)\n",
+    );
+    let runtime = Runtime::new(folder().join("compiled"), 60 << 20, Compiler::Here);
+    let id = |n: &[u8]| Some(JobId::of_manifest(n));
+    let gave = |job: &Job, items: &[&str], id| {
+        let gave: Vec<_> = job.task(&runtime, items, id).into_iter().map(Result::unwrap).collect();
+        gave.concat()
+    };
+    assert_eq!(gave(&job, &["a", "b"], id(b"one")), "12");
+    let other = Job { said: Arc::default(), ..job.clone() };
+    assert_eq!(gave(&other, &["c"], id(b"one")), "3");
+    assert_eq!((job.said().join(" "), other.said().join(" ")), ("a b".into(), "c".into()));
+    assert_eq!(gave(&job, &["d"], id(b"two")), "1", "another job's has not seen it");
+    let large = map("def run(item):\n    return len('x' * 40_000_000)\n");
+    assert_eq!(gave(&large, &["e"], None), "40000000");
+    assert_eq!(gave(&job, &["f"], id(b"one")), "1", "a new one");
 }
 
 #[test]
