@@ -434,7 +434,13 @@ pub trait Calls {
     /// # Errors
     /// What ends the call.
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError>;
-    /// The call under way is made again: what was emitted for it, and heard, is void.
+    /// A file that the call under way wrote, when it has ended well but for this. `name` is a path, `/` between
+    /// parts, none of which is empty, `.` or `..`.
+    ///
+    /// # Errors
+    /// What ends the call.
+    fn file(&mut self, name: &str, bytes: &mut dyn io::Read) -> Result<(), TaskError>;
+    /// The call under way is made again: what was emitted and written for it, and heard, is void.
     fn again(&mut self);
     /// The call under way has ended.
     fn ended(&mut self, ended: Result<(), TaskError>);
@@ -535,6 +541,8 @@ pub struct Given {
     pub fetch: Option<Arc<Rules>>,
     /// Whether it may name more items for its job.
     pub enqueue: bool,
+    /// Whether it may write files, [`Calls::file`].
+    pub write: bool,
 }
 
 /// The most bytes that the key and the value of a record may have together. Bounds what a merge holds of

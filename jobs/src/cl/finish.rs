@@ -1,5 +1,5 @@
 //! The result of a job of items: `results.jsonl`, a line of JSON for each item in the order of their numbers, and the
-//! files that items gave, in `outputs/`; of a job that fetches, what came in `archive/`, as WARC files. Who ran each
+//! files that items gave, in `outputs/`, and wrote, in `files/`; of a job that fetches, what came in `archive/`, as WARC files. Who ran each
 //! item, how often and how long is in the report: `items.jsonl`.
 
 use crate::kind::{Finished, Gave, Outputs, ResultFile, TaskError};
@@ -50,8 +50,13 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
         let mut cost = ended.cost(task.tries, &task.gave);
         cost.insert("n".into(), n.into());
         report.line(&line(cost))?;
+        let task = Some(task.gave.task);
         if let End::Output(Given::File(file)) = ended.end {
-            let (task, name) = (Some(task.gave.task), name(n, is_nested));
+            finished.files.push(ResultFile { task, name: place("outputs", n, is_nested), file });
+        }
+        let folder = place("files", n, is_nested);
+        for (name, file) in &ended.files {
+            let (name, file) = (format!("{folder}/{name}"), *file);
             finished.files.push(ResultFile { task, name, file });
         }
     }
@@ -65,9 +70,9 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     Ok(finished)
 }
 
-/// Where the file that the `n`-th item gave lies.
-fn name(n: u64, is_nested: bool) -> String {
-    if is_nested { format!("outputs/{}/{n}", n / DIRECTORY) } else { format!("outputs/{n}") }
+/// Where in `folder` lies what the `n`-th item gave.
+fn place(folder: &str, n: u64, is_nested: bool) -> String {
+    if is_nested { format!("{folder}/{}/{n}", n / DIRECTORY) } else { format!("{folder}/{n}") }
 }
 
 /// What a task gave, read.

@@ -107,7 +107,15 @@ fn output_seeds() -> Vec<Vec<u8>> {
     ];
     let ended = |(at, end)| {
         let (log, named) = (vec!["a line".to_owned()], vec!["http://a.example/1".to_owned()]);
-        Ended { at, item: at.to_string(), ms: 3, log, named, end }
+        Ended {
+            at,
+            item: at.to_string(),
+            ms: 3,
+            log,
+            named,
+            files: std::collections::BTreeMap::new(),
+            end,
+        }
     };
     let ran = Ran { ended: (0..).zip(ends).map(ended).collect(), archive: Some(file(b"warc")) };
     let group = Group { at: 0, len: 9, first: 0, count: 3, name: [1; 32] };

@@ -1,5 +1,7 @@
 //! What a task gives: how each of the items that it ran ended.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -54,6 +56,9 @@ pub(super) struct Ended {
     /// The items that it named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) named: Vec<String>,
+    /// The files that it wrote, by the paths that it gave them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) files: BTreeMap<String, FileRef>,
     /// How.
     #[serde(flatten)]
     pub(super) end: End,
@@ -97,7 +102,7 @@ impl Output {
             (Body::Run { items, .. }, Output::Ran(Ran { ended, .. })) => {
                 let in_order = ended.windows(2).all(|two| two[0].at < two[1].at);
                 let is_there = ended.last().is_some_and(|last| last.at < items.count());
-                in_order && is_there && ended.iter().all(|ended| ended.item.len() <= ITEM_LIMIT)
+                in_order && is_there && ended.iter().all(Ended::is_plain)
             }
             _ => false,
         };
@@ -115,7 +120,8 @@ impl Output {
                     _ => None,
                 };
                 let all_good = ended.iter().all(Ended::is_good);
-                let files = ended.iter().filter_map(file).chain(*archive);
+                let written = ended.iter().flat_map(|ended| ended.files.values().copied());
+                let files = ended.iter().filter_map(file).chain(written).chain(*archive);
                 all_good.then(|| files.map(|file| (file, Lasting::Kept)).collect())
             }
         }
@@ -140,6 +146,12 @@ impl Ended {
         self.is_good() || tries >= retries
     }
 
+    /// Whether it has the form that a worker gives it.
+    fn is_plain(&self) -> bool {
+        let is_path = |name: &String| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        self.item.len() <= ITEM_LIMIT && self.files.keys().all(is_path)
+    }
+
     pub(super) fn is_good(&self) -> bool {
         matches!(self.end, End::Output(_))
     }
@@ -151,7 +163,7 @@ impl Ended {
             End::Output(Given::File(_)) => 0,
             End::Error { message, .. } => message.len(),
         };
-        let lines = self.named.iter().chain(&self.log).map(String::len);
+        let lines = self.named.iter().chain(&self.log).chain(self.files.keys()).map(String::len);
         end + self.item.len() + lines.sum::<usize>()
     }
 
@@ -175,6 +187,11 @@ impl Ended {
             End::Error { code, message } => {
                 row.insert("error".into(), json!({ "code": code, "message": message }));
             }
+        }
+        if !self.files.is_empty() {
+            let file = |file: &FileRef| json!({ "cid": file.cid.to_string(), "bytes": file.len });
+            let files = self.files.iter().map(|(name, written)| (name.clone(), file(written)));
+            row.insert("files".into(), Value::Object(files.collect()));
         }
         row
     }

@@ -1,12 +1,14 @@
 //! A task on a worker: its items, one after the other; of those that fetch, several at a time.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::ids::FileRef;
 use crate::kind::{
     self, Call, Calls, FileWriter, Heard, Host, Lasting, PlanError, Program, TaskError,
 };
@@ -41,6 +43,7 @@ const WRITE: usize = 128 << 10;
 pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<Payload, TaskError> {
     let all = items.read(host)?;
     let (program, given) = (host.program(&config.run)?, config.given());
+    let given = kind::Given { write: true, ..given };
     let runner = Runner { program, given, inline: config.inline, host };
     // Who waits for a host can let another go on.
     let threads = if config.fetch.is_some() { PARALLEL.min(all.len()) } else { 1 };
@@ -172,6 +175,7 @@ struct Now<'a> {
     began: Duration,
     heard: Arc<Heard>,
     gives: Gives<'a>,
+    files: BTreeMap<String, FileRef>,
 }
 
 impl<'a> Hand<'a> {
@@ -186,7 +190,8 @@ impl Calls for Hand<'_> {
         let (item, heard) = (&self.turns.items[at], Arc::<Heard>::default());
         let Runner { host, inline, .. } = *self.runner;
         let gives = Gives::new(host, inline);
-        self.now = Some(Now { at, began: host.elapsed(), heard: Arc::clone(&heard), gives });
+        let (began, heard_too, files) = (host.elapsed(), Arc::clone(&heard), BTreeMap::new());
+        self.now = Some(Now { at, began, heard: heard_too, gives, files });
         let file = item.file.map(|file| (ITEM_FILE, file));
         Some(Call { input: Bytes::copy_from_slice(item.text.as_bytes()), file, heard })
     }
@@ -195,10 +200,25 @@ impl Calls for Hand<'_> {
         self.now().gives.add(frame)
     }
 
+    fn file(&mut self, name: &str, bytes: &mut dyn io::Read) -> Result<(), TaskError> {
+        let mut file = self.runner.host.create(Lasting::Kept)?;
+        let mut piece = vec![0; WRITE];
+        loop {
+            match bytes.read(&mut piece).map_err(|error| error::unreadable(name, &error))? {
+                0 => break,
+                read => file.write(&piece[..read])?,
+            }
+        }
+        let file = file.finish()?;
+        self.now().files.insert(name.to_owned(), file);
+        Ok(())
+    }
+
     fn again(&mut self) {
         let Runner { host, inline, .. } = *self.runner;
         let now = self.now();
         now.gives = Gives::new(host, inline);
+        now.files.clear();
         drop((now.heard.take_log(), now.heard.take_named()));
     }
 
@@ -224,6 +244,7 @@ impl Now<'_> {
             }
             Err(error) => return Err(error),
         };
+        let is_good = matches!(end, End::Output(_));
         let ms = (host.elapsed() - self.began).as_millis();
         let log = self.heard.take_log().lines;
         Ok(Ended {
@@ -232,6 +253,7 @@ impl Now<'_> {
             ms: u32::try_from(ms).unwrap_or(u32::MAX),
             log: log.iter().skip(log.len().saturating_sub(LOG_LINES)).cloned().collect(),
             named: self.heard.take_named(),
+            files: if is_good { self.files } else { BTreeMap::new() },
             end,
         })
     }

@@ -1,5 +1,7 @@
 //! How calls reach a guest, and how what comes of them leaves it.
 
+use std::fs::File;
+
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Call, Calls, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
@@ -15,6 +17,8 @@ pub(super) trait Source {
     fn next(&mut self) -> Option<Order>;
     /// Records that the call under way emits.
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError>;
+    /// A file that the call under way wrote, to be read from its beginning.
+    fn file(&mut self, name: String, file: File) -> Result<(), TaskError>;
     /// The call under way, which this is, is made again; none, where that cannot be.
     fn again(&mut self, call: Call) -> Option<Order>;
     /// The call under way has ended.
@@ -76,6 +80,10 @@ impl Source for Orders<'_> {
         self.calls.emit(frame)
     }
 
+    fn file(&mut self, name: String, mut file: File) -> Result<(), TaskError> {
+        self.calls.file(&name, &mut file)
+    }
+
     fn again(&mut self, call: Call) -> Option<Order> {
         self.calls.again();
         Some(Order { attempt: (self.attempts)(&call), call })
@@ -96,6 +104,10 @@ impl Source for Once<'_, '_> {
 
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         (self.0)(frame)
+    }
+
+    fn file(&mut self, _: String, _: File) -> Result<(), TaskError> {
+        Ok(())
     }
 
     fn again(&mut self, _: Call) -> Option<Order> {

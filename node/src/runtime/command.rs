@@ -113,7 +113,8 @@ impl Command {
         });
         let mut process = store.into_data();
         let ended = process.ended(ran);
-        let ended = process.state.outlet.close(ended);
+        let ended = process.state.ended(ended);
+        process.state.outlet.close();
         process.state.end();
         self.process = Some(process);
         ended
@@ -213,6 +214,7 @@ impl Process {
             Some(GaveUp(why)) => Err(GuestError::GaveUp(why).into()),
         };
         self.stdout = Lines::default();
+        let ended = self.state.ended(ended);
         let order = self.state.outlet.next(ended);
         self.world.turn(self.state.side.of_call());
         let call = order.map(|order| self.state.turn(order));

@@ -2,6 +2,7 @@
 //!
 //! Every pointer and length is checked against the guest's memory; a wrong one ends the guest.
 
+use std::fs::File;
 use std::ptr::NonNull;
 
 use ipdc_jobs::kind::{RECORD_LIMIT, TaskError};
@@ -89,20 +90,25 @@ impl Outlet {
         self.source = Some(source);
     }
 
-    /// Lets go of the source, after the one under way ended as [`Outlet::end`] says.
-    pub(super) fn close(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
-        let ended = self.end(ended);
+    /// Lets go of the source.
+    pub(super) fn close(&mut self) {
         self.source = None;
-        ended
     }
 
-    /// The call under way is over; what is pending goes out. What it counted counts if all of it went well; else
-    /// its records may be given again.
-    fn end(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
+    /// The call under way is over, and wrote these files if it ended well; what is pending goes out. What it
+    /// counted counts if all of it went well; else its records may be given again.
+    pub(super) fn end(
+        &mut self,
+        ended: Result<Vec<(String, File)>, TaskError>,
+    ) -> Result<(), TaskError> {
         let sent = self.send_pending();
         self.pending.clear();
         let counted = std::mem::take(&mut self.counted);
-        ended.and(sent)?;
+        let files = ended?;
+        sent?;
+        if let Some(source) = self.source() {
+            files.into_iter().try_for_each(|(name, file)| source.file(name, file))?;
+        }
         if counted.is_empty() || self.listener.count(counted) {
             Ok(())
         } else {
@@ -112,7 +118,6 @@ impl Outlet {
 
     /// The call under way has ended; the next one.
     pub(super) fn next(&mut self, ended: Result<(), TaskError>) -> Option<Order> {
-        let ended = self.end(ended);
         // Until there is another, which may take a while, nobody is kept to hear it.
         self.listener = Box::new(Nobody);
         let source = self.source()?;
@@ -270,7 +275,9 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
         "file_read",
         |mut caller: Caller<'_, State>, np: u32, nl: u32, offset: u64, ptr: u32, cap: u32| {
             let (memory, state) = memory_of(&mut caller)?;
-            let name = state.side.name(slice(memory, np, nl, "a name to `file_read`")?);
+            let name = slice(memory, np, nl, "a name to `file_read`")?;
+            look_up(state, name)?;
+            let name = state.side.name(name);
             let cap = cap.min(READ_LIMIT);
             let room = slice_mut(memory, ptr, cap, "room for `file_read`")?;
             let Some(name) = name else { return Ok(NO_FILE) };
@@ -307,6 +314,10 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<(), wasmtime::Error> {
         state.keep(named.map_err(TaskError::from))
     })?;
     Ok(())
+}
+
+fn look_up(state: &mut State, name: &[u8]) -> Result<(), wasmtime::Error> {
+    std::str::from_utf8(name).map_or(Ok(()), |name| state.look_up(name).map(drop))
 }
 
 /// The length of the first records of `packed` that have about [`PIECE`] bytes: of all of them, where they

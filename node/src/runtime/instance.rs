@@ -11,9 +11,10 @@ use wasmtime::{
 
 use super::allowance::Allowance;
 use super::answer::Answer;
-use super::calls::{Attempt, Once, Order};
+use super::calls::{Attempt, Once, Order, Source};
 use super::command::GaveUp;
 use super::imports::{self, Outlet, Sink};
+use super::outbox::Outbox;
 use super::room::Share;
 use super::side::Side;
 use super::ticker::Hold;
@@ -134,6 +135,19 @@ impl State {
             }
             self.check()?;
         }
+    }
+
+    /// Looks for the file that `name` names by its CID, if it does.
+    pub(super) fn look_up(&mut self, name: &str) -> Result<bool, wasmtime::Error> {
+        let found = self.side.look_up(name, self.outlet.listener.as_mut());
+        self.keep(found)
+    }
+
+    /// The call under way has ended so: what is left of it goes out, and the files that it wrote if it ended well.
+    pub(super) fn ended(&mut self, ended: Result<(), TaskError>) -> Result<(), TaskError> {
+        let files = self.side.outbox.as_mut().map(Outbox::take).transpose();
+        let ended = ended.and(files);
+        self.outlet.end(ended.map(Option::unwrap_or_default))
     }
 
     /// Does what `request` asks of the network, as JSON. The guest's time goes on: how long it waits is up to
@@ -314,19 +328,29 @@ impl Instance {
     fn cap(&self) -> u64 {
         self.store.data().allowance.limits.memory
     }
+
+    /// Calls `function` with `input`; what comes of it goes to `source`.
+    pub(super) fn run(
+        &mut self,
+        function: &str,
+        input: &[u8],
+        source: &mut dyn Source,
+    ) -> Result<(), TaskError> {
+        let state = self.store.data_mut();
+        state.begin();
+        state.outlet.open(source);
+        let called = self.call_open(function, input);
+        let state = self.store.data_mut();
+        let ended = state.ended(called);
+        state.outlet.close();
+        state.end();
+        ended
+    }
 }
 
 impl Guest for Instance {
     fn call(&mut self, function: &str, input: &[u8], sink: &mut Sink<'_>) -> Result<(), TaskError> {
-        let state = self.store.data_mut();
-        state.begin();
-        let mut once = Once(sink);
-        state.outlet.open(&mut once);
-        let called = self.call_open(function, input);
-        let state = self.store.data_mut();
-        let ended = state.outlet.close(called);
-        state.end();
-        ended
+        self.run(function, input, &mut Once(sink))
     }
 }
 

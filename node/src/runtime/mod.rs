@@ -10,6 +10,7 @@
 //! | [`imports`] | what a guest may call: module `ipdc` |
 //! | [`room`] | the memory that all guests have together |
 //! | [`side`] | what it may read beside its input: params and side files |
+//! | [`outbox`] | the files that it writes |
 //! | [`answer`] | what came of its last fetch |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
@@ -29,6 +30,7 @@ mod command;
 mod compile;
 mod imports;
 mod instance;
+mod outbox;
 mod preview1;
 mod python;
 mod room;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipdc_jobs::code::Code;
-use ipdc_jobs::ids::{FileRef, JobId};
+use ipdc_jobs::ids::{Cid, FileRef, JobId};
 use ipdc_jobs::kind::{Call, Calls, Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters, FailureClass};
@@ -56,9 +58,10 @@ use wasmtime::{
 use crate::config::Size;
 use crate::fetch::{Fetched, Request};
 use cache::Cache;
-use calls::{Orders, Source as _};
+use calls::{Order, Orders, Source as _};
 use command::{Command, Process};
 use instance::{Instance, MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
+use outbox::Outbox;
 use python::Script;
 use room::Room;
 use server::Key;
@@ -109,6 +112,13 @@ pub trait Listener: Send {
     /// # Errors
     /// When its root block cannot be had: the attempt's trouble, not the guest's.
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError>;
+    /// The file of this CID, if it is one.
+    ///
+    /// # Errors
+    /// As [`Listener::open`].
+    fn find(&mut self, _cid: &Cid) -> Result<Option<FileRef>, TaskError> {
+        Ok(None)
+    }
     /// Bytes of side files that came from other nodes so far: a read that waits for them costs the
     /// guest no time.
     fn fetched(&self) -> u64 {
@@ -192,6 +202,9 @@ pub(crate) enum GuestError {
         "the guest fetches from the network, and its job does not ask for that (`[fetch]` in job.toml)"
     )]
     NoFetch,
+    /// It wrote more than it may.
+    #[error("the guest wrote more than {}, the output limit (`limits.output` in job.toml)", Size(*.0))]
+    Output(u64),
     /// It is no wasm module.
     #[error("this is no WebAssembly module: {0}")]
     NotWasm(String),
@@ -244,6 +257,7 @@ impl GuestError {
             GuestError::Table => "IPDC-5314",
             GuestError::GaveUp(_) => "IPDC-5316",
             GuestError::Record(_) => "IPDC-5351",
+            GuestError::Output(_) => "IPDC-5404",
         }
     }
 
@@ -388,7 +402,10 @@ impl Runtime {
         given: Given,
     ) -> Command {
         let code = script.as_ref().map(|script| script.files.clone()).unwrap_or_default();
-        let state = self.state(attempt, Side::tree(given, code));
+        let outbox = given
+            .write
+            .then(|| Outbox::new(self.shared.directory.clone(), attempt.allowance.limits.output));
+        let state = self.state(attempt, Side::tree(given, code, outbox));
         Command::new(linked.clone(), state, script)
     }
 
@@ -477,21 +494,20 @@ impl Program {
         attempts: &dyn Fn(&Call) -> Attempt,
         job: Option<JobId>,
     ) {
+        let mut orders = Orders { calls, attempts };
         let (linked, script) = match &self.form {
             Form::Functions(linked) => {
-                while let Some(call) = calls.next() {
-                    let called = self.runtime.alone(linked, &call, attempts(&call), given.clone());
-                    let called = called.and_then(|mut guest| {
-                        guest.call(function, &call.input, &mut |frame| calls.emit(frame))
-                    });
-                    calls.ended(called);
+                while let Some(Order { call, attempt }) = orders.next() {
+                    let guest = self.runtime.alone(linked, &call, attempt, given.clone());
+                    let ended =
+                        guest.and_then(|mut guest| guest.run(function, &call.input, &mut orders));
+                    orders.ended(ended);
                 }
                 return;
             }
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script)),
         };
-        let mut orders = Orders { calls, attempts };
         let Some(first) = orders.next() else { return };
         let command = {
             let (runtime, linked) = (self.runtime.clone(), linked.clone());

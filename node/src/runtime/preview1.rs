@@ -7,7 +7,7 @@
 //! | [`files`] | the files that there are, and what of them is open |
 //! | [`device`] | `/dev/ipdc`, where a run asks its host for what WASI has not |
 //!
-//! No other files, nothing else to write to, no network. The clock stands still, but for sleeps, which pass at once
+//! No other files, nothing to write to but `/out`, no network. The clock stands still, but for sleeps, which pass at once
 //! and move it on; random numbers are the same in every run. So what a command computes depends on its module,
 //! its side files and its input alone. What needs more answers with an error of WASI's own, which programs
 //! know how to report; `docs/decisions/0010-wasi.md` says why these functions are our own.
@@ -37,12 +37,13 @@ use wasmtime::{Caller, ExternType, Linker, Module, Val};
 
 use super::command::{Exit, Process};
 use super::imports::{memory_of, slice, slice_mut};
+use super::outbox::OUT;
 use super::python::Script;
-use super::side::Side;
+use super::side::{IPFS, Side};
 use super::{GuestError, PIECE, shown};
 use device::Device;
 pub(super) use device::ask;
-use files::Files;
+use files::{Files, is_below};
 
 /// The module that commands import from.
 pub(super) const MODULE: &str = "wasi_snapshot_preview1";
@@ -51,28 +52,17 @@ pub(super) const MODULE: &str = "wasi_snapshot_preview1";
 const REFUSED: [(Errno, &[&str]); 2] = [
     (
         Errno::ReadOnly,
-        &[
-            "path_create_directory",
-            "path_filestat_set_times",
-            "path_link",
-            "path_remove_directory",
-            "path_rename",
-            "path_symlink",
-            "path_unlink_file",
-        ],
+        &["path_filestat_set_times", "path_link", "path_remove_directory", "path_symlink"],
     ),
     (
         Errno::NotCapable,
         &[
             "fd_advise",
             "fd_allocate",
-            "fd_datasync",
             "fd_fdstat_set_rights",
-            "fd_filestat_set_size",
             "fd_filestat_set_times",
             "fd_pwrite",
             "fd_renumber",
-            "fd_sync",
             "sock_accept",
             "sock_recv",
             "sock_send",
@@ -82,7 +72,7 @@ const REFUSED: [(Errno, &[&str]); 2] = [
 ];
 
 /// The others, which [`link`] has.
-const SERVED: [&str; 25] = [
+const SERVED: [&str; 31] = [
     "args_get",
     "args_sizes_get",
     "clock_res_get",
@@ -90,20 +80,26 @@ const SERVED: [&str; 25] = [
     "environ_get",
     "environ_sizes_get",
     "fd_close",
+    "fd_datasync",
     "fd_fdstat_get",
     "fd_fdstat_set_flags",
     "fd_filestat_get",
+    "fd_filestat_set_size",
     "fd_pread",
     "fd_prestat_dir_name",
     "fd_prestat_get",
     "fd_read",
     "fd_readdir",
     "fd_seek",
+    "fd_sync",
     "fd_tell",
     "fd_write",
+    "path_create_directory",
     "path_filestat_get",
     "path_open",
     "path_readlink",
+    "path_rename",
+    "path_unlink_file",
     "poll_oneoff",
     "proc_exit",
     "random_get",
@@ -117,6 +113,7 @@ const SERVED: [&str; 25] = [
 enum Errno {
     Success = 0,
     BadDescriptor = 8,
+    Exists = 20,
     Invalid = 28,
     IsDirectory = 31,
     TooManyOpen = 33,
@@ -125,6 +122,7 @@ enum Errno {
     TooLong = 35,
     NoEntry = 44,
     NotDirectory = 54,
+    NoRoom = 51,
     ReadOnly = 69,
     /// There is no seeking on a pipe.
     Pipe = 70,
@@ -174,17 +172,16 @@ impl World {
             arguments: script.map_or_else(named, |script| script.arguments(function)),
             environment: own.into_iter().chain(script.map(Script::environment)).collect(),
             clock: EPOCH,
-            files: Files::new(script.is_some()),
+            files: Files::new(script.is_some(), side.outbox.is_some()),
             ..World::default()
         }
     }
 
-    /// As the next call finds it: the clock and the random numbers begin again, and the file of the last one is gone.
-    pub(super) fn turn(&mut self, gone: Option<&str>) {
+    /// As the next call finds it: the clock and the random numbers begin again, and the files of the last one are
+    /// gone, of which `its` was one.
+    pub(super) fn turn(&mut self, its: Option<&str>) {
         (self.clock, self.drawn) = (EPOCH, 0);
-        if let Some(gone) = gone {
-            self.files.forget(gone);
-        }
+        self.files.forget(|name| Some(name) == its || is_below(OUT, name) || is_below(IPFS, name));
     }
 
     /// Whether it can open files, and has opened none.

@@ -5,6 +5,7 @@
 //! is emitted on its own thread, and puts the server back into the node's [`Room`](super::room), which ends it
 //! when others need its memory.
 
+use std::fs::File;
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Receiver, RecvError, SendError, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -46,6 +47,7 @@ pub(super) struct Server {
 /// What a server says of the call under way.
 enum Said {
     Emitted(Vec<u8>),
+    Wrote(String, File),
     Again(Call),
     Ended(Result<(), TaskError>),
 }
@@ -112,6 +114,9 @@ impl Server {
                     // Whether it hears that shows in what it says next.
                     let _ = self.taken.send(orders.emit(&frame));
                 }
+                Said::Wrote(name, file) => {
+                    let _ = self.taken.send(orders.file(name, file));
+                }
                 Said::Again(call) => return Ok(orders.again(call)),
                 Said::Ended(ended) => {
                     orders.ended(ended);
@@ -156,6 +161,11 @@ impl Source for Link {
 
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {
         self.say(Said::Emitted(frame.to_vec()))?;
+        self.answers.recv().unwrap_or(Err(TaskError::Stopped))
+    }
+
+    fn file(&mut self, name: String, file: File) -> Result<(), TaskError> {
+        self.say(Said::Wrote(name, file))?;
         self.answers.recv().unwrap_or(Err(TaskError::Stopped))
     }
 

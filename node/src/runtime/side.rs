@@ -12,6 +12,7 @@ use ipdc_jobs::kind::{Given, ReadAt, TaskError};
 use ipdc_jobs::manifest::MANIFEST_LIMIT;
 
 use super::Listener;
+use super::outbox::Outbox;
 
 /// Side files that are open at once. A guest that reads more of them by turns waits for each to be
 /// opened again, which is a look into the store.
@@ -23,6 +24,15 @@ const NAME_LIMIT: usize = MANIFEST_LIMIT;
 /// Where a command's side files are in its tree.
 pub(super) const JOB: &str = "job";
 
+/// Where it finds files by their CIDs.
+pub(super) const IPFS: &str = "ipfs";
+
+/// How the names of those begin.
+const BY_CID: &str = "ipfs/";
+
+/// Files by CID that one call may look up: each is remembered until its end.
+const LOOKED_UP: usize = 1_024;
+
 /// Where its code is, if it is one that runs code.
 pub(super) const CODE: &str = "code";
 
@@ -33,26 +43,34 @@ pub(super) struct Side {
     folder: Option<&'static str>,
     /// The file of the call under way, if it has one.
     of_call: Option<String>,
+    /// What it writes, if it may.
+    pub(super) outbox: Option<Outbox>,
     open: BTreeMap<Vec<u8>, Box<dyn ReadAt>>,
 }
 
 impl Side {
     pub(super) fn new(given: Given) -> Self {
-        Side { given, folder: None, of_call: None, open: BTreeMap::new() }
+        Side { given, folder: None, of_call: None, outbox: None, open: BTreeMap::new() }
     }
 
-    /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`.
-    pub(super) fn tree(given: Given, code: BTreeMap<String, FileRef>) -> Self {
+    /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`, and what it
+    /// writes, `out/…`.
+    pub(super) fn tree(
+        given: Given,
+        code: BTreeMap<String, FileRef>,
+        outbox: Option<Outbox>,
+    ) -> Self {
         let under = |folder: &'static str, files: BTreeMap<String, FileRef>| {
             files.into_iter().map(move |(name, file)| (format!("{folder}/{name}"), file))
         };
         let files = under(JOB, given.files).chain(under(CODE, code)).collect();
-        Side { folder: Some(JOB), ..Side::new(Given { files, ..given }) }
+        Side { folder: Some(JOB), outbox, ..Side::new(Given { files, ..given }) }
     }
 
     /// In the place of the last call's file there is this one, if any. What was opened for that call is not for this.
     pub(super) fn turn(&mut self, file: Option<(&'static str, FileRef)>) {
         self.open.clear();
+        self.given.files.retain(|name, _| !name.starts_with(BY_CID));
         if let Some(last) = self.of_call.take() {
             self.given.files.remove(&last);
         }
@@ -100,9 +118,33 @@ impl Side {
         self.given.files.contains_key(name).then(|| name.to_owned())
     }
 
+    /// Looks for the file that `name` names by its CID, `ipfs/…`, unless it is known. True when it is there then.
+    pub(super) fn look_up(
+        &mut self,
+        name: &str,
+        listener: &mut dyn Listener,
+    ) -> Result<bool, TaskError> {
+        if self.given.files.contains_key(name) {
+            return Ok(true);
+        }
+        let cid = name.strip_prefix(BY_CID).and_then(|cid| cid.parse().ok());
+        let known = self.given.files.keys().filter(|name| name.starts_with(BY_CID)).count();
+        let (Some(cid), true) = (cid, known < LOOKED_UP) else { return Ok(false) };
+        let Some(file) = listener.find(&cid)? else { return Ok(false) };
+        self.given.files.insert(name.to_owned(), file);
+        Ok(true)
+    }
+
+    /// Whether there is a file of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given.files.contains_key(name)
+            || self.outbox.as_ref().is_some_and(|outbox| outbox.len(name).is_some())
+    }
+
     /// The length of the side file `name`, in bytes; none when there is none.
     pub(super) fn len(&self, name: &[u8]) -> Option<u64> {
-        self.file(name).map(|file| file.len)
+        let written = || self.outbox.as_ref()?.len(std::str::from_utf8(name).ok()?);
+        self.file(name).map(|file| file.len).or_else(written)
     }
 
     /// Fills `room` from `offset` of the side file `name`; less only where the file ends. None when
@@ -114,7 +156,11 @@ impl Side {
         room: &mut [u8],
         listener: &mut dyn Listener,
     ) -> Result<Option<usize>, TaskError> {
-        let Some(file) = self.file(name) else { return Ok(None) };
+        let Some(file) = self.file(name) else {
+            let name = std::str::from_utf8(name).unwrap_or_default();
+            let written = self.outbox.as_mut().map(|outbox| outbox.read(name, offset, room));
+            return written.unwrap_or(Ok(None));
+        };
         if !self.open.contains_key(name) {
             if self.open.len() == OPEN_LIMIT {
                 self.open.pop_first();

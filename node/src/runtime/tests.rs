@@ -156,6 +156,7 @@ impl Bench {
             mute: false,
             fetch: None,
             enqueue: false,
+            write: false,
         };
         let allowance = Allowance::new(&self.limits, self.stop.clone());
         let (code, read) = module_of(code.as_bytes());

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Parts, admit, early, memo, policy};
 use crate::blocks::fetch::Session;
 use crate::blocks::store::{Add, Tier};
-use crate::blocks::unixfs::FileBuilder;
+use crate::blocks::unixfs::{self, FileBuilder, FileReader};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
 use crate::fetch::{FetchError, Fetched, Request, Shelf};
@@ -452,6 +452,17 @@ struct Network {
 impl Listener for Ear {
     fn open(&mut self, file: &FileRef) -> Result<Box<dyn ReadAt>, TaskError> {
         self.desk.open_by(self.session.clone(), file)
+    }
+
+    fn find(&mut self, cid: &Cid) -> Result<Option<FileRef>, TaskError> {
+        self.desk.stopped()?;
+        let opened = FileReader::open(self.session.clone(), *cid);
+        let opened = self.desk.caller.wait(opened).ok_or(TaskError::Stopped)?;
+        match opened {
+            Ok(file) => Ok(Some(FileRef { cid: *cid, len: file.len() })),
+            Err(unixfs::Error::NotAFile(_)) => Ok(None),
+            Err(error) => Err(TaskError::of_read(&FileRef { cid: *cid, len: 0 }, error.into())),
+        }
     }
 
     fn fetched(&self) -> u64 {

@@ -125,6 +125,32 @@ fn a_crawler_in_python_finds_what_the_compiled_one_finds() {
 }
 
 #[test]
+fn a_file_goes_in_by_its_cid_and_what_is_written_comes_out_and_is_remembered() {
+    let node = node_with_python();
+    let (path, long) = (node.folder().join("long"), "0123456789".repeat(200_000));
+    fs::write(&path, &long).unwrap();
+    let cid = node.add(&path);
+    let run = "def run(item):\n    data = open(f'/ipfs/{item}', 'rb').read()\n    \
+               open('/out/head', 'wb').write(data[:7])\n    \
+               open('/out/deep/rest', 'wb').write(data[7:])\n    return len(data)\n";
+    let job = JobDir::new("kind = \"cl\"\nitems = \"list\"\nrun = \"run.py\"\n");
+    let job = job.file("run.py", run).file("list", format!("{cid}\n"));
+    let ran = |out: &Path| {
+        let run = node.cli(["run", "cl"]).arg(job.path()).arg("--out").arg(out).arg("--json");
+        run.within(JOB).run().ok().json()
+    };
+    let out = node.folder().join("out");
+    let first = ran(&out);
+    let row: Value = serde_json::from_slice(&fs::read(out.join("results.jsonl")).unwrap()).unwrap();
+    assert_eq!(row["output"], "2000000");
+    assert_eq!(row["files"]["head"]["bytes"], 7, "{row}");
+    assert_eq!(fs::read_to_string(out.join("files/0/head")).unwrap(), &long[..7]);
+    assert_eq!(fs::read_to_string(out.join("files/0/deep/rest")).unwrap(), &long[7..]);
+    let again = ran(&node.folder().join("again"));
+    assert_eq!((&again["result"], &again["memoized"]), (&first["result"], &again["tasks"]));
+}
+
+#[test]
 fn a_traceback_reaches_the_user_with_its_line() {
     let node = node_with_python();
     let job = job("import beside\n\ndef map(line):\n    yield line, beside.share(line)\n")

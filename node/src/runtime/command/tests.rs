@@ -188,9 +188,9 @@ fn side_files_are_in_the_one_directory_and_can_be_read_from_any_place() {
         (call $piece (i32.const 4096) (i32.const 3))
         {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))",
         assert_errno(&open("there", 3, 0, READ), 0),
-        assert_errno("(call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
-        assert_errno("(call $seek (i32.const 5) (i64.const 5) (i32.const 0) (i32.const 16))", 0),
-        assert_errno("(call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+        assert_errno("(call $read (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+        assert_errno("(call $seek (i32.const 6) (i64.const 5) (i32.const 0) (i32.const 16))", 0),
+        assert_errno("(call $read (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
     );
     let records = bench.map(&command("there\\n", &body), b"").unwrap();
     assert_eq!(records, packed(&[("side file", ""), ("fil", "")]));
@@ -199,7 +199,7 @@ fn side_files_are_in_the_one_directory_and_can_be_read_from_any_place() {
 #[test]
 fn a_read_at_an_offset_leaves_the_file_where_it_is() {
     let pread =
-        "(call $pread (i32.const 5) (i32.const 0) (i32.const 1) (i64.const 5) (i32.const 16))";
+        "(call $pread (i32.const 6) (i32.const 0) (i32.const 1) (i64.const 5) (i32.const 16))";
     let body = format!(
         "{} (call $piece (i32.const 4096) (i32.const 4))
         {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))
@@ -209,9 +209,9 @@ fn a_read_at_an_offset_leaves_the_file_where_it_is() {
         {} {} {}",
         assert_errno(&open("there", 3, 0, READ), 0),
         assert_errno(pread, 0),
-        assert_errno("(call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
-        assert_errno("(call $seek (i32.const 5) (i64.const -5) (i32.const 1) (i32.const 16))", 28),
-        assert_errno("(call $close (i32.const 5))", 0),
+        assert_errno("(call $read (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16))", 0),
+        assert_errno("(call $seek (i32.const 6) (i64.const -5) (i32.const 1) (i32.const 16))", 28),
+        assert_errno("(call $close (i32.const 6))", 0),
         assert_errno(pread, 8),
     );
     let records = Bench::new().map(&command("there\\n", &body), b"").unwrap();
@@ -260,14 +260,14 @@ fn a_file_is_opened_from_the_directory_that_it_is_in() {
         let at = 256 + text.find(path).unwrap();
         assert_errno(&open_at((at, path.len()), fd, 0, READ), errno)
     };
-    // Descriptor 5 is `deep`, 6 is `er` in it, and 7 the file in that.
+    // Descriptor 6 is `deep`, 7 is `er` in it, and 8 the file in that.
     let steps = [
         from(3, "deep", 0),
-        from(5, "er", 0),
-        from(6, "there", 0),
-        from(5, "er/there", 0),
-        from(6, "er/there", 44),
-        from(7, "there", 54),
+        from(6, "er", 0),
+        from(7, "there", 0),
+        from(6, "er/there", 0),
+        from(7, "er/there", 44),
+        from(8, "there", 54),
     ];
     let opened = Bench::new().map(&command(text, &steps.concat()), b"");
     assert!(opened.is_ok(), "{opened:?}");
@@ -287,14 +287,14 @@ fn a_command_that_opens_files_without_end_has_too_many() {
 fn a_side_file_that_nobody_has_is_no_fault_of_the_command() {
     let body = format!(
         "{} (call $piece (i32.const 4096) (i32.const 1))
-        (drop (call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16)))",
+        (drop (call $read (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16)))",
         assert_errno(&open("lost", 3, 0, READ), 0),
     );
     let lost = Bench::new().map(&command("lost", &body), b"");
     assert!(matches!(lost, Err(TaskError::Missing { .. })), "{lost:?}");
 }
 
-/// Writes the request at 256 to the device, and what is read of the answer to stdout. The device is descriptor 5.
+/// Writes the request at 256 to the device, and what is read of the answer to stdout. The device is descriptor 6.
 fn ask(request: &str) -> String {
     let text = format!("ipdc{}", request.replace('"', "\\\""));
     let open = assert_errno(&open_at((256, 4), 4, 0, READ | 1 << 6), 0);
@@ -303,11 +303,11 @@ fn ask(request: &str) -> String {
         &text,
         &format!(
             "{open}
-            (call $put (i32.const 5) (i32.const 260) (i32.const {len}))
+            (call $put (i32.const 6) (i32.const 260) (i32.const {len}))
             (call $piece (i32.const 4096) (i32.const 4096))
             {} (call $put (i32.const 1) (i32.const 4096) (i32.load (i32.const 16)))",
             assert_errno(
-                "(call $read (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))",
+                "(call $read (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16))",
                 0
             )
         ),
@@ -351,7 +351,7 @@ fn a_command_that_gives_up_is_quoted_and_runs_no_further() {
 #[test]
 fn a_request_without_end_is_too_long() {
     let open = assert_errno(&open_at((256, 4), 4, 0, READ | 1 << 6), 0);
-    let write = "(call $write (i32.const 5) (i32.const 0) (i32.const 1) (i32.const 16))";
+    let write = "(call $write (i32.const 6) (i32.const 0) (i32.const 1) (i32.const 16))";
     let body = format!(
         "{open} (call $piece (i32.const 4096) (i32.const 65536)) {} {}",
         assert_errno(write, 0),

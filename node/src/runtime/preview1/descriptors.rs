@@ -7,6 +7,8 @@ use super::files::{self, Entry, Kind};
 use super::{Done, EPOCH, Errno, MODULE, STDERR, STDIN, STDOUT, answered, number, put};
 use crate::runtime::command::Process;
 use crate::runtime::imports::{memory_of, slice, slice_mut};
+use crate::runtime::outbox::{Full, OUT, Outbox};
+use crate::runtime::side::IPFS;
 use crate::runtime::{GuestError, PIECE};
 
 /// Pieces that one read or write may have; IOV_MAX of most systems.
@@ -21,6 +23,12 @@ const CREATE: u32 = 1;
 const MUST_BE_DIRECTORY: u32 = 1 << 1;
 const MUST_BE_NEW: u32 = 1 << 2;
 const TRUNCATE: u32 = 1 << 3;
+
+/// A flag of a descriptor: what is written goes to the end.
+const APPEND: u32 = 1;
+
+/// The longest part of the path of a file that is written: what file systems allow on which the result may be saved.
+const NAME_LIMIT: usize = 255;
 
 /// What may be done with a descriptor, a bit each.
 const MAY_READ: u64 = 1 << 1;
@@ -58,6 +66,12 @@ fn link_streams(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         };
         fd_tell(fd: u32, at: u32) => seek(memory, process, fd, 0, FROM_HERE, at);
     }
+    serve! { linker, |_memory, process|
+        fd_filestat_set_size(fd: u32, len: u64) => set_len(process, fd, len);
+        // What is written is kept when the item has ended.
+        fd_sync(fd: u32) => process.world.files.entry(fd, &process.state.side).map(drop).map_err(Into::into);
+        fd_datasync(fd: u32) => process.world.files.entry(fd, &process.state.side).map(drop).map_err(Into::into);
+    }
     linker.func_wrap(MODULE, "fd_close", |mut caller: Caller<'_, Process>, fd: u32| {
         // A stream stays as it is: what else is opened never takes its number.
         let closed = if fd <= STDERR { Ok(()) } else { caller.data_mut().world.files.close(fd) };
@@ -79,6 +93,7 @@ fn link_states(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         };
         path_filestat_get(fd: u32, _flags: u32, path: u32, len: u32, at: u32) => {
             let path = slice(memory, path, len, "a path to `path_filestat_get`")?;
+            look_up(process, fd, path)?;
             let entry = process.world.files.find(fd, path, &process.state.side);
             put_state(memory, at, entry, file_state)
         };
@@ -123,9 +138,21 @@ fn link_directory(linker: &mut Linker<Process>) -> Result<(), wasmtime::Error> {
         };
         path_open(
             fd: u32, _lookup: u32, path: u32, len: u32,
-            how: u32, rights: u64, _inherited: u64, _flags: u32, opened: u32
+            how: u32, rights: u64, _inherited: u64, flags: u32, opened: u32
         ) => {
-            open(memory, process, fd, (path, len), (how, rights), opened)
+            open(memory, process, fd, (path, len), How { how, rights, flags }, opened)
+        };
+        path_create_directory(fd: u32, path: u32, len: u32) => {
+            // It is there when something is in it.
+            own_path(process, fd, slice(memory, path, len, "a path to `path_create_directory`")?).map(drop)
+        };
+        path_unlink_file(fd: u32, path: u32, len: u32) => {
+            unlink(process, fd, slice(memory, path, len, "a path to `path_unlink_file`")?)
+        };
+        path_rename(fd: u32, from: u32, from_len: u32, to_fd: u32, to: u32, to_len: u32) => {
+            let from = slice(memory, from, from_len, "a path to `path_rename`")?;
+            let to = slice(memory, to, to_len, "a path to `path_rename`")?;
+            rename(process, (fd, from), (to_fd, to))
         };
     }
     Ok(())
@@ -197,7 +224,8 @@ fn write(
         return Err(Errno::Invalid.into());
     }
     let is_device = process.world.files.is_device(fd);
-    if fd != STDOUT && fd != STDERR && !is_device {
+    let is_own = process.world.files.entry(fd, &process.state.side).is_ok_and(|at| at.is_own());
+    if fd != STDOUT && fd != STDERR && !is_device && !is_own {
         return Err(Errno::BadDescriptor.into());
     }
     let (mut total, mut unchecked) = (0_u32, 0);
@@ -208,8 +236,10 @@ fn write(
                 process.write_device(bytes)?;
             } else if fd == STDOUT {
                 process.write_stdout(bytes)?;
-            } else {
+            } else if fd == STDERR {
                 process.write_stderr(bytes);
+            } else {
+                write_file(process, fd, bytes)?;
             }
             unchecked += bytes.len();
             if unchecked >= PIECE {
@@ -220,6 +250,63 @@ fn write(
         total = total.saturating_add(len);
     }
     put(memory, count, &total.to_le_bytes())
+}
+
+fn write_file(process: &mut Process, fd: u32, bytes: &[u8]) -> Done {
+    let cursor = process.world.files.cursor(fd)?;
+    let (name, at) = (cursor.name.clone(), cursor.at);
+    cursor.at += bytes.len() as u64;
+    let written = outbox(process)?.write(&name, at, bytes);
+    process.state.keep(written)?.ok_or_else(|| Errno::NoEntry.into())
+}
+
+fn set_len(process: &mut Process, fd: u32, len: u64) -> Done {
+    let name = process.world.files.cursor(fd)?.name.clone();
+    let set = outbox(process)?.set_len(&name, len);
+    process.state.keep(set)?.ok_or_else(|| Errno::BadDescriptor.into())
+}
+
+/// What the command writes, if it may.
+fn outbox(process: &mut Process) -> Result<&mut Outbox, Errno> {
+    process.state.side.outbox.as_mut().ok_or(Errno::ReadOnly)
+}
+
+/// The path, from the root on, of what may be written.
+fn own_path(process: &Process, fd: u32, path: &[u8]) -> Result<String, wasmtime::Error> {
+    let path = process.world.files.path(fd, path)?;
+    let is_own = files::is_below(OUT, &path) && process.state.side.outbox.is_some();
+    if !is_own {
+        return Err(Errno::ReadOnly.into());
+    }
+    if path.split('/').any(|part| part.len() > NAME_LIMIT) {
+        return Err(Errno::NameTooLong.into());
+    }
+    Ok(path)
+}
+
+fn unlink(process: &mut Process, fd: u32, path: &[u8]) -> Done {
+    let path = own_path(process, fd, path)?;
+    process.world.files.forget(|name| name == path);
+    if outbox(process)?.remove(&path) { Ok(()) } else { Err(Errno::NoEntry.into()) }
+}
+
+fn rename(process: &mut Process, (fd, from): (u32, &[u8]), (to_fd, to): (u32, &[u8])) -> Done {
+    let (from, to) = (own_path(process, fd, from)?, own_path(process, to_fd, to)?);
+    match files::there(&to, &process.state.side).map(|entry| entry.kind) {
+        Ok(Kind::Directory) => return Err(Errno::IsDirectory.into()),
+        Ok(_) | Err(Errno::NoEntry) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if outbox(process)?.rename(&from, &to) { Ok(()) } else { Err(Errno::NoEntry.into()) }
+}
+
+/// Looks for a file that a path names by its CID.
+fn look_up(process: &mut Process, fd: u32, path: &[u8]) -> Done {
+    match process.world.files.path(fd, path) {
+        Ok(path) if files::is_below(IPFS, &path) => process.state.look_up(&path).map(drop),
+        // What is wrong with it is said by what uses it.
+        _ => Ok(()),
+    }
 }
 
 /// The pointer and length at `index` of a list of them.
@@ -266,6 +353,7 @@ fn put_state<const N: usize>(
 /// latter when it opens a file: it may ask for all, and be told that it cannot write.
 fn descriptor_state(entry: Entry<'_>) -> [u8; 24] {
     let rights = match entry.kind {
+        Kind::File if entry.is_own() => MAY_READ | MAY_WRITE | MAY_SEEK | MAY_TELL | MAY_STAT,
         Kind::File => MAY_READ | MAY_SEEK | MAY_TELL | MAY_STAT,
         Kind::Device => MAY_READ | MAY_WRITE | MAY_STAT,
         Kind::Directory | Kind::Stream => u64::MAX,
@@ -320,26 +408,54 @@ fn list(
     put(memory, used, &(filled as u32).to_le_bytes())
 }
 
-/// Opens a file, or a directory, to read.
+/// How something is to be opened.
+struct How {
+    how: u32,
+    rights: u64,
+    flags: u32,
+}
+
+/// Opens a file, or a directory, to read; or a file of its own to write.
 fn open(
     memory: &mut [u8],
     process: &mut Process,
     fd: u32,
     (path, len): (u32, u32),
-    (how, rights): (u32, u64),
+    How { how, rights, flags }: How,
     opened: u32,
 ) -> Done {
     let path = slice(memory, path, len, "a path to `path_open`")?;
     process.world.files.directory(fd)?;
+    look_up(process, fd, path)?;
+    let kind = process.world.files.find(fd, path, &process.state.side).map(|entry| entry.kind);
     let changes = how & (CREATE | MUST_BE_NEW | TRUNCATE) != 0 || rights & MAY_WRITE != 0;
-    let entry = process.world.files.find(fd, path, &process.state.side);
-    if changes && !entry.is_ok_and(|entry| entry.kind == Kind::Device) {
-        return Err(Errno::ReadOnly.into());
+    if changes && kind != Ok(Kind::Device) {
+        let path = own_path(process, fd, path)?;
+        make(process, &path, kind, how)?;
     }
-    let entry = entry?;
+    let entry = process.world.files.find(fd, path, &process.state.side)?;
     if how & MUST_BE_DIRECTORY != 0 && entry.kind != Kind::Directory {
         return Err(Errno::NotDirectory.into());
     }
-    let new = process.world.files.open(entry)?;
+    let at = if flags & APPEND != 0 { entry.len } else { 0 };
+    let new = process.world.files.open(entry, at)?;
     put(memory, opened, &new.to_le_bytes())
+}
+
+/// Makes or empties the file at `path`, as it is to be opened.
+fn make(process: &mut Process, path: &str, kind: Result<Kind, Errno>, how: u32) -> Done {
+    match kind {
+        Ok(_) if how & MUST_BE_NEW != 0 => Err(Errno::Exists.into()),
+        Ok(Kind::Directory) => Err(Errno::IsDirectory.into()),
+        Ok(_) if how & TRUNCATE != 0 => {
+            let cut = outbox(process)?.set_len(path, 0);
+            process.state.keep(cut).map(drop)
+        }
+        Ok(_) => Ok(()),
+        Err(Errno::NoEntry) if how & CREATE != 0 => {
+            let made = outbox(process)?.create(path);
+            process.state.keep(made)?.map_err(|Full| Errno::NoRoom.into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }

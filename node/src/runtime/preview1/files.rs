@@ -1,20 +1,20 @@
 //! The directories that a command sees: `/job` with the job's side files, by their names, to be read; `/dev`
-//! with its [`device`](super::device); of an interpreter, `/code` with what it runs. A name with slashes is a
-//! path through directories below.
+//! with its [`device`](super::device); `/ipfs` with every file of the swarm by its CID; `/out`, where it may
+//! write, if it runs items; of an interpreter, `/code` with what it runs. A name with slashes is a path through
+//! directories below.
 //!
 //! Owns which of the files a run has open, and where in each it is. Their bytes come from [`Side`], which
 //! streams them; what is in [`Side`]'s tree is here by the same paths.
 
 use std::collections::BTreeMap;
 
-use ipdc_jobs::ids::FileRef;
-
 use super::{Errno, STDERR};
-use crate::runtime::side::{CODE, JOB, Side};
+use crate::runtime::outbox::{OUT, Outbox};
+use crate::runtime::side::{CODE, IPFS, JOB, Side};
 
-/// The directories that a program is given, by their paths: it asks about the descriptors from [`FIRST_FD`] on.
-/// The last is an interpreter's.
-const GIVEN: [&str; 3] = [JOB, DEV, CODE];
+/// The directories that a program may be given, by their paths: it asks about the descriptors from [`FIRST_FD`]
+/// on. `/out` is for items, `/code` an interpreter's.
+const GIVEN: [&str; 5] = [JOB, DEV, IPFS, OUT, CODE];
 
 const DEV: &str = "dev";
 
@@ -60,15 +60,23 @@ const THE_DEVICE: Entry<'_> = Entry { path: DEVICE, kind: Kind::Device, inode: 1
 /// The first file's; those before are the device and the directories that are given.
 const FILES_INODE: u64 = 1 + THE_DEVICE.inode + GIVEN.len() as u64;
 
+/// The number of the first file that is written: those that are read have lower ones.
+const WRITTEN: u32 = 1 << 30;
+
 impl<'a> Entry<'a> {
     /// What it is called in its directory.
     pub(super) fn name(&self) -> &'a str {
         self.path.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The side file with this index.
-    fn file(path: &'a str, file: &FileRef, index: u32) -> Self {
-        Entry { path, kind: Kind::File, inode: FILES_INODE + u64::from(index), len: file.len }
+    /// Whether it is a file that may be written.
+    pub(super) fn is_own(&self) -> bool {
+        self.kind == Kind::File && is_below(OUT, self.path)
+    }
+
+    /// The file with this index.
+    fn file(path: &'a str, len: u64, index: u32) -> Self {
+        Entry { path, kind: Kind::File, inode: FILES_INODE + u64::from(index), len }
     }
 
     /// The directory of as many parts as `depth` whose first file has this index.
@@ -78,12 +86,19 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The side files that have a place here, by their names, in the order of these, each with its index. A
-/// name is a path from the directory on; one that is none has no place.
-fn files(side: &Side) -> impl Iterator<Item = (u32, &str, &FileRef)> {
+/// Whether `path` is below `directory`.
+pub(super) fn is_below(directory: &str, path: &str) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// The files that have a place here, by their names, in the order of these, each with its index and its length;
+/// then those that were written. A name is a path; one that is none has no place.
+fn files(side: &Side) -> impl Iterator<Item = (u32, &str, u64)> {
     let is_path = |name: &str| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    let files = (0..).zip(side.files()).map(|(index, (name, file))| (index, name, file));
-    files.filter(move |(_, name, _)| is_path(name))
+    let files = (0..).zip(side.files()).map(|(index, (name, file))| (index, name, file.len));
+    let written = side.outbox.iter().flat_map(Outbox::files);
+    let written = written.map(|(path, serial, len)| (WRITTEN.saturating_add(serial), path, len));
+    files.filter(move |(_, name, _)| is_path(name)).chain(written)
 }
 
 /// What is in the directory with this path. Where a file has the name of a directory, that is not shown.
@@ -91,14 +106,14 @@ pub(super) fn entries<'a>(side: &'a Side, directory: &'a str) -> impl Iterator<I
     let depth = parts(directory.as_bytes()).count() + 1;
     let mut last = "";
     let device = (directory == DEV).then_some(THE_DEVICE);
-    let listed = files(side).filter_map(move |(index, name, file)| {
+    let listed = files(side).filter_map(move |(index, name, len)| {
         let below = name.strip_prefix(directory)?.strip_prefix('/')?;
         let Some((part, _)) = below.split_once('/') else {
-            return Some(Entry::file(name, file, index));
+            return Some(Entry::file(name, len, index));
         };
         let path = &name[..name.len() - below.len() + part.len()];
         let is_new = std::mem::replace(&mut last, path) != path;
-        let is_hidden = side.len(path.as_bytes()).is_some();
+        let is_hidden = side.has(path);
         (is_new && !is_hidden).then(|| Entry::directory(path, depth, index))
     });
     device.into_iter().chain(listed)
@@ -123,6 +138,11 @@ fn find<'a>(side: &'a Side, from: &str, path: &[u8]) -> Result<Entry<'a>, Errno>
     at(side, || parts(from.as_bytes()).chain(parts(path)))
 }
 
+/// What is at `path`, from the root on.
+pub(super) fn there<'a>(path: &str, side: &'a Side) -> Result<Entry<'a>, Errno> {
+    at(side, || parts(path.as_bytes()))
+}
+
 /// What is at the path that has these parts.
 fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
     side: &'a Side,
@@ -139,7 +159,7 @@ fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
     }
     let depth = wanted().count();
     let mut is_below_a_file = false;
-    for (index, name, file) in files(side) {
+    for (index, name, len) in files(side) {
         let own = name.split('/').count();
         let is_same = |shared: usize| {
             name.split('/').map(str::as_bytes).take(shared).eq(wanted().take(shared))
@@ -148,7 +168,7 @@ fn at<'a, 'p, P: Iterator<Item = &'p [u8]>>(
             continue;
         }
         if own == depth {
-            return Ok(Entry::file(name, file, index));
+            return Ok(Entry::file(name, len, index));
         }
         if own > depth {
             let below: usize = name.split('/').skip(depth).map(|part| part.len() + 1).sum();
@@ -183,12 +203,29 @@ pub(super) struct Cursor {
 }
 
 impl Files {
-    /// What a run finds open, of an interpreter or of another command.
-    pub(super) fn new(is_interpreter: bool) -> Self {
-        let given = GIVEN.len() - usize::from(!is_interpreter);
-        let open = (FIRST_FD..).zip(&GIVEN[..given]);
-        let open = open.map(|(fd, path)| (fd, Open::Directory((*path).to_owned())));
-        Files { open: open.collect(), given: given as u32, were_opened: false }
+    /// What a run finds open, of an interpreter or of another command, for an item or not.
+    pub(super) fn new(is_interpreter: bool, is_for_item: bool) -> Self {
+        let is_given = |path: &&str| match *path {
+            OUT => is_for_item,
+            CODE => is_interpreter,
+            _ => true,
+        };
+        let given = GIVEN.into_iter().filter(is_given).map(|path| Open::Directory(path.to_owned()));
+        let open: BTreeMap<_, _> = (FIRST_FD..).zip(given).collect();
+        Files { given: open.len() as u32, open, were_opened: false }
+    }
+
+    /// The path of what a program names below the directory `fd`: its parts, whether it is there or not.
+    pub(super) fn path(&self, fd: u32, path: &[u8]) -> Result<String, Errno> {
+        if path.len() > PATH_LIMIT {
+            return Err(Errno::NameTooLong);
+        }
+        if path.starts_with(b"/") || parts(path).any(|part| part == b"..") {
+            return Err(Errno::NotCapable);
+        }
+        let all = parts(self.directory(fd)?.as_bytes()).chain(parts(path));
+        let all: Result<Vec<_>, _> = all.map(std::str::from_utf8).collect();
+        Ok(all.map_err(|_| Errno::Invalid)?.join("/"))
     }
 
     /// The path of a directory that a program is given, as it is to know it.
@@ -209,7 +246,8 @@ impl Files {
             None if fd <= STDERR => Ok(STREAM),
             None => Err(Errno::BadDescriptor),
             Some(Open::Directory(path)) => at(side, || parts(path.as_bytes())),
-            Some(Open::File(cursor)) => at(side, || parts(cursor.name.as_bytes())),
+            Some(Open::File(cursor)) if cursor.name.is_empty() => Err(Errno::NoEntry),
+            Some(Open::File(cursor)) => there(&cursor.name, side),
             Some(Open::Device) => Ok(THE_DEVICE),
         }
     }
@@ -243,8 +281,8 @@ impl Files {
         }
     }
 
-    /// Opens `entry`; its descriptor is the lowest that is free.
-    pub(super) fn open(&mut self, entry: Entry<'_>) -> Result<u32, Errno> {
+    /// Opens `entry`, to go on from its byte `at`; its descriptor is the lowest that is free.
+    pub(super) fn open(&mut self, entry: Entry<'_>, at: u64) -> Result<u32, Errno> {
         if self.open.len() == OPEN_LIMIT {
             return Err(Errno::TooManyOpen);
         }
@@ -252,7 +290,7 @@ impl Files {
         let fd = (FIRST_FD..).find(is_free).ok_or(Errno::TooManyOpen)?;
         let path = entry.path.to_owned();
         let open = match entry.kind {
-            Kind::File => Open::File(Cursor { name: path, at: 0 }),
+            Kind::File => Open::File(Cursor { name: path, at }),
             Kind::Device => Open::Device,
             Kind::Directory | Kind::Stream => Open::Directory(path),
         };
@@ -266,11 +304,11 @@ impl Files {
         self.were_opened
     }
 
-    /// The file of this name is no more: who has it open finds nothing there, whatever takes its name.
-    pub(super) fn forget(&mut self, name: &str) {
+    /// The files that `are_gone` are no more: who has one open finds nothing there, whatever takes its name.
+    pub(super) fn forget(&mut self, are_gone: impl Fn(&str) -> bool) {
         for open in self.open.values_mut() {
             if let Open::File(cursor) = open
-                && cursor.name == name
+                && are_gone(&cursor.name)
             {
                 cursor.name.clear();
             }

@@ -40,7 +40,10 @@ LACKS = (
         "no packages but Python's standard library and the job's own .py files",
         ("No module named",),
     ),
-    ("no files but those of the job: side files in /job, to be read", ("[Errno 44]", "[Errno 69]", "[Errno 76]")),
+    (
+        "no files but those of the job: side files in /job, files by CID in /ipfs, and /out to write for items",
+        ("[Errno 44]", "[Errno 69]", "[Errno 76]"),
+    ),
     ("no more memory: `limits.memory` in job.toml", ("MemoryError",)),
 )
 

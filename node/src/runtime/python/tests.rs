@@ -1,12 +1,13 @@
 //! Python code by the real interpreter, which `make setup-python-wasm` gets.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use ipdc_jobs::code::{Code, Python};
-use ipdc_jobs::ids::{CODEC_RAW, FileRef, JobId, cid_of};
+use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, JobId, cid_of};
 use ipdc_jobs::kind::{Call, Calls, Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Counters;
@@ -46,6 +47,9 @@ impl Listener for Job {
         let all = self.files.iter().chain(&self.side).map(|(_, bytes)| *bytes);
         let found = all.chain([ITEM]).find(|bytes| named(bytes) == *file);
         Ok(Box::new(Held(found.unwrap())))
+    }
+    fn find(&mut self, cid: &Cid) -> Result<Option<FileRef>, TaskError> {
+        Ok((*cid == named(ITEM).cid).then(|| named(ITEM)))
     }
     fn log(&mut self, line: &str) {
         self.said.lock().unwrap().push(line.to_owned());
@@ -103,6 +107,13 @@ impl Calls for Items {
         Ok(())
     }
 
+    fn file(&mut self, name: &str, bytes: &mut dyn Read) -> Result<(), TaskError> {
+        let mut text = String::new();
+        bytes.read_to_string(&mut text).unwrap();
+        self.now.as_mut().unwrap().push_str(&format!(" {name}={text}"));
+        Ok(())
+    }
+
     fn again(&mut self) {
         self.now.as_mut().unwrap().clear();
     }
@@ -142,6 +153,7 @@ impl Job {
             mute: false,
             fetch: None,
             enqueue: true,
+            write: true,
         }
     }
 
@@ -350,6 +362,82 @@ fn an_item_has_its_own_file_and_no_other_item_s() {
     assert_eq!(gave[1].as_deref(), Ok("none"));
     assert_eq!(gave[2].as_deref(), Ok("its of file 2"));
     assert!(gave[3].as_ref().unwrap_err().contains("FileNotFoundError"), "{gave:?}");
+}
+
+/// What `run` with this body gives for an item, and a second that leaves no traces of it.
+fn writes(body: &'static str) -> Result<String, String> {
+    let text = format!(
+        "import os\n\ndef run(item):\n    if not item:\n        return '|'.join(os.listdir('/out'))\n    {body}\n"
+    );
+    let mut gave = map(text.leak()).items(&["x", ""]);
+    assert_eq!(gave.pop().unwrap().unwrap(), "", "{body}");
+    gave.pop().unwrap()
+}
+
+#[test]
+fn an_item_writes_files_as_anywhere_and_they_are_handed_over_with_what_it_gives() {
+    for (body, gave) in [
+        ("open('/out/a', 'w').write('one')", " a=one"),
+        (
+            "f = open('/out/a', 'wb'); f.write(b'one'); f.seek(1); f.write(b'N'); f.close(); return 'ok'",
+            "ok a=oNe",
+        ),
+        (
+            "open('/out/a', 'w').write('one'); open('/out/a', 'a').write(' two'); return open('/out/a').read()",
+            "one two a=one two",
+        ),
+        ("open('/out/a', 'w').write('one'); open('/out/a', 'w').write('2')", " a=2"),
+        (
+            "os.makedirs('/out/d/e', exist_ok=True); open('/out/d/e/f', 'w').write('deep'); return os.listdir('/out/d')[0]",
+            "e d/e/f=deep",
+        ),
+        (
+            "open('/out/t', 'w').write('moved'); os.rename('/out/t', '/out/u'); return os.path.exists('/out/t')",
+            "false u=moved",
+        ),
+        ("open('/out/t', 'w').close(); os.remove('/out/t'); open('/out/e', 'w').close()", " e="),
+        (
+            "f = open('/out/a', 'w+'); f.write('longer'); f.truncate(4); f.flush(); os.fsync(f.fileno()); return os.stat('/out/a').st_size",
+            "4 a=long",
+        ),
+        (
+            "import zipfile; z = zipfile.ZipFile('/out/z', 'w'); z.writestr('n', 'in it'); z.close(); \
+          os.rename('/out/z', '/out/y'); text = zipfile.ZipFile('/out/y').read('n').decode(); os.remove('/out/y'); return text",
+            "in it",
+        ),
+    ] {
+        assert_eq!(writes(body), Ok(gave.to_owned()), "{body}");
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_written_is_refused_and_a_failed_item_hands_over_none() {
+    for (body, why) in [
+        ("open('/out/a', 'w').write('x'); raise ValueError('so')", "ValueError: so"),
+        ("open('/job/a', 'w')", "[Errno 69]"),
+        ("open('/out/../a', 'w')", "[Errno 76]"),
+        ("open('/out/' + 'n' * 300, 'w')", "[Errno 37]"),
+        ("open('/out/a', 'x').close(); open('/out/a', 'x')", "FileExistsError"),
+        ("open('/out/a/b', 'w').close(); open('/out/a', 'w')", "IsADirectoryError"),
+        ("open('/out/a', 'w').close(); open('/out/a/b', 'w')", "NotADirectoryError"),
+        ("return open('/out/none').read()", "FileNotFoundError"),
+        ("[open(f'/out/{n}', 'w').close() for n in range(65)]", "No space left"),
+        ("f = open('/out/a', 'wb'); f.seek(1 << 50); f.write(b'x'); f.flush()", "output limit"),
+    ] {
+        let said = writes(body).unwrap_err();
+        assert!(said.contains(why), "{body}: {said}");
+    }
+}
+
+#[test]
+fn an_item_reads_a_file_of_the_swarm_by_its_cid() {
+    let job = map("def run(item):\n    return open(f'/ipfs/{item}').read()\n");
+    let (there, other) = (named(ITEM).cid.to_string(), named(b"other").cid.to_string());
+    let gave = job.items(&[&there, &other, "no-cid", &there]);
+    assert_eq!((gave[0].as_deref(), gave[3].as_deref()), (Ok("its own"), Ok("its own")));
+    for gave in &gave[1..3] {
+        assert!(gave.as_ref().unwrap_err().contains("FileNotFoundError"), "{gave:?}");
+    }
 }
 
 #[test]
