@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{Cid, JobId, PeerId, cid_text};
+use crate::steps::AsStep;
 
 /// The version of the manifest's form.
 pub const VERSION: u32 = 1;
@@ -46,6 +47,17 @@ pub struct Manifest {
     pub key: String,
     /// When it was submitted, milliseconds since 1970, for people: nothing is decided by it.
     pub submitted_ms: u64,
+    /// Which step it is, if it is one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<AsStep>,
+}
+
+impl Manifest {
+    /// Whether another job is to begin when this one has ended well.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.step.as_ref().is_some_and(AsStep::goes_on)
+    }
 }
 
 fn yes() -> bool {

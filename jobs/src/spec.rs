@@ -3,6 +3,10 @@
 //! This module reads the keys that every kind has and hands each kind the rest as a [`Section`]. A
 //! section gives each key once, checked, and reports what nobody asked for. All errors are
 //! collected, each with its line; nothing stops at the first.
+//!
+//! A `job.toml` with `[[step]]`s describes several jobs in a row: [`steps`].
+
+pub mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +19,7 @@ use toml::de::{DeTable, DeValue};
 use crate::fetch::{self, Rules};
 use crate::kind::{self, JobFiles, Kind};
 use crate::manifest::Limits;
+use steps::Output;
 
 /// The name of the file in a job directory.
 pub const FILE: &str = "job.toml";
@@ -34,15 +39,17 @@ pub const LIST_LIMIT: usize = 1_024;
 /// The most workers that can be asked for.
 const WORKERS: RangeInclusive<u64> = 1..=10_000;
 
-/// A job directory's `job.toml`, the part that is common to all kinds, and the rest for the kind.
+/// A job as a `job.toml` describes it: what is common to all kinds, and the rest for the kind.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
+    /// Its name, if it is one of several steps.
+    pub step: Option<String>,
     /// The kind's name.
     pub kind: String,
-    /// A path in the job directory or a CID; a submission may name another.
-    pub input: Option<Located<String>>,
+    /// Where its input is; a submission may name another.
+    pub input: Option<Located<Source>>,
     /// `[inputs]`, in place of `input`: the same by the guest's names for them.
-    pub inputs: BTreeMap<String, Located<String>>,
+    pub inputs: BTreeMap<String, Located<Source>>,
     /// Workers asked for.
     pub workers: Option<u32>,
     /// Whether workers may answer from their memos; a submission may say otherwise.
@@ -57,6 +64,26 @@ pub struct JobSpec {
     pub fetch: Option<Located<Rules>>,
     /// What is left for the kind.
     pub rest: Section,
+}
+
+/// Where an input is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// At a path in the job directory, or, if there is none such, behind a CID.
+    Named(String),
+    /// In what an earlier step gave.
+    Step(Output),
+}
+
+impl Source {
+    /// What `job.toml` names by a text.
+    #[must_use]
+    pub fn named(&self) -> Option<&str> {
+        match self {
+            Source::Named(text) => Some(text),
+            Source::Step(_) => None,
+        }
+    }
 }
 
 /// A value and the line it stands on, from 1.
@@ -89,17 +116,17 @@ impl fmt::Display for SpecError {
 }
 
 /// Parses `text`, the contents of `file`, and checks the keys that all kinds have. What is left in
-/// [`JobSpec::rest`] its kind checks.
+/// [`JobSpec::rest`] its kind checks. Gives the one job, or the steps in their order: at least one.
 ///
 /// # Errors
 /// All that is wrong with those keys, in the order of lines.
-pub fn parse(text: &str, file: &str) -> Result<JobSpec, Vec<SpecError>> {
-    let (spec, mut errors) = read(text, file);
+pub fn parse(text: &str, file: &str) -> Result<Vec<JobSpec>, Vec<SpecError>> {
+    let (specs, mut errors) = read(text, file);
     errors.sort_by_key(|error| error.line);
-    if errors.is_empty() { Ok(spec) } else { Err(errors) }
+    if errors.is_empty() { Ok(specs) } else { Err(errors) }
 }
 
-/// What a submission says over its job's `job.toml`.
+/// What a submission says over its job's `job.toml`: the inputs are those of the first step, params go to each.
 #[derive(Debug, Clone, Copy)]
 pub struct Overrides<'a> {
     /// The input: a path in the job directory, or a CID.
@@ -122,7 +149,8 @@ fn is_input_name(name: &str) -> bool {
 }
 
 /// Parses and checks `text` whole: the common keys, and its kind's with the files they name, with
-/// what is said `over` its own. Gives the configuration that the kind froze beside.
+/// what is said `over` its own. Gives the job, or the steps in their order, each with the configuration
+/// that its kind froze.
 ///
 /// # Errors
 /// All that is wrong, in the order of lines.
@@ -131,32 +159,46 @@ pub fn check(
     file: &str,
     over: Overrides<'_>,
     files: &dyn JobFiles,
-) -> Result<(JobSpec, Value), Vec<SpecError>> {
-    let (mut spec, mut errors) = read(text, file);
-    spec.params.extend(over.params.clone());
+) -> Result<Vec<(JobSpec, Value)>, Vec<SpecError>> {
+    let (mut specs, mut errors) = read(text, file);
+    if let Some(first) = specs.first_mut() {
+        errors.extend(put_inputs(first, file, over));
+    }
+    let mut checked = Vec::with_capacity(specs.len());
+    for mut spec in specs {
+        spec.params.extend(over.params.clone());
+        match kind::find(&spec.kind).map(|kind| kind.configure(&spec, files)) {
+            Some(Ok(config)) => checked.push((spec, config)),
+            Some(Err(more)) => errors.extend(steps::of_step(spec.step.as_deref(), more)),
+            // That there is no such kind was said.
+            None => {}
+        }
+    }
+    errors.sort_by_key(|error| error.line);
+    if errors.is_empty() { Ok(checked) } else { Err(errors) }
+}
+
+/// Gives the job the inputs that a submission names; what is wrong with them.
+fn put_inputs(spec: &mut JobSpec, file: &str, over: Overrides<'_>) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    let located = |text: &str| Located { value: Source::Named(text.to_owned()), line: 1 };
     if let Some(input) = over.input.filter(|_| spec.inputs.is_empty()) {
-        spec.input = Some(Located { value: input.to_owned(), line: 1 });
+        spec.input = Some(located(input));
     }
     for (name, input) in over.inputs {
         spec.input = None;
         if is_input_name(name) {
-            spec.inputs.insert(name.clone(), Located { value: input.clone(), line: 1 });
+            spec.inputs.insert(name.clone(), located(input));
         } else {
             let message = format!("`{name}` cannot be the name of an input; expected {INPUT_NAME}");
             errors.push(SpecError { file: file.to_owned(), line: None, message });
         }
     }
-    let config = kind::find(&spec.kind).map(|kind| kind.configure(&spec, files));
-    match config {
-        Some(Ok(config)) if errors.is_empty() => return Ok((spec, config)),
-        Some(Err(more)) => errors.extend(more),
-        Some(Ok(_)) | None => {}
-    }
-    errors.sort_by_key(|error| error.line);
-    Err(errors)
+    errors
 }
 
-fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
+/// What stands in `text`, checked as far as all kinds have it: one job, or the steps.
+fn read(text: &str, file: &str) -> (Vec<JobSpec>, Vec<SpecError>) {
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut errors: Vec<SpecError> = syntax
         .iter()
@@ -166,8 +208,54 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
             message: error.message().to_owned(),
         })
         .collect();
-    let mut top = Section::of_table(String::new(), text, file, table.get_ref(), &mut errors);
+    let mut table = table.into_inner();
+    let given = table.remove(steps::KEY);
+    let mut top = Section::of_table(String::new(), text, file, &table, &mut errors);
+    top.asked.push(steps::KEY);
+    if let Some(given) = given {
+        let specs = steps::read(top, &given, text, &mut errors);
+        return (specs, errors);
+    }
+    let (spec, more) = read_job(top, &Common::default(), &[]);
+    errors.extend(more);
+    (vec![spec], errors)
+}
 
+/// What can be said once for all steps.
+#[derive(Debug, Clone, Default)]
+struct Common {
+    workers: Option<u32>,
+    memo: Option<bool>,
+    limits: Limits,
+    params: serde_json::Map<String, Value>,
+}
+
+impl Common {
+    /// What `section` says, and where it says nothing, what was said `before`.
+    fn read(section: &mut Section, before: &Common) -> Self {
+        let workers = section.integer("workers", WORKERS).map(|workers| workers as u32);
+        let memo = section.truth("memo");
+        let mut limits = before.limits;
+        if let Some(mut given) = section.section("limits") {
+            let memory = given.measured("memory", Unit::Bytes, MEMORY);
+            let time = given.measured("time", Unit::Milliseconds, TIME_MS);
+            let output = given.measured("output", Unit::Bytes, OUTPUT);
+            limits = Limits {
+                memory: memory.unwrap_or(limits.memory),
+                time_ms: time.unwrap_or(limits.time_ms),
+                output: output.unwrap_or(limits.output),
+            };
+            section.append(given.finish());
+        }
+        let mut params = before.params.clone();
+        params.extend(section.section("params").map(Section::into_map).unwrap_or_default());
+        let (workers, memo) = (workers.or(before.workers), memo.or(before.memo));
+        Common { workers, memo, limits, params }
+    }
+}
+
+/// The job that `top` describes, after steps of the names `earlier`; what is wrong with it.
+fn read_job(mut top: Section, common: &Common, earlier: &[String]) -> (JobSpec, Vec<SpecError>) {
     let kind = top.required_text("kind");
     if let Some(kind) = &kind
         && kind::find(&kind.value).is_none()
@@ -178,60 +266,46 @@ fn read(text: &str, file: &str) -> (JobSpec, Vec<SpecError>) {
     }
     let known = kind.as_ref().and_then(|kind| kind::find(&kind.value));
     let input_key = known.map_or("input", Kind::input_key);
-    let input = top.text(input_key);
-    if let Some(input) = input.as_ref().filter(|input| input.value.is_empty()) {
-        let message = format!("`{input_key}` is empty; expected a path in this directory or a CID");
-        top.error(input.line, message);
-    }
+    let input = top.take(input_key).and_then(|given| top.source(input_key, given, earlier));
     let inputs_line = top.line("inputs");
     let mut inputs = BTreeMap::new();
     if let Some(mut section) = top.section("inputs") {
-        inputs = section.all_texts();
-        for (name, input) in inputs.iter().filter(|(name, _)| !is_input_name(name)) {
-            let message = format!("`inputs.{name}` cannot be its name; expected {INPUT_NAME}");
-            section.error(input.line, message);
+        for (name, given) in std::mem::take(&mut section.entries) {
+            if !is_input_name(&name) {
+                let message = format!("`inputs.{name}` cannot be its name; expected {INPUT_NAME}");
+                section.error(given.line, message);
+            } else if let Some(input) = section.source(&name, given, earlier) {
+                inputs.insert(name, input);
+            }
         }
-        errors.extend(section.finish());
+        top.append(section.finish());
     }
     if let (Some(_), Some(line)) = (&input, inputs_line) {
         let message = format!("`inputs` and `{input_key}` are both given; expected one of them");
         top.error(line, message);
     }
-    let workers = top.integer("workers", WORKERS);
-    let memo = top.truth("memo");
-
-    let mut limits = Limits::default();
-    if let Some(mut section) = top.section("limits") {
-        let memory = section.measured("memory", Unit::Bytes, MEMORY);
-        let time = section.measured("time", Unit::Milliseconds, TIME_MS);
-        let output = section.measured("output", Unit::Bytes, OUTPUT);
-        limits = Limits {
-            memory: memory.unwrap_or(limits.memory),
-            time_ms: time.unwrap_or(limits.time_ms),
-            output: output.unwrap_or(limits.output),
-        };
-        errors.extend(section.finish());
-    }
-    let params = top.section("params").map(Section::into_map).unwrap_or_default();
+    let Common { workers, memo, limits, params } = Common::read(&mut top, common);
     let mut files = BTreeMap::new();
     if let Some(mut section) = top.section("files") {
         files = section.all_texts();
-        errors.extend(section.finish());
+        top.append(section.finish());
     }
     let fetch_line = top.line("fetch").unwrap_or_default();
     let mut fetch = None;
     if let Some(section) = top.section("fetch") {
         let (rules, wrong) = fetch::of_section(section);
         fetch = rules.map(|value| Located { value, line: fetch_line });
-        errors.extend(wrong);
+        top.append(wrong);
     }
-    // What was reported here must not be reported by the kind again.
-    errors.append(&mut top.errors);
+    // What is reported here must not be reported by the kind again.
+    let errors = std::mem::take(&mut top.errors);
+    let kind = kind.map(|kind| kind.value).unwrap_or_default();
     let spec = JobSpec {
-        kind: kind.map(|kind| kind.value).unwrap_or_default(),
+        step: None,
+        kind,
         input,
         inputs,
-        workers: workers.map(|workers| workers as u32),
+        workers,
         memo,
         limits,
         params,
@@ -397,6 +471,17 @@ impl Section {
             return self.unfit(key, line, &value, &format!("a table, `[{}]`", self.path(key)));
         };
         let lines = self.lines.remove(key).unwrap_or_default();
+        Some(self.inner(key, map, line, &lines))
+    }
+
+    /// The table `map` under `key`, whose keys stand on these lines, those that are not known on `line`.
+    fn inner(
+        &self,
+        key: &str,
+        map: serde_json::Map<String, Value>,
+        line: usize,
+        lines: &[(String, usize)],
+    ) -> Section {
         let line_of = |key: &str| {
             lines.iter().find(|(known, _)| known == key).map_or(line, |(_, line)| *line)
         };
@@ -407,14 +492,14 @@ impl Section {
                 (key, Located { value, line })
             })
             .collect();
-        Some(Section {
+        Section {
             name: self.path(key),
             file: self.file.clone(),
             entries,
             lines: BTreeMap::new(),
             asked: Vec::new(),
             errors: Vec::new(),
-        })
+        }
     }
 
     /// What is wrong with this table: all noted errors, and the keys that nobody asked for.
@@ -480,6 +565,31 @@ impl Section {
             }
         }
         texts
+    }
+
+    /// Where the input is that was `given` under `key`, after steps of the names `earlier`.
+    fn source(
+        &mut self,
+        key: &str,
+        given: Located<Value>,
+        earlier: &[String],
+    ) -> Option<Located<Source>> {
+        let Located { value, line } = given;
+        match value {
+            Value::String(text) if text.is_empty() => {
+                let expected = "a path in this directory or a CID";
+                self.error(line, format!("`{}` is empty; expected {expected}", self.path(key)));
+                None
+            }
+            Value::String(text) => Some(Located { value: Source::Named(text), line }),
+            Value::Object(map) => {
+                let output = steps::output_of(self, key, (map, line), earlier)?;
+                Some(Located { value: Source::Step(output), line })
+            }
+            other => {
+                self.unfit(key, line, &other, "a path or a CID in quotes, or { step = \"NAME\" }")
+            }
+        }
     }
 
     fn has(&self, key: &str) -> bool {
@@ -615,9 +725,9 @@ stop = "stopwords.txt"
 
     #[test]
     fn every_common_key_is_read() {
-        let spec = parse(WHOLE, FILE).unwrap();
-        assert_eq!(spec.kind, "mr");
-        assert_eq!(spec.input.map(|input| input.value).as_deref(), Some("text"));
+        let spec = parse(WHOLE, FILE).unwrap().remove(0);
+        assert_eq!((&*spec.kind, spec.step), ("mr", None));
+        assert_eq!(spec.input.map(|input| input.value), Some(Source::Named("text".into())));
         assert_eq!(spec.workers, Some(3));
         assert_eq!(spec.limits, Limits { memory: 64 << 20, time_ms: 90_000, output: 1 << 30 });
         assert_eq!(spec.params["names"], serde_json::json!(["a", { "b": 1.5 }]));
@@ -627,7 +737,7 @@ stop = "stopwords.txt"
     #[test]
     fn only_the_kind_must_be_said() {
         assert_eq!(errors(""), ["job.toml: `kind` is missing"]);
-        assert_eq!(parse("kind = \"mr\"", FILE).unwrap().limits, Limits::default());
+        assert_eq!(parse("kind = \"mr\"", FILE).unwrap()[0].limits, Limits::default());
     }
 
     #[test]
