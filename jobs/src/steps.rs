@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{Cid, FileRef, JobId, cid_text};
-use crate::manifest::Limits;
+use crate::manifest::{Limits, MANIFEST_LIMIT};
 pub use crate::spec::steps::{Output, STEPS_LIMIT};
 
-/// The longest file of [`Steps`], in bytes: as if each step's manifest were as long as one can be.
-pub const FILE_LIMIT: usize = STEPS_LIMIT * crate::manifest::MANIFEST_LIMIT;
+/// The longest file of [`Steps`], in bytes: that of steps whose manifests are all as long as one can be, and once more for
+/// what is not in those, the names and paths of inputs.
+pub const FILE_LIMIT: usize = 2 * STEPS_LIMIT * MANIFEST_LIMIT;
 
 /// A job directory's steps: a file that the manifest of each of them names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Common, INPUT_NAME, JobSpec, Section, SpecError, is_input_name, line_of, read_job};
+use super::section::{Section, line_of};
+use super::{Common, INPUT_NAME, JobSpec, SpecError, is_input_name, read_job};
 
 /// The key of the steps.
 pub(super) const KEY: &str = "step";
@@ -37,13 +38,13 @@ pub(super) fn read(
 ) -> Vec<JobSpec> {
     let steps = sections(&mut top, given, text, errors);
     let common = Common::read(&mut top, &Common::default());
-    for (key, left) in std::mem::take(&mut top.entries) {
+    for (key, left) in top.take_all() {
         let message = format!(
             "`{key}` stands outside of the steps, where only `workers`, `memo`, `limits` and `params` can; put it into a [[step]]"
         );
         top.error(left.line, message);
     }
-    errors.append(&mut top.errors);
+    errors.extend(top.take_errors());
     let mut names: Vec<String> = Vec::with_capacity(steps.len());
     let mut specs = Vec::with_capacity(steps.len());
     for (mut section, line) in steps {
@@ -81,7 +82,7 @@ fn sections(
     }
     let section = |step: &Spanned<DeValue<'_>>| {
         let table = step.get_ref().as_table()?;
-        let section = Section::of_table(String::new(), text, &top.file, table, errors);
+        let section = Section::of_table(String::new(), text, top.file(), table, errors);
         Some((section, line_of(text, step.span().start)))
     };
     steps.iter().take(STEPS_LIMIT).filter_map(section).collect()

@@ -13,9 +13,9 @@ use std::time::Duration;
 use ipdc_jobs::engine::{End, EndState};
 use ipdc_jobs::ids::{Cid, FileRef, JobId};
 use ipdc_jobs::kind::{self, Items};
-use ipdc_jobs::manifest::Manifest;
+use ipdc_jobs::manifest::{MANIFEST_LIMIT, Manifest};
 use ipdc_jobs::memo::ResultKey;
-use ipdc_jobs::steps::{self, AsStep, Earlier, Input, Output, Place, Steps};
+use ipdc_jobs::steps::{self, AsStep, Earlier, Input, Output, Place, Step, Steps};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -157,11 +157,11 @@ impl Controller {
         step: &AsStep,
         result: Cid,
     ) -> Result<JobId, StepError> {
-        if self.live().get(&job).is_some_and(|live| live.cancelled) {
-            return Err(StepError::Cancelled);
-        }
         let mut tries = 0;
         let next = loop {
+            if self.live().get(&job).is_some_and(|live| live.cancelled) {
+                return Err(StepError::Cancelled);
+            }
             tries += 1;
             match self.submit_next(job, manifest, step, result).await {
                 Err(error) if error.is_passing() && tries < TRIES => {
@@ -259,6 +259,36 @@ impl Controller {
             tracing::warn!(%job, %error, "what a step gave could not be noted: it will be run again");
         }
     }
+}
+
+/// The steps whose manifests are too long, or would be when their turn comes, each with how many bytes it would have.
+pub(super) fn too_long<'a>(
+    first: &Manifest,
+    steps: &'a Steps,
+    file: FileRef,
+) -> impl Iterator<Item = (&'a str, usize)> {
+    // Every job ID is as long as another, and so is every CID that is made here.
+    let stand_in = |step: &Step| Earlier {
+        step: step.name.clone(),
+        job: JobId::of_manifest(&[]),
+        result: first.code,
+    };
+    let len_of = move |(place, step): (usize, &'a Step)| {
+        let earlier: Vec<_> = steps.steps[..place].iter().map(stand_in).collect();
+        let manifest = Manifest {
+            kind: step.kind.clone(),
+            config: step.config.clone(),
+            limits: step.limits,
+            memo: step.memo,
+            workers: step.workers,
+            key: steps::next_key(JobId::of_manifest(&[])),
+            ..first.clone()
+        };
+        let manifest = draft(manifest, steps, file, earlier).manifest;
+        let len = serde_json::to_vec(&manifest).expect("a manifest has string keys only").len();
+        (step.name.as_str(), len)
+    };
+    steps.steps.iter().enumerate().map(len_of).filter(|(_, len)| *len > MANIFEST_LIMIT)
 }
 
 /// What names the result of a job that is a step; none, when it is to be run whatever was before.

@@ -13,7 +13,7 @@ use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, Located, Source, SpecError};
-use ipdc_jobs::steps::{self, Input, Output, Place, Step, Steps};
+use ipdc_jobs::steps::{Input, Output, Place, Step, Steps};
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::runtime::Handle;
 
@@ -99,16 +99,6 @@ pub enum SubmitError {
         help("params and side files are part of it: put large ones into files")
     )]
     Manifest(#[from] BadManifest),
-    /// What was frozen of its steps is too long.
-    #[error(
-        "what is frozen of the job's steps has {given} bytes; at most {} are kept",
-        steps::FILE_LIMIT
-    )]
-    #[diagnostic(code("IPDC-4020"), help("params are part of it: put large ones into files"))]
-    StepsTooLong {
-        /// How many.
-        given: usize,
-    },
     /// As many jobs are under way as may be.
     #[error(
         "{owner} has {used} jobs under way here, and this node's policy takes in {most} at most"
@@ -325,10 +315,12 @@ impl Controller {
         let manifest = self.manifest(code, first, root, key);
         if has_steps {
             let text = serde_json::to_vec(&steps).expect("steps have string keys only");
-            if text.len() > steps::FILE_LIMIT {
-                return Err(SubmitError::StepsTooLong { given: text.len() });
-            }
             let file = context.blocks.add_bytes(add, &text).await?;
+            let wrong: Vec<_> =
+                following::too_long(&manifest, &steps, file).map(step_too_long).collect();
+            if !wrong.is_empty() {
+                return Err(wrong.into());
+            }
             return Ok(following::draft(manifest, &steps, file, vec![]));
         }
         let needs = steps.interpreter.iter().map(|file| file.cid).collect();
@@ -487,6 +479,15 @@ fn check(
         ))),
         _ => Ok(checked),
     }
+}
+
+/// A step's manifest could not be made when its turn comes.
+fn step_too_long((step, len): (&str, usize)) -> SpecError {
+    let message = format!(
+        "step `{step}`: {}; params and side files are part of it: put large ones into files",
+        BadManifest::TooLong(len)
+    );
+    SpecError { file: spec::FILE.into(), line: None, message }
 }
 
 /// An error about `job.toml` as a whole.

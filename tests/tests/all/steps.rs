@@ -3,7 +3,7 @@
 use std::fs;
 
 use ipdc_tests::job::{guest, parts, words_wat};
-use ipdc_tests::{JOB, JobDir, Node, Swarm};
+use ipdc_tests::{JOB, JobDir, Node, Program, Swarm};
 use serde_json::{Value, json};
 
 const TWO: &str = r#"
@@ -154,6 +154,8 @@ fn what_is_wrong_with_a_later_step_is_told_before_anything_is_run() {
     refused(&wrong, &["job.toml:15: step `count`: no step `lst` is before this one"]);
     let wrong = format!("{TWO}input = \"gone\"\n");
     refused(&wrong, &["job.toml:15: step `count`: `input = \"gone\"` names no file"]);
+    let wrong = format!("{TWO}[step.params]\nmuch = \"{}\"\n", "x".repeat(64_900));
+    refused(&wrong, &["job.toml: step `count`: the manifest has"]);
     let job = steps(TWO, "one\n");
     let _ = node.cli(["run", "cl"]).arg(job.path()).run().failed(2, &["leave the kind out"]);
     assert_eq!(node.api().get("/jobs").ok(), json!([]));
@@ -236,6 +238,39 @@ fn steps_go_on_after_kills_of_their_node_within_and_between_them() {
     let done = node.job_done(&second);
     assert!(done["result"].is_string() && done["next"].is_null(), "{done:#}");
     assert_eq!(node.api().get("/jobs").ok().as_array().unwrap().len(), 2, "each step once");
+}
+
+/// Leaves the node's database as a crash does after a step's journal says that it is done, and before the next one
+/// is accepted.
+fn tear(node: &Node, first: &str, second: &str) {
+    let script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('PRAGMA foreign_keys = ON'); \
+                  db.execute('UPDATE jobs SET ended = NULL WHERE id = ?', [sys.argv[2]]); \
+                  db.execute('DELETE FROM jobs WHERE id = ?', [sys.argv[3]]); db.commit()";
+    let python = Program::new("python3").args(["-c", script]).arg(node.home().join("ipdc.db"));
+    let _ = python.args([first, second]).run().ok();
+}
+
+#[test]
+fn a_crash_between_the_end_of_a_step_and_the_next_one_stops_nothing() {
+    let mut node = Node::first();
+    node.start();
+    let views = run(&node, &steps(TWO, "one\n"));
+    let [first, second] = [0, 1].map(|step: usize| views[step]["job"].as_str().unwrap().to_owned());
+    node.stop();
+    tear(&node, &first, &second);
+    node.start();
+    let again = next(&node, &first);
+    assert_ne!(again, second);
+    let done = node.job_done(&again);
+    assert_eq!((&done["result"], done.get("same_as")), (&views[1]["result"], None));
+    let shown = view(&node, &first);
+    assert_eq!((&shown["result"], &shown["state"]), (&views[0]["result"], &json!("done")));
+    // The next one is there, and the first one's end was not written.
+    node.stop();
+    tear(&node, &first, "none");
+    node.start();
+    assert_eq!(next(&node, &first), again);
+    assert_eq!(node.api().get("/jobs").ok().as_array().unwrap().len(), 2);
 }
 
 #[test]
