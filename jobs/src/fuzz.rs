@@ -24,6 +24,7 @@ use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Proof, Report,
     ToController, ToWorker, Wanted, WorkerOrder,
 };
+use crate::steps::{AsStep, Earlier};
 use crate::{cl, mr, spec};
 
 /// A decoder.
@@ -221,7 +222,20 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
         step: None,
     };
     let signed = SignedManifest::sign(&manifest, &keypair).expect("a small manifest is signed");
-    vec![json(&manifest), json(&signed)]
+    let earlier = Earlier {
+        step: "before".into(),
+        job: JobId::of_manifest(b"before"),
+        result: file(b"result").cid,
+    };
+    let step = AsStep {
+        name: "index".into(),
+        place: 2,
+        of: 3,
+        steps: file(b"steps"),
+        earlier: vec![earlier],
+    };
+    let in_a_row = Manifest { step: Some(step), ..manifest.clone() };
+    vec![json(&manifest), json(&signed), json(&in_a_row)]
 }
 
 /// A file of these bytes.

@@ -196,3 +196,43 @@ fn unbase64(text: &str) -> Option<Vec<u8>> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).ok()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::ids::{CODEC_RAW, FileRef, cid_of};
+
+    #[test]
+    fn a_job_alone_says_nothing_of_steps() {
+        let peer = libp2p_identity::Keypair::generate_ed25519().public().to_peer_id();
+        let cid = cid_of(CODEC_RAW, b"code");
+        let alone = Manifest {
+            v: VERSION,
+            kind: "mr".into(),
+            code: cid,
+            input: cid,
+            config: Value::Null,
+            limits: Limits::default(),
+            memo: true,
+            workers: None,
+            submitter: peer,
+            roster: vec![peer],
+            key: "key".into(),
+            submitted_ms: 1,
+            step: None,
+        };
+        let text = serde_json::to_string(&alone).unwrap();
+        assert!(
+            text.ends_with(r#""key":"key","submitted_ms":1}"#),
+            "as before there were steps: {text}"
+        );
+        assert!(!alone.goes_on());
+        let steps = FileRef { cid, len: 4 };
+        let step = AsStep { name: "a".into(), place: 1, of: 2, steps, earlier: vec![] };
+        let first = Manifest { step: Some(step), ..alone };
+        assert!(first.goes_on());
+        let text = serde_json::to_string(&first).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), first);
+    }
+}

@@ -8,10 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::ids::JobId;
-use ipdc_jobs::kind::{self, Items, KINDS, Kind};
+use ipdc_jobs::kind::{self, Items, Kind};
 use ipdc_jobs::spec::{self, JobSpec};
 use serde::Serialize;
 use serde_json::Value;
@@ -54,14 +53,14 @@ const JOB_FILE: &str = "job.toml";
 
 /// Run a job, or the steps of a job directory one after the other, and wait for the result
 #[derive(Debug, Args)]
-#[command(allow_missing_positional = true)]
+#[command(override_usage = "ipdc run [OPTIONS] [KIND] JOBDIR")]
 pub(super) struct Run {
-    /// The job's kind, as job.toml says it; a directory with steps has one for each
-    #[arg(value_parser = PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name())))]
-    kind: Option<String>,
+    /// The job's kind, which job.toml says too; left out where that has steps
+    #[arg(value_name = "KIND")]
+    kind_or_dir: PathBuf,
     /// The job directory: job.toml, code, data
     #[arg(value_name = "JOBDIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     /// How many nodes should work for it; fewer do when there are fewer
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
@@ -94,7 +93,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        let jobs = check_job_dir(&self.dir)?;
+        let jobs = check_job_dir(self.job()?.1)?;
         let inputs = Inputs::new(&self.inputs, &jobs[0])?;
         if let Some(out) = &self.out {
             transfer::check_goal(out)?;
@@ -187,6 +186,18 @@ impl Run {
         Ok(view)
     }
 
+    /// The kind, if one was given, and the job directory.
+    fn job(&self) -> Result<(Option<&str>, &Path), CliError> {
+        let Some(dir) = &self.dir else { return Ok((None, &self.kind_or_dir)) };
+        match self.kind_or_dir.to_str().filter(|kind| kind::find(kind).is_some()) {
+            Some(kind) => Ok((Some(kind), dir)),
+            None => {
+                let given = self.kind_or_dir.display().to_string();
+                Err(Box::new(SubmitError::unknown_kind(given)).into())
+            }
+        }
+    }
+
     async fn submit(
         &self,
         client: &Client,
@@ -194,10 +205,11 @@ impl Run {
         progress: &Progress,
     ) -> Result<Accepted, CliError> {
         let (input, inputs) = inputs.add(client, progress).await?;
-        let dir = transfer::send_job(client, &self.dir, progress).await?;
+        let (kind, dir) = self.job()?;
+        let dir = transfer::send_job(client, dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
-            kind: self.kind.clone(),
+            kind: kind.map(str::to_owned),
             job: Some(dir.added.cid),
             files: None,
             input,

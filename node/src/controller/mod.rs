@@ -386,7 +386,10 @@ impl Controller {
             self.live().values().map(|live| live.view.borrow().clone()).collect();
         let ended = self.ended_views().await?;
         views.extend(ended);
-        views.sort_by_key(|view| (std::cmp::Reverse(view.submitted_ms), view.job));
+        // Steps that nothing is run for follow each other within a millisecond.
+        let newest =
+            |view: &JobView| (view.submitted_ms, view.step.as_ref().map(|step| step.place));
+        views.sort_by_key(|view| (std::cmp::Reverse(newest(view)), view.job));
         views.dedup_by_key(|view| view.job);
         Ok(views)
     }

@@ -135,6 +135,15 @@ pub enum SubmitError {
     State(#[from] StateError),
 }
 
+impl SubmitError {
+    /// There is no kind of the name `given`.
+    #[must_use]
+    pub fn unknown_kind(given: String) -> Self {
+        let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
+        SubmitError::UnknownKind { given, known: known.join(", ") }
+    }
+}
+
 /// A [`SpecError`] as one of several.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[error("{0}")]
@@ -461,8 +470,7 @@ fn check(
     directory: &Directory,
 ) -> Result<Vec<(JobSpec, serde_json::Value)>, SubmitError> {
     if let Some(kind) = kind.filter(|kind| kind::find(kind).is_none()) {
-        let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
-        return Err(SubmitError::UnknownKind { given: kind.to_owned(), known: known.join(", ") });
+        return Err(SubmitError::unknown_kind(kind.to_owned()));
     }
     let file = directory
         .find(spec::FILE)

@@ -158,6 +158,7 @@ fn what_is_wrong_with_a_later_step_is_told_before_anything_is_run() {
     refused(&wrong, &["job.toml: step `count`: the manifest has"]);
     let job = steps(TWO, "one\n");
     let _ = node.cli(["run", "cl"]).arg(job.path()).run().failed(2, &["leave the kind out"]);
+    let _ = node.cli(["run", "mrr"]).arg(job.path()).run().failed(2, &["IPDC-4001", "mr, cl"]);
     assert_eq!(node.api().get("/jobs").ok(), json!([]));
 }
 
