@@ -112,3 +112,49 @@ pub fn digest_of_inputs(inputs: &[Input]) -> [u8; 32] {
     }
     hash.finalize().into()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cl::Items;
+    use crate::ids::{CODEC_RAW, cid_of};
+    use crate::mr::MapReduce;
+
+    #[test]
+    fn a_result_is_named_by_all_that_determines_it_and_by_nothing_else() {
+        let (one, other) = (cid_of(CODEC_RAW, b"one"), cid_of(CODEC_RAW, b"other"));
+        let (limits, config) = (Limits::default(), json!({ "map": "a" }));
+        let key = ResultKey::of(&MapReduce, &config, &limits, &one);
+        assert!(key.is_some());
+        assert_eq!(key, ResultKey::of(&MapReduce, &config, &limits, &one));
+        assert_ne!(key, ResultKey::of(&MapReduce, &config, &limits, &other));
+        assert_ne!(key, ResultKey::of(&MapReduce, &json!({ "map": "b" }), &limits, &one));
+        let small = Limits { memory: 1, ..limits };
+        assert_ne!(key, ResultKey::of(&MapReduce, &config, &small, &one));
+        assert_ne!(key, ResultKey::of(&Items, &config, &limits, &one));
+    }
+
+    #[test]
+    fn a_job_that_reads_no_input_is_known_whatever_directory_it_lies_in() {
+        let module = json!({ "cid": cid_of(CODEC_RAW, b"run").to_string(), "len": 3 });
+        let job = |items| json!({ "run": module, "items": items, "retries": 0, "inline": 0, "params": {}, "files": {} });
+        let key = |items, directory: &[u8]| {
+            let input = cid_of(CODEC_RAW, directory);
+            ResultKey::of(&Items, &job(items), &Limits::default(), &input).unwrap()
+        };
+        let range = || json!({ "range": { "from": 0, "to": 9 } });
+        assert_eq!(key(range(), b"one"), key(range(), b"other"));
+        assert_ne!(key(json!("input"), b"one"), key(json!("input"), b"other"));
+    }
+
+    #[test]
+    fn what_comes_from_the_network_or_the_user_meanwhile_is_another_each_time() {
+        let input = cid_of(CODEC_RAW, b"input");
+        for more in [json!({ "fetch": {} }), json!({ "open": true })] {
+            assert_eq!(ResultKey::of(&Items, &more, &Limits::default(), &input), None);
+        }
+    }
+}

@@ -64,8 +64,9 @@ pub(super) struct Run {
     /// How many nodes should work for it; fewer do when there are fewer
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
-    /// The input, in place of the one that job.toml names for the job or its first step: a path, a pattern ('logs/*.gz'), or a CID;
-    /// of several each, as it is or with a name for the job's code, NAME=PATH or NAME=CID
+    /// The input, of steps the first one's, in place of the one that job.toml names: a path, a pattern
+    /// ('logs/*.gz'), or a CID; of several each, as it is or with a name for the job's code, NAME=PATH or
+    /// NAME=CID
     #[arg(long = "input", value_name = "[NAME=]PATH|CID")]
     inputs: Vec<Input>,
     /// Run every task, also those whose outputs a node remembers

@@ -33,8 +33,8 @@ use crate::state::results::{self, Known};
 use crate::state::{StateError, jobs};
 use crate::view::{JobLogs, JobView};
 
-/// How often a step is tried to be begun where the disk or the database fails, and the pause before the next time: the
-/// job before is not told to have ended meanwhile, and whoever made room on a full disk had a minute for it.
+/// How often a step is tried to be begun while the disk or the database fails, and the pause between. The end of the job
+/// before is not told meanwhile; in a minute room can be made on a full disk.
 const TRIES: u32 = 60;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 

@@ -3,7 +3,8 @@
 use std::fs;
 
 use ipdc_tests::job::{guest, parts, words_wat};
-use ipdc_tests::{JOB, JobDir, Node, Program, Swarm};
+use ipdc_tests::program::{Running, Signal};
+use ipdc_tests::{JOB, JobDir, Node, Program, SOON, Swarm, eventually};
 use serde_json::{Value, json};
 
 const TWO: &str = r#"
@@ -214,7 +215,7 @@ fn slow() -> JobDir {
         "partitions = 1\ninput = { step = \"list\", path = \"results.jsonl\" }",
     );
     let items: String = (0..100).map(|n| format!("~{n}\n")).collect();
-    steps(&toml, &items).file("words.wat", words_wat(300_000))
+    steps(&toml, &items).file("words.wat", words_wat(3_000_000))
 }
 
 #[test]
@@ -286,16 +287,26 @@ fn a_cancelled_step_is_the_last_and_the_first_jobs_id_reaches_the_one_under_way(
     assert!(ended["next"].is_null(), "{ended:#}");
     assert_eq!(node.api().get("/jobs").ok().as_array().unwrap().len(), 1);
 
-    write(
-        &job,
-        "job.toml",
-        &fs::read_to_string(job.path().join("job.toml")).unwrap().replace("memo = false", ""),
-    );
+    let job = steps(TWO, "one\n").file("words.wat", guest("forever.wat"));
     let first = submit(&node, &job);
     let second = next(&node, &first);
     let _ = node.cli(["job", "cancel", &first]).run().ok();
     node.job_until(&second, "its end", |view| view["state"] == "cancelled");
     assert_eq!(view(&node, &first)["state"], "done");
+
+    // Ctrl-C means the step under way.
+    let running = node.cli(["run"]).arg(job.path()).start();
+    let third = eventually(SOON, "the second step", || {
+        let newest = last_of(&node, 1).remove(0);
+        let is_new = newest["step"]["name"] == "count" && newest["job"] != second.as_str();
+        is_new.then(|| newest["job"].as_str().unwrap().to_owned())
+    });
+    let told = |running: &Running| running.stderr().contains("step 1/2 list").then_some(());
+    eventually(SOON, "it follows the second step", || told(&running));
+    running.signal(Signal::INT);
+    let ran = running.wait(SOON);
+    assert_eq!(ran.status.code(), Some(130), "{ran}");
+    assert_eq!(view(&node, &third)["state"], "cancelled");
 }
 
 #[test]
