@@ -93,7 +93,7 @@ examples-rust: setup-wasm
 	    ! test -e $$example/src/main.rs || name=$$(basename $$example) wasm=$(WASI); \
 	    CARGO_TARGET_DIR=$(TARGET)/examples cargo build --quiet --release --locked --target $$wasm \
 	        --manifest-path $$crate || exit 1; \
-	    code=$$(sed -n 's/^\(map\|run\) = "\(.*\)"/\2/p' $$example/job.toml); \
+	    code=$$(sed -n '/^\(map\|run\) = /{s/.*"\(.*\)"/\1/p;q}' $$example/job.toml); \
 	    cp $(TARGET)/examples/$$wasm/release/$$name.wasm $$example/$$code || exit 1; \
 	done
 

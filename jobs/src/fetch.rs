@@ -285,7 +285,7 @@ mod tests {
     fn rules(text: &str) -> Result<Rules, Vec<String>> {
         let job = format!("kind = \"mr\"\n[fetch]\n{text}");
         match spec::parse(&job, spec::FILE) {
-            Ok(spec) => Ok(spec.fetch.unwrap().value),
+            Ok(mut specs) => Ok(specs.remove(0).fetch.unwrap().value),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
     }

@@ -24,6 +24,7 @@ use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Held, Input, Outcome, Payload, Proof, Report,
     ToController, ToWorker, Wanted, WorkerOrder,
 };
+use crate::steps::{AsStep, Earlier};
 use crate::{cl, mr, spec};
 
 /// A decoder.
@@ -106,7 +107,9 @@ fn job_toml(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
     let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
-    if let Ok((spec, config)) = spec::check(text, spec::FILE, nothing, &AnyDirectory) {
+    for (spec, config) in
+        spec::check(text, spec::FILE, nothing, &AnyDirectory).into_iter().flatten()
+    {
         let kind = crate::kind::find(&spec.kind).expect("what was checked has a kind");
         // What we freeze every worker takes.
         assert!(!kind.needs(&config).runtimes.is_empty());
@@ -121,6 +124,9 @@ fn job_toml_seeds() -> Vec<Vec<u8>> {
                  partitions = 3\npartition = \"range\"\nmax_bad_records = 2\nrecord = 100\nworkers = 7\nmemo = false\n\
                  [limits]\nmemory = \"64MiB\"\ntime = \"90s\"\noutput = \"1GiB\"\n[params]\nn = 1\nlist = [1.5, \"a\", true]\n\
                  [files]\nstop = \"stop.txt\"\n[inputs]\nleft = \"l\"\nright = \"r\"\n";
+    let steps = "workers = 2\n[params]\nn = 1\n[[step]]\nname = \"a\"\nkind = \"cl\"\nrun = \"a.wasm\"\nitems = \"l\"\n\
+                 [[step]]\nname = \"b\"\nkind = \"mr\"\nmap = \"a.wasm\"\n[step.inputs]\nall = { step = \"a\" }\n\
+                 one = { step = \"a\", path = \"outputs/1\" }\n[step.limits]\ntime = \"9s\"\n";
     let deep = |open: &str, close: &str| {
         format!(
             "kind = \"mr\"\nmap = \"a.wasm\"\n[params]\nx = {}{}",
@@ -131,7 +137,8 @@ fn job_toml_seeds() -> Vec<Vec<u8>> {
     let dotted = format!("kind = \"mr\"\n[{}a]\nb = 1", "a.".repeat(2000));
     let mut seeds: Vec<_> = tomls.map(|(_, text)| text.as_bytes().to_vec()).collect();
     seeds.extend(
-        [whole.to_owned(), deep("[", "]"), deep("{a=", "}"), dotted].map(String::into_bytes),
+        [whole.to_owned(), steps.to_owned(), deep("[", "]"), deep("{a=", "}"), dotted]
+            .map(String::into_bytes),
     );
     seeds
 }
@@ -212,9 +219,23 @@ fn manifest_seeds() -> Vec<Vec<u8>> {
         roster: vec![keypair.public().to_peer_id()],
         key: "key".into(),
         submitted_ms: 1,
+        step: None,
     };
     let signed = SignedManifest::sign(&manifest, &keypair).expect("a small manifest is signed");
-    vec![json(&manifest), json(&signed)]
+    let earlier = Earlier {
+        step: "before".into(),
+        job: JobId::of_manifest(b"before"),
+        result: file(b"result").cid,
+    };
+    let step = AsStep {
+        name: "index".into(),
+        place: 2,
+        of: 3,
+        steps: file(b"steps"),
+        earlier: vec![earlier],
+    };
+    let in_a_row = Manifest { step: Some(step), ..manifest.clone() };
+    vec![json(&manifest), json(&signed), json(&in_a_row)]
 }
 
 /// A file of these bytes.

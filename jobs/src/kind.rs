@@ -77,6 +77,12 @@ pub trait Kind: Send + Sync {
         None
     }
 
+    /// What determines what a job so configured leaves behind, beside its input and its limits: the same bytes, the
+    /// same result. None when more than that does. See [`crate::memo`].
+    fn memo_result(&self, _config: &Value) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The files that an output of the task with this body names, and what each was made for.
     /// `output` is the payload's bytes, from its file if they lie in one. None when they are not
     /// of the kind's form.

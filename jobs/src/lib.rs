@@ -21,6 +21,7 @@
 //! | [`cl`] | the kind of independent items |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
 //! | `fuzz` | the decoders that get bytes from outside, for `fuzz/` (its builds only) |
+//! | [`steps`] | jobs in a row, as they are frozen |
 //! | `sim` | the deterministic swarm simulator that tests the engine (tests only) |
 
 pub mod chunk;
@@ -44,3 +45,4 @@ mod record;
 #[cfg(any(test, feature = "planted-faults"))]
 pub mod sim;
 pub mod spec;
+pub mod steps;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::ids::{Cid, JobId, PeerId, cid_text};
+use crate::steps::AsStep;
 
 /// The version of the manifest's form.
 pub const VERSION: u32 = 1;
@@ -46,6 +47,17 @@ pub struct Manifest {
     pub key: String,
     /// When it was submitted, milliseconds since 1970, for people: nothing is decided by it.
     pub submitted_ms: u64,
+    /// Which step it is, if it is one of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<AsStep>,
+}
+
+impl Manifest {
+    /// Whether another job is to begin when this one has ended well.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.step.as_ref().is_some_and(AsStep::goes_on)
+    }
 }
 
 fn yes() -> bool {
@@ -183,4 +195,44 @@ fn base64(bytes: &[u8]) -> Box<str> {
 fn unbase64(text: &str) -> Option<Vec<u8>> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::ids::{CODEC_RAW, FileRef, cid_of};
+
+    #[test]
+    fn a_job_alone_says_nothing_of_steps() {
+        let peer = libp2p_identity::Keypair::generate_ed25519().public().to_peer_id();
+        let cid = cid_of(CODEC_RAW, b"code");
+        let alone = Manifest {
+            v: VERSION,
+            kind: "mr".into(),
+            code: cid,
+            input: cid,
+            config: Value::Null,
+            limits: Limits::default(),
+            memo: true,
+            workers: None,
+            submitter: peer,
+            roster: vec![peer],
+            key: "key".into(),
+            submitted_ms: 1,
+            step: None,
+        };
+        let text = serde_json::to_string(&alone).unwrap();
+        assert!(
+            text.ends_with(r#""key":"key","submitted_ms":1}"#),
+            "as before there were steps: {text}"
+        );
+        assert!(!alone.goes_on());
+        let steps = FileRef { cid, len: 4 };
+        let step = AsStep { name: "a".into(), place: 1, of: 2, steps, earlier: vec![] };
+        let first = Manifest { step: Some(step), ..alone };
+        assert!(first.goes_on());
+        let text = serde_json::to_string(&first).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), first);
+    }
 }

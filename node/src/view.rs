@@ -26,7 +26,7 @@ use crate::swarm::{self, PeerView, Standing};
 
 pub use jobs::{
     Accepted, AttemptFailure, Given, JobLogs, JobQuery, JobState, JobView, LeftOut, LogLine,
-    LogsQuery, StageView, Submission, TaskWork,
+    LogsQuery, StageView, StepView, Submission, TaskWork,
 };
 
 /// The first part of every path.
@@ -644,7 +644,8 @@ mod tests {
     #[test]
     fn a_submission_names_its_cids_as_text_and_refuses_unknown_fields() {
         let cid = cid_of(CODEC_RAW, b"job");
-        let submission = Submission { kind: "mr".into(), job: Some(cid), ..Submission::default() };
+        let submission =
+            Submission { kind: Some("mr".into()), job: Some(cid), ..Submission::default() };
         let wire = serde_json::to_value(&submission).unwrap();
         assert_eq!(wire, json!({"kind": "mr", "job": cid.to_string()}));
         assert_eq!(serde_json::from_value::<Submission>(wire).unwrap(), submission);

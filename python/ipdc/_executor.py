@@ -104,10 +104,11 @@ class Swarm(Executor):
         params: Optional[dict[str, Any]] = None,
         timeout: Optional[float] = None,
     ) -> JobResult:
-        """Runs a whole job directory of any kind and waits for it, `timeout` seconds at most. `input` is a CID."""
+        """Runs a whole job directory of any kind, or all its steps, and waits for it, `timeout` seconds at most. `input`
+        is a CID. Of steps, the result is the last one's."""
         options = {"input": input, "workers": workers, "memo": memo, "params": params}
         given = {name: value for name, value in options.items() if value is not None}
-        submission = {**_submission(self._node, Path(jobdir)), **given}
+        submission = {"job": _jobdir.add_dir(self._node, Path(jobdir)), **given}
         return _jobdir.wait(self._node, self._open(submission), timeout)
 
     def fetch(self, cid: str, path: Home) -> None:
@@ -154,7 +155,7 @@ class Swarm(Executor):
     def _target_of_dir(self, directory: Path) -> Target:
         return Target(
             key=directory,
-            submission=lambda: _submission(self._node, directory),
+            submission=lambda: {"job": _jobdir.add_dir(self._node, directory)},
             encode=_item,
             decode=_text_of,
         )
@@ -173,21 +174,6 @@ class Swarm(Executor):
 
     def _open(self, submission: dict[str, Any]) -> str:
         return self._node.post("jobs", body=submission)["job"]
-
-
-def _submission(node: Node, directory: Path) -> dict[str, Any]:
-    kind = _kind(directory / "job.toml")
-    return {"kind": kind, "job": _jobdir.add_dir(node, directory)}
-
-
-def _kind(job_toml: Path) -> str:
-    """The kind that a job.toml names, which a submission names too. The node reads the file as a whole, and says what
-    is wrong in it."""
-    for line in job_toml.read_text("utf-8").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "kind":
-            return value.partition("#")[0].strip().strip("\"'")
-    raise ValueError(f"{job_toml} has no line `kind = …`")
 
 
 def _item(args: tuple, kwargs: dict) -> str:

@@ -51,16 +51,21 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def wait(node: Node, job: str, timeout: Optional[float]) -> JobResult:
-    """Waits for a job's end: JobError when it fails or is cancelled, TimeoutError when it takes longer."""
+    """Waits for the end of a job and of the steps after it: JobError when one fails or is cancelled, TimeoutError when
+    they take longer."""
     end = None if timeout is None else time.monotonic() + timeout
     view = node.get("jobs", job)
-    while view["state"] not in ("done", "failed", "cancelled"):
+    while "next" in view or view["state"] not in ("done", "failed", "cancelled"):
+        if "next" in view:
+            job = view["next"]
+            view = node.get("jobs", job)
+            continue
         left = WAIT_S if end is None else end - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"job {job} is not done after {timeout} s; it goes on: `ipdc job show {job}`")
         view = node.get("jobs", job, since=view["version"], wait_s=max(1, min(WAIT_S, int(left))))
-    if view["state"] != "done":
-        error = view.get("error") or {}
+    if view["state"] != "done" or "stopped" in view:
+        error = view["error"] or view.get("stopped") or {}
         raise JobError(job, error.get("message") or view["state"], view)
     return JobResult(job, view["result"], view.get("report"), view)
 

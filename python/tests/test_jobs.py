@@ -117,6 +117,16 @@ class JobDirectories(NodeTest):
         self.assertEqual([line["output"] for line in lines], ["0", "1", "2"])
         self.assertEqual(self.swarm.cat(f"{result.cid}/results.jsonl"), (out / "results.jsonl").read_bytes())
 
+    def test_steps_run_to_the_last(self):
+        step = '[[step]]\nname = "%s"\nkind = "cl"\nrun = "run.wat"\n'
+        last = 'items = { step = "a", path = "%s" }\n'
+        first = step % "a" + 'items = "0..3"\n' + step % "b"
+        result = self.swarm.run(echo(self.node, first + last % "results.jsonl"), timeout=WAIT_S)
+        self.assertEqual(result.view["step"], {"name": "b", "place": 2, "of": 2})
+        self.assertEqual(result.view["items"]["done"], 3)
+        with self.assertRaisesRegex(JobError, "step `b` was not begun"):
+            self.swarm.run(echo(self.node, first + last % "gone"), timeout=WAIT_S)
+
     def test_a_job_directory_that_is_wrong_says_what_the_node_says(self):
         with self.assertRaisesRegex(NodeError, "gone.wasm"):
             self.swarm.run(echo(self.node, 'kind = "cl"\nrun = "gone.wasm"\nitems = "0..3"\n'), timeout=WAIT_S)

@@ -137,7 +137,7 @@ pub(super) fn crawl(_: &Bench, noted: &mut Noted) {
 
 /// The example's crawler on this site.
 fn crawler(site: &Site, fetch: &str) -> JobDir {
-    let code = fs::read(root().join("examples/crawl/run.wasm")).expect("make examples");
+    let code = fs::read(root().join("examples/crawl/crawl.wasm")).expect("make examples");
     let toml = format!(
         "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\n\
          [enqueue]\ndepth = 1000\nitems = 20000\n\

@@ -1,4 +1,7 @@
-//! Fetches a page and gives its words and its links, a line each; names the links as items.
+//! Fetches a page and gives its words and its links, a line each; names the links as items. What is made of them then
+//! is in `index.rs`.
+
+mod index;
 
 use ipdc_guest::{Response, emit, enqueue, fetch, log};
 

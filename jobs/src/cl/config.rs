@@ -145,7 +145,7 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         enqueue = Some(scope);
         section.append(wrong);
     }
-    let range = spec.input.as_ref().and_then(|items| range_of(&items.value));
+    let range = spec.input.as_ref().and_then(|items| items.value.named()).and_then(range_of);
     let items_line = spec.input.as_ref().map_or(1, |items| items.line);
     let source = match (producer, range) {
         (Some(producer), None) if spec.input.is_none() => Source::Producer(producer),

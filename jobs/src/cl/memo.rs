@@ -1,4 +1,4 @@
-//! What determines what a task gives, for the memo.
+//! What determines what a task, or a whole job, gives, for the memo.
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -30,6 +30,18 @@ pub(super) fn input(config: &Value, body: &[u8]) -> Option<Vec<u8>> {
     let mut text = [&VERSION.to_be_bytes()[..], &hash.finalize()].concat();
     // A map of serde_json is sorted by key: the same configuration gives the same bytes.
     serde_json::to_writer(&mut text, &config).ok()?;
+    Some(text)
+}
+
+/// What determines the result of a job so configured, beside its input: not what comes from the network, or is given
+/// to it while it runs.
+pub(super) fn result(config: &Value) -> Option<Vec<u8>> {
+    let config = config.as_object()?;
+    if config.contains_key("fetch") || config.contains_key("open") {
+        return None;
+    }
+    let mut text = VERSION.to_be_bytes().to_vec();
+    serde_json::to_writer(&mut text, config).ok()?;
     Some(text)
 }
 

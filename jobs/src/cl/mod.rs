@@ -95,6 +95,10 @@ impl Kind for Items {
         memo::input(config, body)
     }
 
+    fn memo_result(&self, config: &Value) -> Option<Vec<u8>> {
+        memo::result(config)
+    }
+
     fn output_files(&self, body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
         Output::of(&Body::decode(body)?, output)?.files()
     }

@@ -50,7 +50,7 @@ fn config(world: &World, job: &str) -> Value {
     let (params, inputs) = Default::default();
     let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
     let text = format!("kind = \"cl\"\nrun = \"run.wasm\"\n{job}");
-    spec::check(&text, spec::FILE, nothing, world).unwrap().1
+    spec::check(&text, spec::FILE, nothing, world).unwrap().remove(0).1
 }
 
 /// A job under way.

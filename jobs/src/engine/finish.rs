@@ -310,6 +310,7 @@ impl Engine {
             report: Some(storing.report),
             error: None,
             note,
+            same_as: None,
         });
     }
 
@@ -320,6 +321,7 @@ impl Engine {
             report: None,
             error: None,
             note: None,
+            same_as: None,
         });
     }
 
@@ -335,6 +337,7 @@ impl Engine {
             report: None,
             error: Some(error),
             note: None,
+            same_as: None,
         });
     }
 

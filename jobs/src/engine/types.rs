@@ -338,6 +338,9 @@ pub struct End {
     pub error: Option<JobError>,
     /// What the user should know all the same ("no other node holds the result").
     pub note: Option<String>,
+    /// The job whose result it is, of one for which nothing was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<JobId>,
 }
 
 /// How a job ended, in a word.

@@ -305,7 +305,7 @@ mod tests {
         let (params, inputs) = (serde_json::Map::new(), BTreeMap::new());
         let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
         match spec::check(text, spec::FILE, nothing, world) {
-            Ok((_, config)) => Ok(Config::read(&config).unwrap()),
+            Ok(checked) => Ok(Config::read(&checked[0].1).unwrap()),
             Err(errors) => Err(errors.iter().map(ToString::to_string).collect()),
         }
     }

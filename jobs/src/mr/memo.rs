@@ -1,4 +1,4 @@
-//! What determines a map-reduce task's output, for the memo, and which files an output names.
+//! What determines the output of a map-reduce task, or of a whole job, for the memo, and which files an output names.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -49,6 +49,13 @@ pub(super) fn input(config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec
     let mut text = [&VERSION.to_be_bytes()[..], &[stage], &hash.finalize()].concat();
     // A map of serde_json is sorted by key: the same configuration gives the same bytes.
     serde_json::to_writer(&mut text, &config).ok()?;
+    Some(text)
+}
+
+/// What determines the result of a job so configured, beside its input, as bytes.
+pub(super) fn result(config: &Value) -> Option<Vec<u8>> {
+    let mut text = VERSION.to_be_bytes().to_vec();
+    serde_json::to_writer(&mut text, config.as_object()?).ok()?;
     Some(text)
 }
 

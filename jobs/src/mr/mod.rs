@@ -107,6 +107,10 @@ impl Kind for MapReduce {
         memo::input(config, body, inputs)
     }
 
+    fn memo_result(&self, config: &Value) -> Option<Vec<u8>> {
+        memo::result(config)
+    }
+
     fn output_files(&self, body: &[u8], output: &Bytes) -> Option<Vec<(FileRef, Lasting)>> {
         memo::files(body, output)
     }

@@ -94,6 +94,10 @@ impl FakeNode {
             result: None,
             report: None,
             error: None,
+            step: None,
+            next: None,
+            stopped: None,
+            same_as: None,
         }
     }
 }

@@ -149,7 +149,7 @@ mod tests {
     /// What these are for a job with these lines in `job.toml`.
     fn inputs(texts: &[&str], toml: &str) -> Result<Inputs, CliError> {
         let given: Vec<_> = texts.iter().map(|text| input(text)).collect();
-        let spec = spec::parse(&format!("kind = \"mr\"\n{toml}"), "job.toml").unwrap();
+        let spec = spec::parse(&format!("kind = \"mr\"\n{toml}"), "job.toml").unwrap().remove(0);
         Inputs::new(&given, &spec)
     }
 

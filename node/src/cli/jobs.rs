@@ -18,7 +18,7 @@ use super::output::{Answer, harmless, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
 use super::run::end_of;
 use super::transfer;
-use crate::view::{JobLogs, JobState, JobView, LeftOut};
+use crate::view::{JobLogs, JobState, JobView, LeftOut, StepView};
 
 /// List the jobs that this node knows, newest first
 #[derive(Debug, Args)]
@@ -37,11 +37,12 @@ struct JobList(Vec<JobView>);
 
 impl Answer for JobList {
     fn text(&self, to: &mut dyn Write) -> io::Result<()> {
-        let mut rows = table(&["JOB", "KIND", "STATE", "TIME", "TASKS", "RESULT"]);
+        let mut rows = table(&["JOB", "KIND", "STEP", "STATE", "TIME", "TASKS", "RESULT"]);
         for view in &self.0 {
             rows.add_row([
                 view.job.to_string(),
                 view.kind.clone(),
+                view.step.as_ref().map(step_text).unwrap_or_default(),
                 view.state.to_string(),
                 time(view),
                 stages(view),
@@ -187,6 +188,7 @@ impl Answer for JobView {
         let lines = [
             ("job", Some(self.job.to_string())),
             ("kind", Some(self.kind.clone())),
+            ("step", self.step.as_ref().map(step_text)),
             ("state", Some(self.state.to_string())),
             ("waiting", self.waiting.clone()),
             ("time", Some(time(self))),
@@ -198,6 +200,8 @@ impl Answer for JobView {
             ("controller", Some(self.controller.to_string())),
             ("result", cid(&self.result)),
             ("report", cid(&self.report)),
+            ("same as", self.same_as.map(|job| format!("job {job}: nothing had changed"))),
+            ("next", self.next.map(|job| job.to_string())),
         ];
         for (name, value) in lines {
             if let Some(value) = value {
@@ -213,8 +217,9 @@ impl Answer for JobView {
             let reason = harmless(reason);
             writeln!(to, "{:<11} by {peer}: {reason}", "refused")?;
         }
-        if let Some(error) = &self.error {
-            writeln!(to, "{:<11} {}: {}", "error", error.code, error.message)?;
+        for (name, error) in [("error", &self.error), ("stopped", &self.stopped)] {
+            let Some(error) = error else { continue };
+            writeln!(to, "{name:<11} {}: {}", error.code, error.message)?;
             for line in error.causes.iter().chain(&error.details).chain(&error.help) {
                 writeln!(to, "{:<11} {line}", "")?;
             }
@@ -249,6 +254,11 @@ impl Answer for JobLogs {
     fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
         self.lines.iter().try_for_each(|line| writeln!(to, "{}", line.line))
     }
+}
+
+/// `2/3 index`.
+fn step_text(StepView { name, place, of }: &StepView) -> String {
+    format!("{place}/{of} {name}")
 }
 
 fn time(view: &JobView) -> String {

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::output::{Output, size, span};
 use crate::api::client::Meter;
-use crate::view::{JobState, JobView};
+use crate::view::{JobState, JobView, StepView};
 use ipdc_jobs::kind::Items;
 
 /// How often the bar of a transfer looks at its meter: as often as an eye can follow.
@@ -19,8 +19,8 @@ const WAITING: &str = "{spinner} {msg}";
 const UNMEASURED: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
 const TRANSFER: &str =
     "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
-const ITEMS: &str = "{wide_bar} {human_pos}/{human_len} items, {per_sec} {prefix}";
-const JOB: &str = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}";
+const ITEMS: &str = "{msg}{wide_bar} {human_pos}/{human_len} items, {per_sec} {prefix}";
+const JOB: &str = "{msg}{wide_bar} {binary_bytes}/{binary_total_bytes} {prefix}";
 
 /// One line that changes in place. It goes when dropped.
 pub(super) struct Progress {
@@ -80,10 +80,12 @@ impl Progress {
 
     /// Shows how far a job is: its stages, then its bytes and their speed.
     pub(super) fn job(&self, view: &JobView) {
+        let step = step(view).map(|step| format!("{step} ")).unwrap_or_default();
         if let Some(Items { total, done, failed, .. }) = view.items.filter(|items| items.total > 0)
         {
             self.bar.set_length(total);
             self.use_template(ITEMS);
+            self.bar.set_message(step);
             let trouble = if failed > 0 { format!("{failed} failed, ") } else { String::new() };
             self.bar.set_prefix(format!("{trouble}{} at work", view.workers));
             self.bar.set_position(done + failed);
@@ -91,13 +93,13 @@ impl Progress {
         }
         if view.state == JobState::Queued || view.bytes_total == 0 {
             let waiting = view.waiting.as_deref().unwrap_or("planning");
-            return self.say(format!("{}: {waiting}", view.state));
+            return self.say(format!("{step}{}: {waiting}", view.state));
         }
         if self.bar.length() != Some(view.bytes_total) {
             self.bar.set_length(view.bytes_total);
         }
         self.use_template(JOB);
-        self.bar.set_message(stages(view));
+        self.bar.set_message(format!("{step}{} ", stages(view)));
         let workers = format!("{} at work", view.workers);
         let prefix: Vec<_> = speed(view).into_iter().chain([workers]).collect();
         self.bar.set_prefix(prefix.join(", "));
@@ -129,6 +131,12 @@ pub(super) fn speed(view: &JobView) -> Option<String> {
     let left = view.seconds_left.and_then(|left| Duration::try_from_secs_f64(left).ok());
     let left = left.map(|left| format!(", {} left", span(left))).unwrap_or_default();
     Some(format!("{}/s{left}", size(speed)))
+}
+
+/// `step 2/3 index`, of a job that is one of several steps.
+pub(super) fn step(view: &JobView) -> Option<String> {
+    let StepView { name, place, of } = view.step.as_ref()?;
+    Some(format!("step {place}/{of} {name}"))
 }
 
 /// `map 3/25 · reduce 0/4`.

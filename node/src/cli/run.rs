@@ -8,10 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
 use ipdc_jobs::engine::Runtime;
 use ipdc_jobs::ids::JobId;
-use ipdc_jobs::kind::{Items, KINDS};
+use ipdc_jobs::kind::{self, Items, Kind};
 use ipdc_jobs::spec::{self, JobSpec};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,12 +22,12 @@ use super::inputs::{Input, Inputs};
 use super::items;
 use super::local::LocalSwarm;
 use super::output::{Answer, Output, span};
-use super::progress::Progress;
+use super::progress::{Progress, step};
 use super::{runtimes, transfer};
 use crate::api::client::{Client, ClientError};
 use crate::controller::SubmitError;
 use crate::interrupt::Interrupts;
-use crate::view::{Accepted, JobState, JobView, Submission};
+use crate::view::{Accepted, JobState, JobView, StepView, Submission};
 
 /// How long a job is followed without its node answering. A node that was killed and is started
 /// again takes a few seconds, and its jobs go on.
@@ -52,20 +51,22 @@ const SHORT_ID: usize = 10;
 /// The file that makes a directory a job directory.
 const JOB_FILE: &str = "job.toml";
 
-/// Run a job and wait for its result
+/// Run a job, or the steps of a job directory one after the other, and wait for the result
 #[derive(Debug, Args)]
+#[command(override_usage = "ipdc run [OPTIONS] [KIND] JOBDIR")]
 pub(super) struct Run {
-    /// The job's kind
-    #[arg(value_parser = PossibleValuesParser::new(KINDS.iter().map(|kind| kind.name())))]
-    kind: String,
+    /// The job's kind, which job.toml says too; left out where that has steps
+    #[arg(value_name = "KIND")]
+    kind_or_dir: PathBuf,
     /// The job directory: job.toml, code, data
     #[arg(value_name = "JOBDIR")]
-    dir: PathBuf,
+    dir: Option<PathBuf>,
     /// How many nodes should work for it; fewer do when there are fewer
     #[arg(long, value_name = "K")]
     workers: Option<NonZeroU32>,
-    /// The input, in place of the one that job.toml names: a path, a pattern ('logs/*.gz'), or a CID;
-    /// of several each, as it is or with a name for the job's code, NAME=PATH or NAME=CID
+    /// The input, of steps the first one's, in place of the one that job.toml names: a path, a pattern
+    /// ('logs/*.gz'), or a CID; of several each, as it is or with a name for the job's code, NAME=PATH or
+    /// NAME=CID
     #[arg(long = "input", value_name = "[NAME=]PATH|CID")]
     inputs: Vec<Input>,
     /// Run every task, also those whose outputs a node remembers
@@ -93,7 +94,8 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
-        let inputs = Inputs::new(&self.inputs, &check_job_dir(&self.dir)?)?;
+        let jobs = check_job_dir(self.job()?.1)?;
+        let inputs = Inputs::new(&self.inputs, &jobs[0])?;
         if let Some(out) = &self.out {
             transfer::check_goal(out)?;
         }
@@ -131,19 +133,14 @@ impl Run {
             drop(progress);
             return output.put(&accepted);
         }
-        let shows = self.follow.then(|| place.client.clone());
-        let showing = async {
-            match shows {
-                Some(client) => {
-                    items::show(&client, &accepted.job.to_string(), false, &progress).await
-                }
-                None => Ok(()),
-            }
-        };
-        let (view, shown) =
-            tokio::join!(place.follow(accepted.job, &progress, interrupts, output), showing);
-        let view = view?;
-        shown?;
+        // What a step before the last left to complain of.
+        let mut complaint = Ok(());
+        let mut view = self.follow(accepted.job, &mut place, &progress, interrupts, output).await?;
+        while let Some(next) = view.next {
+            output.note(summary(&view));
+            complaint = complaint.and(end_of(&view));
+            view = self.follow(next, &mut place, &progress, interrupts, output).await?;
+        }
         let out = self.out.or_else(|| self.local.map(|_| local_out(view.job)));
         if let (Some(result), Some(out)) = (view.result, &out) {
             let result = result.into();
@@ -151,7 +148,10 @@ impl Run {
             interrupts.unless(fetching).await??;
         }
         drop(progress);
-        let end = end_of(&view);
+        let end = match &view.stopped {
+            Some(problem) => Err(CliError::Job(problem.clone().into())),
+            None => end_of(&view),
+        };
         if end.is_ok() {
             output.note(summary(&view));
         }
@@ -161,7 +161,42 @@ impl Run {
             _ if self.follow => {}
             out => output.put(&Ran { view, out })?,
         }
-        end
+        end.and(complaint)
+    }
+
+    /// Follows one job, with its items if that was asked for, to its end.
+    async fn follow(
+        &self,
+        job: JobId,
+        place: &mut Place,
+        progress: &Progress,
+        interrupts: &mut Interrupts,
+        output: Output,
+    ) -> Result<JobView, CliError> {
+        let client = place.client.clone();
+        let showing = async {
+            // Of several steps, those without items are passed over.
+            if !self.follow || !has_items_or_is_alone(&client.job(&job.to_string()).await?) {
+                return Ok(());
+            }
+            items::show(&client, &job.to_string(), false, progress).await
+        };
+        let (view, shown) = tokio::join!(place.follow(job, progress, interrupts, output), showing);
+        let view = view?;
+        shown?;
+        Ok(view)
+    }
+
+    /// The kind, if one was given, and the job directory.
+    fn job(&self) -> Result<(Option<&str>, &Path), CliError> {
+        let Some(dir) = &self.dir else { return Ok((None, &self.kind_or_dir)) };
+        match self.kind_or_dir.to_str().filter(|kind| kind::find(kind).is_some()) {
+            Some(kind) => Ok((Some(kind), dir)),
+            None => {
+                let given = self.kind_or_dir.display().to_string();
+                Err(Box::new(SubmitError::unknown_kind(given)).into())
+            }
+        }
     }
 
     async fn submit(
@@ -171,10 +206,11 @@ impl Run {
         progress: &Progress,
     ) -> Result<Accepted, CliError> {
         let (input, inputs) = inputs.add(client, progress).await?;
-        let dir = transfer::send_job(client, &self.dir, progress).await?;
+        let (kind, dir) = self.job()?;
+        let dir = transfer::send_job(client, dir, progress).await?;
         progress.say("checking the job");
         let submission = Submission {
-            kind: self.kind.clone(),
+            kind: kind.map(str::to_owned),
             job: Some(dir.added.cid),
             files: None,
             input,
@@ -188,6 +224,10 @@ impl Run {
     }
 }
 
+fn has_items_or_is_alone(view: &JobView) -> bool {
+    view.step.is_none() || kind::find(&view.kind).is_some_and(Kind::has_items)
+}
+
 /// Where a local swarm's result goes when nobody said where: its nodes will not be there to ask.
 fn local_out(job: JobId) -> PathBuf {
     let mut name = job.to_string();
@@ -195,9 +235,9 @@ fn local_out(job: JobId) -> PathBuf {
     PathBuf::from(format!("ipdc-{name}"))
 }
 
-/// What `job.toml` says. What is wrong with a job directory is told before anything is added or
+/// The job, or the steps, that `job.toml` describes. What is wrong with a job directory is told before anything is added or
 /// started; what its files hold the node checks.
-fn check_job_dir(dir: &Path) -> Result<JobSpec, CliError> {
+fn check_job_dir(dir: &Path) -> Result<Vec<JobSpec>, CliError> {
     let wrong = |why| CliError::NotJobDir { path: dir.to_owned(), why };
     if !dir.is_dir() {
         return Err(wrong(if dir.exists() { "it is no directory" } else { "it does not exist" }));
@@ -315,19 +355,29 @@ pub(super) fn end_of(view: &JobView) -> Result<(), CliError> {
             None => Ok(()),
         },
         (JobState::Cancelled, _) => Err(CliError::Cancelled { job: view.job }),
-        (_, Some(problem)) => Err(CliError::Job(problem.clone().into())),
+        (_, Some(problem)) => {
+            let mut problem = problem.clone();
+            if let Some(StepView { name, .. }) = &view.step {
+                problem.message = format!("step `{name}`: {}", problem.message);
+            }
+            Err(CliError::Job(problem.into()))
+        }
         (state, None) => Err(CliError::NoResult { job: view.job, state }),
     }
 }
 
 fn summary(view: &JobView) -> String {
+    let step = step(view).map(|step| format!("{step}: ")).unwrap_or_default();
+    if let Some(before) = view.same_as {
+        return format!("{step}nothing changed, the result of job {before} stands");
+    }
     let time = span(Duration::from_secs_f64(view.seconds.max(0.0)));
     let remembered = match view.memoized {
         0 => String::new(),
         n => format!(", {n} of them remembered"),
     };
     let items = view.items.map(|items| format!("{} items in ", items.total)).unwrap_or_default();
-    format!("job {} done in {time}: {items}{} tasks{remembered}", view.job, view.tasks)
+    format!("{step}job {} done in {time}: {items}{} tasks{remembered}", view.job, view.tasks)
 }
 
 /// The answer of `run`: the job as it ended, and where its result was put.

@@ -29,7 +29,10 @@ pub(super) const OUTPUT_LIMIT: usize = 16 << 20;
 /// in memory.
 const FILES: usize = 2;
 
-/// What determines a job's outputs: `manifest.json` in its result. Nothing else may be in it.
+/// The file of a result that says what determines it.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// What determines a job's outputs: [`MANIFEST`] in its result. Nothing else may be in it.
 #[derive(Serialize)]
 struct Determined<'a> {
     kind: &'a str,
@@ -142,7 +145,7 @@ async fn build(
         let built = unixfs::build_dir(&add, context.blocks.store(), more).await;
         built.map_err(BuildFailure::passing)?
     };
-    entries.push(("manifest.json".to_owned(), determined));
+    entries.push((MANIFEST.to_owned(), determined));
     let result = unixfs::build_dir(&add, context.blocks.store(), entries)
         .await
         .map_err(BuildFailure::passing)?;

@@ -20,7 +20,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::pace::Pace;
-use super::{Asked, Context, Names, assemble};
+use super::{Asked, Context, Controller, Names, assemble};
 use crate::problem::Problem;
 use crate::state;
 use crate::swarm::conduct::Misdeed;
@@ -50,6 +50,7 @@ pub(super) struct Mail {
 
 /// One job under way.
 pub(super) struct Drive {
+    controller: Controller,
     context: Arc<Context>,
     job: JobId,
     manifest: Arc<Manifest>,
@@ -73,7 +74,7 @@ pub(super) struct Drive {
 impl Drive {
     /// Brings the job of `plan` to its end. Returns when nothing is left to do for it.
     pub(super) async fn run(
-        context: Arc<Context>,
+        controller: Controller,
         plan: JobPlan,
         names: Names,
         recovered: Vec<Record>,
@@ -83,12 +84,14 @@ impl Drive {
         let Mail { sender, mut events, mut asked, committed } = mail;
         let job = plan.job;
         let manifest = Arc::new(plan.manifest.clone());
+        let context = Arc::clone(&controller.context);
         let started = Instant::now();
         let journal = keep_journal(Arc::clone(&context), job, sender.clone());
         // What follows from a long journal may be read from files.
         let begun = spawn_blocking(move || Engine::new(plan, Duration::ZERO, recovered));
         let (engine, actions) = begun.await.expect("a journal of this job's own is fine");
         let mut drive = Drive {
+            controller,
             context,
             job,
             manifest,
@@ -192,7 +195,13 @@ impl Drive {
                     let report = self.engine.report();
                     // Before anybody hears of the end, and asks for the same again.
                     self.note_makers(&report).await;
-                    self.view.send_modify(|view| show_end(view, end));
+                    // Whoever hears of the end hears of what follows.
+                    let items = self.engine.progress().items;
+                    let after = self.controller.go_on(self.job, &self.manifest, &end, items).await;
+                    self.view.send_modify(|view| {
+                        show_end(view, end);
+                        after.show(view);
+                    });
                     self.show();
                     let view = self.view.borrow().clone();
                     self.context.ended(&view, &logs_of(&report)).await;
@@ -291,6 +300,7 @@ pub(super) fn show_end(view: &mut JobView, end: End) {
     view.result = end.result;
     view.report = end.report;
     view.error = end.error.map(Problem::from);
+    view.same_as = end.same_as;
     view.notes.extend(end.note.filter(|note| !view.notes.contains(note)));
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`submit`] | from a submission to an accepted job |
 //! | [`drive`] | one task per job: engine events in, actions out |
+//! | [`following`] | the step after a job, and what of it is known already |
 //! | [`task`] | one task: what it logged, and all of it again, to run it at home |
 //! | [`pace`] | how fast a job gets on |
 //! | [`rows`] | a job's items as they end, and what is given to it |
@@ -13,6 +14,7 @@
 
 mod assemble;
 mod drive;
+mod following;
 mod pace;
 mod rows;
 mod submit;
@@ -33,6 +35,7 @@ use ipdc_jobs::kind::{self, Kind, TaskSpec};
 use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{Payload, ToController};
+use ipdc_jobs::steps::next_key;
 use libp2p_identity::{Keypair, SigningError};
 use sha2::{Digest, Sha256};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -48,7 +51,8 @@ use crate::runtime::Runtime;
 use crate::state::jobs::{self, StoredJob};
 use crate::state::pins::Reason;
 use crate::state::{Db, StateError, memo};
-use crate::view::{JobLogs, JobState, JobView};
+use crate::view::{JobLogs, JobState, JobView, StepView};
+pub use following::StepError;
 pub use rows::{GIFT_LIMIT, ItemsError};
 pub use submit::SubmitError;
 pub use task::TaskWorkError;
@@ -107,6 +111,10 @@ struct Live {
     /// How many outputs were committed, of kinds whose tasks follow from results.
     commits: watch::Receiver<usize>,
     asked: mpsc::Sender<Asked>,
+    /// Whether its user has ended it: then no step follows.
+    cancelled: bool,
+    /// The step that follows, when it has begun.
+    next: Option<JobId>,
 }
 
 /// What users ask of a job's engine, and wait for.
@@ -189,13 +197,17 @@ impl Controller {
         });
         let epoch = Epoch(before.max().unwrap_or(0) + 1);
         let notes = serde_json::from_str(&stored.notes).unwrap_or_default();
+        let next = match manifest.goes_on() {
+            true => jobs::by_key(&self.context.db, next_key(stored.id)).await?,
+            false => None,
+        };
         let cid = cid_of(CODEC_RAW, &stored.manifest);
         let file = FileRef { cid, len: stored.manifest.len() as u64 };
-        self.drive((stored.id, epoch), file, manifest, notes, records);
+        self.drive((stored.id, epoch), file, manifest, notes, records, next);
         Ok(())
     }
 
-    /// Sets a job's engine going, in this term, with its journal so far.
+    /// Sets a job's engine going, in this term, with its journal so far, and the step that follows if that has begun.
     fn drive(
         &self,
         (job, epoch): (JobId, Epoch),
@@ -203,16 +215,18 @@ impl Controller {
         manifest: Manifest,
         notes: Vec<String>,
         records: Vec<Record>,
+        next: Option<JobId>,
     ) {
         let mut first = first_view(job, &manifest, notes, self.context.me);
         // Its journal says that it ended; only the telling was cut short.
         let end = records.iter().find_map(|record| match record {
-            Record::Ended(end) => Some(end),
+            Record::Ended(end) => Some(end.clone()),
             _ => None,
         });
-        let had_ended = end.is_some();
-        if let Some(end) = end {
-            drive::show_end(&mut first, end.clone());
+        // Of a step, nobody was told before the next had begun.
+        if let Some(end) = end.clone().filter(|_| next.is_some() || !manifest.goes_on()) {
+            drive::show_end(&mut first, end);
+            first.next = next;
         }
         let (view, watched) = watch::channel(first);
         let (events, mail) = mpsc::channel(drive::EVENT_LIMIT);
@@ -225,22 +239,30 @@ impl Controller {
             view: watched,
             commits,
             asked: asks,
+            cancelled: false,
+            next,
         };
         self.live().insert(job, live);
         let controller = self.clone();
         tokio::spawn(async move {
             let context = Arc::clone(&controller.context);
+            if let Some(end) = end.as_ref().filter(|end| end.same_as.is_some()) {
+                // Nothing is run: there is nothing to plan.
+                controller.conclude(job, &manifest, &view, end.clone()).await;
+                controller.live().remove(&job);
+                return;
+            }
             let peers = controller.peers().clone().into_iter().collect();
-            match plan(&context, (job, epoch), manifest_file, (*manifest).clone(), peers).await {
-                Ok((plan, names)) => {
+            let planned =
+                plan(&context, (job, epoch), manifest_file, (*manifest).clone(), peers).await;
+            match (planned, end) {
+                (Ok((plan, names)), _) => {
                     let mail = drive::Mail { sender: events, events: mail, asked, committed };
-                    drive::Drive::run(context, plan, names, records, view, mail).await;
+                    let controller = controller.clone();
+                    drive::Drive::run(controller, plan, names, records, view, mail).await;
                 }
-                Err(_) if had_ended => {
-                    let last = view.borrow().clone();
-                    context.ended(&last, &JobLogs::default()).await;
-                }
-                Err(error) => {
+                (Err(_), Some(end)) => controller.conclude(job, &manifest, &view, end).await,
+                (Err(error), None) => {
                     view.send_modify(|view| {
                         view.state = JobState::Failed;
                         view.version += 1;
@@ -291,16 +313,29 @@ impl Controller {
         }
     }
 
-    /// Ends a job; its view says so soon after.
+    /// Ends a job, or, of steps, the one that is under way since this one ended; its view says so soon after.
     ///
     /// # Errors
     /// When there is no such job.
     pub async fn cancel(&self, job: JobId) -> Result<JobView, FindError> {
-        let events = self.live().get(&job).map(|live| live.events.clone());
-        if let Some(events) = events {
-            let _ = events.send(Event::Cancel).await;
+        let mut job = job;
+        loop {
+            let asked = self.live().get_mut(&job).map(|live| {
+                live.cancelled = true;
+                (live.events.clone(), live.next)
+            });
+            let next = match asked {
+                Some((events, next)) => {
+                    let _ = events.send(Event::Cancel).await;
+                    next
+                }
+                None => self.view(job).await?.next,
+            };
+            match next {
+                Some(next) => job = next,
+                None => return self.view(job).await,
+            }
         }
-        self.view(job).await
     }
 
     /// Tells an open job that nothing more is given to it; it ends when its items have.
@@ -351,7 +386,10 @@ impl Controller {
             self.live().values().map(|live| live.view.borrow().clone()).collect();
         let ended = self.ended_views().await?;
         views.extend(ended);
-        views.sort_by_key(|view| (std::cmp::Reverse(view.submitted_ms), view.job));
+        // Steps that nothing is run for follow each other within a millisecond.
+        let newest =
+            |view: &JobView| (view.submitted_ms, view.step.as_ref().map(|step| step.place));
+        views.sort_by_key(|view| (std::cmp::Reverse(newest(view)), view.job));
         views.dedup_by_key(|view| view.job);
         Ok(views)
     }
@@ -558,6 +596,10 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         submitted_ms: manifest.submitted_ms,
         submitter: manifest.submitter,
         controller: me,
+        step: manifest.step.as_ref().map(StepView::from),
+        next: None,
+        same_as: None,
+        stopped: None,
         seconds: 0.0,
         tasks: 0,
         memoized: 0,

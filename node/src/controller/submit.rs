@@ -1,21 +1,24 @@
-//! From a submission to an accepted job: the job directory is checked whole, the manifest is
-//! frozen and signed, and committed before anybody hears `accepted`.
+//! From a submission to an accepted job: the job directory is checked whole, all its steps if it has
+//! some; the manifest is frozen and signed, and committed before anybody hears `accepted`.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::Record;
 use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
-use ipdc_jobs::spec::{self, JobSpec, SpecError};
+use ipdc_jobs::spec::{self, JobSpec, Located, Source, SpecError};
+use ipdc_jobs::steps::{Input, Output, Place, Step, Steps};
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::runtime::Handle;
 
 use super::drive::to_json;
-use super::{Context, Controller};
+use super::{Context, Controller, following};
 use crate::audit::{Entry, What};
 use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
@@ -132,6 +135,15 @@ pub enum SubmitError {
     State(#[from] StateError),
 }
 
+impl SubmitError {
+    /// There is no kind of the name `given`.
+    #[must_use]
+    pub fn unknown_kind(given: String) -> Self {
+        let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
+        SubmitError::UnknownKind { given, known: known.join(", ") }
+    }
+}
+
 /// A [`SpecError`] as one of several.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 #[error("{0}")]
@@ -141,6 +153,16 @@ impl From<Vec<SpecError>> for SubmitError {
     fn from(errors: Vec<SpecError>) -> Self {
         SubmitError::Spec(errors.into_iter().map(SpecProblem).collect())
     }
+}
+
+/// A job that is about to be accepted.
+pub(super) struct Draft {
+    /// What it is.
+    pub(super) manifest: Manifest,
+    /// What must be here and is kept for it, beside the manifest and the job directory.
+    pub(super) needs: Vec<Cid>,
+    /// What is kept for it if it is here.
+    pub(super) wants: Vec<Cid>,
 }
 
 impl Controller {
@@ -165,46 +187,60 @@ impl Controller {
         // What is added here is safe from collection until it is pinned.
         let add = context.blocks.store().add(Tier::Durable);
         let code = job_directory(context, &add, &submission).await?;
-        let (manifest, interpreter) = self.freeze(&add, submission, code, key.clone()).await?;
+        let draft = self.freeze(&add, submission, code, key).await?;
+        self.accept(&add, draft, context.jobs_taken_in).await
+    }
+
+    /// Takes in the job of `draft`, unless `most` are under way. One whose result is known has ended with it.
+    pub(super) async fn accept(
+        &self,
+        add: &Add,
+        draft: Draft,
+        most: Option<u32>,
+    ) -> Result<Accepted, SubmitError> {
+        let context = &self.context;
+        let Draft { manifest, mut needs, wants } = draft;
         let signed = SignedManifest::sign(&manifest, &context.keypair)?;
         let (job, bytes) = (signed.job(), signed.to_bytes());
         let notes = self.notes(&manifest);
-        let file = context.blocks.add_bytes(&add, &bytes).await?;
+        let file = context.blocks.add_bytes(add, &bytes).await?;
         let (pins, reason) = (context.blocks.pins(), Reason::Job(job));
-        let input = async {
-            match pins.pin(manifest.input, reason).await {
-                // An input that is elsewhere stays there until it is read.
-                Err(PinError::NotWhole { .. }) => Ok(()),
-                pinned => pinned,
-            }
-        };
-        let interpreter = async {
-            match interpreter {
-                Some(file) => pins.pin(file.cid, reason).await,
-                None => Ok(()),
-            }
-        };
-        tokio::try_join!(pins.pin(file.cid, reason), pins.pin(code, reason), interpreter, input)?;
+        needs.extend([file.cid, manifest.code]);
+        let needs = needs.into_iter().map(|root| pins.pin(root, reason));
+        let wants = wants.into_iter().map(async |root| match pins.pin(root, reason).await {
+            // What is elsewhere stays there until it is read.
+            Err(PinError::NotWhole { .. }) => Ok(()),
+            pinned => pinned,
+        });
+        tokio::try_join!(try_join_all(needs), try_join_all(wants))?;
         let epoch = Epoch(1);
-        let first = Record::Epoch { epoch };
+        let end = self.known_end(job, &manifest).await?;
+        let records: Vec<_> =
+            [Record::Epoch { epoch }].into_iter().chain(end.map(Record::Ended)).collect();
         let stored = StoredJob {
             id: job,
             manifest: bytes.to_vec(),
             notes: serde_json::to_string(&notes).expect("strings encode"),
             ended: None,
         };
-        let most = context.jobs_taken_in;
-        match jobs::accept(&context.db, stored, key, to_json(&first), most).await? {
+        let (key, journal) = (manifest.key.clone(), records.iter().map(to_json).collect());
+        let release = async || {
+            pins.release(reason).await?;
+            pins.release(Reason::Result(job)).await
+        };
+        match jobs::accept(&context.db, stored, key, journal, most).await? {
             jobs::Accepted::New => {
-                context.note(What::Accepted, job, format!("kind {}", manifest.kind));
-                self.drive((job, epoch), file, manifest, notes.clone(), vec![first]);
+                let step = manifest.step.as_ref().map(|step| format!(", step {}", step.name));
+                let what = format!("kind {}{}", manifest.kind, step.unwrap_or_default());
+                context.note(What::Accepted, job, what);
+                self.drive((job, epoch), file, manifest, notes.clone(), records, None);
             }
             jobs::Accepted::Before(before) => {
-                pins.release(reason).await?;
+                release().await?;
                 return Ok(Accepted { job: before, notes });
             }
             jobs::Accepted::Full(used) => {
-                pins.release(reason).await?;
+                release().await?;
                 let (owner, most) = (context.owner.clone(), most.unwrap_or(used));
                 let refused = SubmitError::Quota { owner, used, most };
                 context.note(What::Refused, job, refused.to_string());
@@ -214,15 +250,14 @@ impl Controller {
         Ok(Accepted { job, notes })
     }
 
-    /// Checks the job directory whole and writes down what it says. With it the interpreter of its code, if
-    /// that needs one.
+    /// Checks the job directory whole and writes down what it says: all its steps, and the manifest of the first.
     async fn freeze(
         &self,
         add: &Add,
         submission: Submission,
         code: Cid,
         key: String,
-    ) -> Result<(Manifest, Option<FileRef>), SubmitError> {
+    ) -> Result<Draft, SubmitError> {
         let context = &self.context;
         let session = context.blocks.session(&[], Tier::Cache);
         let files = unixfs::files(&session, code).await?;
@@ -235,54 +270,90 @@ impl Controller {
             add: add.clone(),
             interpreter: OnceLock::new(),
         };
-        let given = submission.kind.clone();
-        let (params, inputs) = (submission.params, submission.inputs);
-        let named = submission.input.map(|input| input.to_string());
+        let Submission { kind, params, inputs, input, memo, workers, .. } = submission;
+        let named = input.map(|input| input.to_string());
         let checked = tokio::task::spawn_blocking(move || {
             let over =
                 spec::Overrides { input: named.as_deref(), params: &params, inputs: &inputs };
-            let checked = check(&given, over, &directory)?;
+            let checked = check(kind.as_deref(), over, &directory)?;
             Ok::<_, SubmitError>((checked, directory.interpreter.into_inner()))
         });
-        let ((spec, config), interpreter) =
+        let (checked, interpreter) =
             checked.await.expect("checking a job directory does not panic")?;
-        let kind = kind::find(&submission.kind).expect("its directory was checked for it");
-        let input = match (submission.input, &spec.input) {
-            _ if !kind.reads_input(&config) => code,
-            (Some(_), _) if !spec.inputs.is_empty() => {
-                let names: Vec<_> = spec.inputs.keys().map(String::as_str).collect();
-                let message = format!(
-                    "the job has several inputs, and the submission names one; name each: {}",
-                    names.join(", ")
-                );
-                return Err(wrong(message));
+        if let Some((first, _)) = checked.first().filter(|_| input.is_some())
+            && !first.inputs.is_empty()
+        {
+            let names: Vec<_> = first.inputs.keys().map(String::as_str).collect();
+            let message = format!(
+                "the job has several inputs, and the submission names one; name each: {}",
+                names.join(", ")
+            );
+            return Err(wrong(message));
+        }
+        let has_steps = checked.iter().any(|(spec, _)| spec.step.is_some());
+        let mut frozen: Vec<Step> = Vec::with_capacity(checked.len());
+        let mut problems = Vec::new();
+        for (spec, config) in checked {
+            let before = frozen.last().map(|step| step.name.as_str());
+            match input_of(&session, code, &spec, &config, before).await {
+                Err(SubmitError::Spec(more)) => problems.extend(more),
+                Err(error) => return Err(error),
+                Ok(input) => frozen.push(Step {
+                    name: spec.step.unwrap_or_default(),
+                    kind: spec.kind,
+                    input,
+                    config,
+                    limits: spec.limits,
+                    memo: memo.or(spec.memo).unwrap_or(true),
+                    workers: workers.or(spec.workers),
+                }),
             }
-            (None, _) if !spec.inputs.is_empty() => {
-                inputs_directory(add, &session, code, &spec).await?
+        }
+        if !problems.is_empty() {
+            return Err(SubmitError::Spec(problems));
+        }
+        for place in frozen.iter().flat_map(|step| step.input.places()) {
+            if let Place::Content(cid) = place {
+                // Nobody has it: better said now than by a job that fails.
+                session.get(cid).await.map_err(unixfs::Error::from)?;
             }
-            (Some(input), _) => input,
-            (None, Some(named)) => {
-                named_input(&session, code, kind.input_key(), &named.value).await?
+        }
+        let steps = Steps { steps: frozen, interpreter: interpreter.and_then(Result::ok) };
+        let first = &steps.steps[0];
+        let root = following::input_root(add, &session, code, &first.input, &[]).await?;
+        let manifest = self.manifest(code, first, root, key);
+        if has_steps {
+            let text = serde_json::to_vec(&steps).expect("steps have string keys only");
+            let file = context.blocks.add_bytes(add, &text).await?;
+            let wrong: Vec<_> =
+                following::too_long(&manifest, &steps, file).map(step_too_long).collect();
+            if !wrong.is_empty() {
+                return Err(wrong.into());
             }
-            (None, None) => return Err(SubmitError::NoInput(kind.input_key())),
-        };
-        // Nobody has it: better said now than by a job that fails.
-        session.get(&input).await.map_err(unixfs::Error::from)?;
-        let manifest = Manifest {
+            return Ok(following::draft(manifest, &steps, file, vec![]));
+        }
+        let needs = steps.interpreter.iter().map(|file| file.cid).collect();
+        Ok(Draft { wants: vec![manifest.input], manifest, needs })
+    }
+
+    /// The manifest of a job that was frozen so, with this input.
+    pub(super) fn manifest(&self, code: Cid, frozen: &Step, input: Cid, key: String) -> Manifest {
+        let me = self.context.me;
+        Manifest {
             v: manifest::VERSION,
-            kind: submission.kind,
+            kind: frozen.kind.clone(),
             code,
             input,
-            config,
-            limits: spec.limits,
-            memo: submission.memo.or(spec.memo).unwrap_or(true),
-            workers: submission.workers.or(spec.workers),
-            submitter: context.me,
-            roster: vec![context.me],
+            config: frozen.config.clone(),
+            limits: frozen.limits,
+            memo: frozen.memo,
+            workers: frozen.workers,
+            submitter: me,
+            roster: vec![me],
             key,
             submitted_ms: super::now_ms(),
-        };
-        Ok((manifest, interpreter.and_then(Result::ok)))
+            step: None,
+        }
     }
 
     fn notes(&self, manifest: &Manifest) -> Vec<String> {
@@ -331,63 +402,100 @@ async fn job_directory(
     }
 }
 
-/// The directory whose entries are the job's inputs.
-async fn inputs_directory(
-    add: &Add,
+/// Where the input of the job of `spec` is; `before` is the step before it.
+async fn input_of(
     session: &Session,
     code: Cid,
     spec: &JobSpec,
-) -> Result<Cid, SubmitError> {
-    let mut entries = Vec::with_capacity(spec.inputs.len());
-    for (name, input) in &spec.inputs {
-        let cid = named_input(session, code, &format!("inputs.{name}"), &input.value).await?;
-        let root = session.get(&cid).await.map_err(unixfs::Error::from)?;
-        entries.push((name.clone(), FileRef { cid, len: root.len() }));
+    config: &serde_json::Value,
+    before: Option<&str>,
+) -> Result<Input, SubmitError> {
+    let kind = kind::find(&spec.kind).expect("its directory was checked for it");
+    if !kind.reads_input(config) {
+        return Ok(Input::None);
     }
-    Ok(unixfs::build_dir(add, session, entries).await?)
+    let step = spec.step.as_deref();
+    if !spec.inputs.is_empty() {
+        let mut places = BTreeMap::new();
+        for (name, input) in &spec.inputs {
+            let key = format!("inputs.{name}");
+            places.insert(name.clone(), place_of(session, code, step, &key, input).await?);
+        }
+        return Ok(Input::Named(places));
+    }
+    let place = match (&spec.input, before) {
+        (Some(input), _) => place_of(session, code, step, kind.input_key(), input).await?,
+        (None, Some(before)) => Place::Step(Output { step: before.to_owned(), path: None }),
+        (None, None) => return Err(SubmitError::NoInput(kind.input_key())),
+    };
+    Ok(Input::One(place))
 }
 
-/// The root that an input of `job.toml` names: a file or directory of the job directory, else a CID.
-async fn named_input(
+/// What an input of `job.toml` names: what a step gave, or a file or directory of the job directory, else a CID.
+async fn place_of(
     session: &Session,
     code: Cid,
+    step: Option<&str>,
     key: &str,
-    named: &str,
-) -> Result<Cid, SubmitError> {
+    Located { value, line }: &Located<Source>,
+) -> Result<Place, SubmitError> {
+    let named = match value {
+        Source::Step(output) => return Ok(Place::Step(output.clone())),
+        Source::Named(named) => named,
+    };
     match unixfs::resolve(session, code, named).await {
-        Ok(root) => Ok(root),
+        Ok(root) => Ok(Place::Content(root)),
         Err(unixfs::Error::NotFound { .. } | unixfs::Error::NotADirectory(_)) => {
-            named.parse().map_err(|_| {
-                wrong(format!(
-                    "`{key} = \"{named}\"` names no file or directory of the job directory, and is no CID"
-                ))
-            })
+            let cid = named.parse().map_err(|_| {
+                let step = step.map(|step| format!("step `{step}`: ")).unwrap_or_default();
+                let message = format!(
+                    "{step}`{key} = \"{named}\"` names no file or directory of the job directory, and is no CID"
+                );
+                SubmitError::from(vec![SpecError {
+                    file: spec::FILE.into(),
+                    line: Some(*line),
+                    message,
+                }])
+            })?;
+            Ok(Place::Content(cid))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// The job directory's `job.toml` and what its kind froze of it.
+/// What the job directory's `job.toml` describes, each job with what its kind froze of it.
 fn check(
-    kind: &str,
+    kind: Option<&str>,
     over: spec::Overrides<'_>,
     directory: &Directory,
-) -> Result<(JobSpec, serde_json::Value), SubmitError> {
-    if kind::find(kind).is_none() {
-        let known: Vec<_> = kind::KINDS.iter().map(|kind| kind.name()).collect();
-        return Err(SubmitError::UnknownKind { given: kind.to_owned(), known: known.join(", ") });
+) -> Result<Vec<(JobSpec, serde_json::Value)>, SubmitError> {
+    if let Some(kind) = kind.filter(|kind| kind::find(kind).is_none()) {
+        return Err(SubmitError::unknown_kind(kind.to_owned()));
     }
     let file = directory
         .find(spec::FILE)
         .ok_or_else(|| wrong("not found; every job directory has one at its top".into()))?;
     let text = directory.read(&file, JOB_TOML_LIMIT).map_err(|error| wrong(error.to_string()))?;
     let text = std::str::from_utf8(&text).map_err(|_| wrong("is not UTF-8 text".into()))?;
-    let (spec, config) = spec::check(text, spec::FILE, over, directory)?;
-    if spec.kind != kind {
-        let message = format!("is a job of kind `{}`, and was submitted as `{kind}`", spec.kind);
-        return Err(wrong(message));
+    let checked = spec::check(text, spec::FILE, over, directory)?;
+    match (kind, &checked[..]) {
+        (Some(kind), [(spec, _)]) if spec.step.is_none() && spec.kind != kind => {
+            Err(wrong(format!("is a job of kind `{}`, and was submitted as `{kind}`", spec.kind)))
+        }
+        (Some(kind), [(spec, _), ..]) if spec.step.is_some() => Err(wrong(format!(
+            "has steps, each of a kind of its own, and was submitted as `{kind}`; leave the kind out"
+        ))),
+        _ => Ok(checked),
     }
-    Ok((spec, config))
+}
+
+/// A step's manifest could not be made when its turn comes.
+fn step_too_long((step, len): (&str, usize)) -> SpecError {
+    let message = format!(
+        "step `{step}`: {}; params and side files are part of it: put large ones into files",
+        BadManifest::TooLong(len)
+    );
+    SpecError { file: spec::FILE.into(), line: None, message }
 }
 
 /// An error about `job.toml` as a whole.

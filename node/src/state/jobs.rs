@@ -58,7 +58,7 @@ pub enum Accepted {
     Full(u32),
 }
 
-/// Commits a job and the first record of its journal, if fewer than `most` have not ended. The same
+/// Commits a job and the first records of its journal, if fewer than `most` have not ended. The same
 /// `key` again gives the job that it named first.
 ///
 /// # Errors
@@ -67,7 +67,7 @@ pub async fn accept(
     db: &Db,
     job: StoredJob,
     key: String,
-    first_record: String,
+    first_records: Vec<String>,
     most: Option<u32>,
 ) -> Result<Accepted, StateError> {
     db.call(move |c| {
@@ -86,10 +86,12 @@ pub async fn accept(
              VALUES (?1, ?2, ?3, ?4, 1 + (SELECT coalesce(max(accepted), 0) FROM jobs))",
             params![job.id.to_string(), key, job.manifest, job.notes],
         )?;
-        c.execute(
-            "INSERT INTO journal (job, seq, record) VALUES (?1, 0, ?2)",
-            params![job.id.to_string(), first_record],
-        )?;
+        for (seq, record) in (0_i64..).zip(first_records) {
+            c.execute(
+                "INSERT INTO journal (job, seq, record) VALUES (?1, ?2, ?3)",
+                params![job.id.to_string(), seq, record],
+            )?;
+        }
         Ok(Accepted::New)
     })
     .await
@@ -212,7 +214,7 @@ fn stored_job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     })
 }
 
-fn parse_id(text: &str) -> rusqlite::Result<JobId> {
+pub(super) fn parse_id(text: &str) -> rusqlite::Result<JobId> {
     text.parse().map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
     })
@@ -236,10 +238,10 @@ mod tests {
     async fn the_same_key_names_the_same_job() {
         let db = Db::in_memory().unwrap();
         assert_eq!(
-            accept(&db, job("a"), "k".into(), "r0".into(), None).await.unwrap(),
+            accept(&db, job("a"), "k".into(), vec!["r0".into()], None).await.unwrap(),
             Accepted::New
         );
-        let again = accept(&db, job("b"), "k".into(), "r0".into(), None).await.unwrap();
+        let again = accept(&db, job("b"), "k".into(), vec!["r0".into()], None).await.unwrap();
         assert_eq!(again, Accepted::Before(job("a").id));
         assert_eq!(by_key(&db, "k".into()).await.unwrap(), Some(job("a").id));
         assert_eq!(by_key(&db, "other".into()).await.unwrap(), None);
@@ -249,7 +251,7 @@ mod tests {
     async fn no_more_are_taken_in_than_may_be_under_way_and_an_end_makes_room() {
         let db = Db::in_memory().unwrap();
         let accept = async |name: &str| {
-            accept(&db, job(name), name.into(), "r0".into(), Some(2)).await.unwrap()
+            accept(&db, job(name), name.into(), vec!["r0".into()], Some(2)).await.unwrap()
         };
         assert_eq!(accept("a").await, Accepted::New);
         assert_eq!(accept("b").await, Accepted::New);
@@ -263,7 +265,7 @@ mod tests {
     async fn a_journal_reads_back_in_order_and_goes_when_others_have_ended() {
         let db = Db::in_memory().unwrap();
         let id = job("a").id;
-        accept(&db, job("a"), "k".into(), "r0".into(), None).await.unwrap();
+        accept(&db, job("a"), "k".into(), vec!["r0".into()], None).await.unwrap();
         append(&db, id, vec![(1, "r1".into()), (2, "r2".into())]).await.unwrap();
         append(&db, id, vec![(2, "again".into())]).await.unwrap();
         assert_eq!(journal(&db, id).await.unwrap(), ["r0", "r1", "r2"]);
@@ -271,7 +273,7 @@ mod tests {
         for n in 0..JOURNALS_KEPT {
             assert_eq!(journal(&db, id).await.unwrap().len(), 3, "{n} ended after it");
             let (later, key) = (job(&format!("later {n}")), format!("k{n}"));
-            accept(&db, later.clone(), key, "r0".into(), None).await.unwrap();
+            accept(&db, later.clone(), key, vec!["r0".into()], None).await.unwrap();
             end(&db, later.id, "{}".into(), "[]".into()).await.unwrap();
         }
         assert!(journal(&db, id).await.unwrap().is_empty());

@@ -19,6 +19,7 @@ pub mod memo;
 pub mod pages;
 pub mod pause;
 pub mod pins;
+pub mod results;
 
 use std::path::Path;
 use std::sync::mpsc as std_mpsc;
@@ -42,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     members::KEY_CHANGE,
     guests::SCHEMA,
     interpreters::SCHEMA,
+    results::SCHEMA,
 ];
 
 /// The tables of the memo's file.

@@ -9,6 +9,7 @@ use ipdc_jobs::kind::Items;
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Input, Payload};
+use ipdc_jobs::steps::AsStep;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -19,15 +20,16 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Submission {
-    /// The kind's name.
-    pub kind: String,
+    /// The kind's name; without one, what `job.toml` says, and each step's own where it has steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// The job directory.
     #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
     pub job: Option<Cid>,
     /// The job directory's files as text, by path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<BTreeMap<String, String>>,
-    /// The input; without one, what `job.toml` says.
+    /// The input, of steps the first one's; without one, what `job.toml` says.
     #[serde(default, with = "cid_text::option", skip_serializing_if = "Option::is_none")]
     pub input: Option<Cid>,
     /// Several inputs by name, over `[inputs]` of `job.toml`: CIDs, or paths in the job directory.
@@ -39,7 +41,7 @@ pub struct Submission {
     /// Whether workers may answer from their memos; without a word, what `job.toml` says, else yes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memo: Option<bool>,
-    /// Added to `[params]` of `job.toml`, over what it says.
+    /// Added to `[params]` of `job.toml`, of each step, over what it says.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub params: serde_json::Map<String, Value>,
     /// The submitter's own name for the job: the same again is the same job.
@@ -165,6 +167,35 @@ pub struct JobView {
     pub report: Option<Cid>,
     /// Why it failed, when it did.
     pub error: Option<Problem>,
+    /// Which step it is, of a job directory with several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<StepView>,
+    /// The job of the step after it, from when this one is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<JobId>,
+    /// Why the step after it was not begun, when this one is done and it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Problem>,
+    /// The job whose result it has: nothing had changed since, and nothing was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<JobId>,
+}
+
+/// Which of several steps a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepView {
+    /// Its name.
+    pub name: String,
+    /// Its place, from 1.
+    pub place: u32,
+    /// How many steps there are.
+    pub of: u32,
+}
+
+impl From<&AsStep> for StepView {
+    fn from(AsStep { name, place, of, .. }: &AsStep) -> Self {
+        StepView { name: name.clone(), place: *place, of: *of }
+    }
 }
 
 /// Answer to `POST /jobs/{id}/items`.

@@ -119,7 +119,7 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
 
 /// Crawls the site from its first page on: the result, and the view of the job.
 fn crawl(swarm: &Swarm, site: &Site, more: &str, fetch: &str) -> (std::path::PathBuf, Value) {
-    let code = fs::read(root().join("examples/crawl/run.wasm")).expect("make examples");
+    let code = fs::read(root().join("examples/crawl/crawl.wasm")).expect("make examples");
     let toml = format!(
         "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\nretries = 0\n\
          [enqueue]\n{more}\n[fetch]\nagent = \"test/1.0 (+https://example.org)\"\n\
@@ -129,6 +129,18 @@ fn crawl(swarm: &Swarm, site: &Site, more: &str, fetch: &str) -> (std::path::Pat
     let id = submit(&swarm[0], &job);
     let view = swarm[0].job_done(&id);
     (swarm[0].save_result(&id), view)
+}
+
+/// The example on this site, as fast as it can.
+fn example(site: &Site) -> JobDir {
+    let folder = root().join("examples/crawl");
+    let toml = fs::read_to_string(folder.join("job.toml")).unwrap();
+    let begin = "[step.fetch]\n";
+    assert!(toml.contains(begin) && toml.contains("depth = 20\n"), "{toml}");
+    let loopback = format!("{begin}private = [\"127.0.0.0/8\"]\nrate = 0\nconcurrency = 8\n");
+    let toml = toml.replace(begin, &loopback).replace("depth = 20\n", "depth = 100\n");
+    let code = fs::read(folder.join("crawl.wasm")).expect("make examples");
+    JobDir::new(&toml).file("crawl.wasm", code).file("start", site.url("/page/0\n"))
 }
 
 const MAY_FETCH: &str = "[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n";
@@ -149,7 +161,16 @@ fn a_crawl_finds_every_page_of_a_site_once_and_what_came_is_an_index() {
     const PAGES: u32 = 400;
     let swarm = Swarm::configured(3, MAY_FETCH);
     let site = Site::start(PAGES, 7);
-    let (out, view) = crawl(&swarm, &site, "depth = 100", "rate = 0\nconcurrency = 8");
+    let job = example(&site);
+    let ran = swarm[0].cli(["run"]).arg(job.path()).arg("--json").within(JOB).run().ok().json();
+    assert_eq!(ran["step"], json!({ "name": "links", "place": 3, "of": 3 }));
+    let views = swarm[0].api().get("/jobs").ok();
+    let view = |step: &str| {
+        let views = views.as_array().unwrap();
+        views.iter().find(|view| view["step"]["name"] == step).unwrap().clone()
+    };
+    let result = |step: &str| swarm[0].save_result(view(step)["job"].as_str().unwrap());
+    let (out, view) = (result("crawl"), view("crawl"));
     assert_eq!((&view["items"]["done"], &view["items"]["failed"]), (&json!(PAGES), &json!(0)));
     let asked: Vec<_> = site.paths().into_iter().filter(|path| path != "/robots.txt").collect();
     let once: BTreeSet<_> = asked.iter().collect();
@@ -157,15 +178,6 @@ fn a_crawl_finds_every_page_of_a_site_once_and_what_came_is_an_index() {
     assert!(site.most_at_once() <= 8, "{} at once", site.most_at_once());
 
     // What the pages link to, and which have a word, are what the site was made of.
-    let index = |of: &str| {
-        let node = &swarm[1];
-        let to = node.folder().join(of);
-        let run = node.cli(["run", "mr"]).arg(root().join("examples/crawl-index"));
-        let run = run.arg("--input").arg(out.join("results.jsonl"));
-        let _ =
-            run.arg("--param").arg(format!("of={of}")).arg("--out").arg(&to).within(JOB).run().ok();
-        lists(&to)
-    };
     let mut links: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut words: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for n in 0..PAGES {
@@ -180,8 +192,8 @@ fn a_crawl_finds_every_page_of_a_site_once_and_what_came_is_an_index() {
             words.entry(word).or_default().insert(url(n));
         }
     }
-    assert_eq!(index("link"), links);
-    assert_eq!(index("words"), words);
+    assert_eq!(lists(&result("links")), links);
+    assert_eq!(lists(&result("words")), words);
 
     // And an archive that others read: one response a page.
     let archive = fs::read_dir(out.join("archive")).unwrap();

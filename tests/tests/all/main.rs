@@ -35,6 +35,7 @@ mod openapi;
 mod outsider;
 mod policy;
 mod python;
+mod steps;
 mod stranger;
 mod wasi;
 mod workers;

@@ -196,6 +196,25 @@ fn every_operation_that_is_described_answers_as_described() {
     }
     caller.call(("get", "/v1/jobs/{id}"), &path, &none, 200);
 
+    let step = "kind = \"cl\"\nrun = \"echo.wat\"\n";
+    let toml = format!(
+        "[[step]]\nname = \"a\"\n{step}items = \"0..2\"\n[[step]]\nname = \"b\"\n{step}\
+         [[step]]\nname = \"c\"\n{step}items = {{ step = \"a\", path = \"gone\" }}\n"
+    );
+    let files = json!({ "job.toml": toml, "echo.wat": guest("echo.wat") });
+    for _ in 0..2 {
+        let submission = json!({ "files": files });
+        let accepted = caller.call(("post", "/v1/jobs"), "/v1/jobs", &submission, 202).ok();
+        let job = accepted["job"].as_str().unwrap();
+        let first = node.job_until(job, "what follows", |view| view["next"].is_string());
+        let second = node.job_done(first["next"].as_str().unwrap());
+        assert_eq!(second["stopped"]["code"], "IPDC-5620");
+        for view in [&first, &second] {
+            let path = format!("/v1/jobs/{}", view["job"].as_str().unwrap());
+            caller.call(("get", "/v1/jobs/{id}"), &path, &none, 200);
+        }
+    }
+
     caller.call(("post", "/v1/pause"), "/v1/pause", &empty, 200);
     caller.call(("post", "/v1/resume"), "/v1/resume", &empty, 200);
     let invite = json!({ "ttl_s": 60, "uses": 1, "owner": "alice" });

@@ -105,23 +105,24 @@ fn a_crawler_in_python_finds_what_the_compiled_one_finds() {
     node.configure("[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n");
     node.start();
     let site = Site::start(PAGES, 7);
-    let crawl = |name: &str, code: &str| {
-        let example = root().join("examples").join(name);
-        let toml = fs::read_to_string(example.join("job.toml")).unwrap();
+    let crawl = |code: &str| {
+        let examples = root().join("examples");
+        let toml = fs::read_to_string(examples.join("crawl-py/job.toml")).unwrap();
+        let (_, name) = code.split_once('/').unwrap();
+        let toml = toml.replace("run.py", name);
         let quick = "rate = 0\nconcurrency = 8\nprivate = [\"127.0.0.0/8\"]\n";
-        let code_bytes = fs::read(example.join(code)).unwrap();
-        let job = JobDir::new(&(toml + quick)).file(code, code_bytes);
+        let job = JobDir::new(&(toml + quick)).file(name, fs::read(examples.join(code)).unwrap());
         let job = job.file("start", site.url("/page/0\n"));
-        let out = node.folder().join(format!("{name}.out"));
+        let out = node.folder().join(name).with_extension("out");
         let run = node.cli(["run", "cl"]).arg(job.path()).arg("--out").arg(&out);
         let _ = run.within(JOB).run();
         let found = fs::read_to_string(out.join("results.jsonl")).unwrap();
         assert!(!found.contains("\"failed\""), "{found}");
         found
     };
-    let found = crawl("crawl-py", "run.py");
+    let found = crawl("crawl-py/run.py");
     assert_eq!(found.lines().count(), PAGES as usize);
-    assert_eq!(found, crawl("crawl", "run.wasm"));
+    assert_eq!(found, crawl("crawl/crawl.wasm"));
 }
 
 #[test]

@@ -76,6 +76,7 @@ fn job(scatter: u32, gather: u32, slots: &[u32]) -> JobPlan {
         roster: vec![controller()],
         key: "k".to_owned(),
         submitted_ms: 0,
+        step: None,
     };
     let workers = slots.iter().zip(1..).map(|(slots, n)| (peer(n), facts(*slots)));
     JobPlan {

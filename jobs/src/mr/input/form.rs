@@ -88,7 +88,7 @@ mod tests {
 
     fn form(text: &str) -> Result<Form, Vec<String>> {
         let text = format!("kind = \"mr\"\n{text}");
-        let mut section = spec::parse(&text, spec::FILE).unwrap().rest;
+        let mut section = spec::parse(&text, spec::FILE).unwrap().remove(0).rest;
         let form = of_section(&mut section);
         let errors: Vec<_> = section.finish().iter().map(ToString::to_string).collect();
         if errors.is_empty() { Ok(form) } else { Err(errors) }

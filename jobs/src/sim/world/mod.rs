@@ -345,6 +345,7 @@ impl World {
             roster: vec![controller],
             key: n.to_string(),
             submitted_ms: 0,
+            step: None,
         };
         let id = JobId::of_manifest(&serde_json::to_vec(&manifest).expect("a manifest encodes"));
         let tasks = match draw.growing {
