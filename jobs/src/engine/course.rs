@@ -40,6 +40,8 @@ pub(super) struct Ahead {
     is_closing: bool,
     /// The tasks in the order of their commits.
     order: Vec<TaskId>,
+    /// Of those whose outputs were lost since, by their places in that order: what they gave.
+    lost: BTreeMap<usize, Output>,
     /// Where tasks that stay do, by their affinity.
     places: BTreeMap<[u8; 32], PeerId>,
     /// Why it cannot go on.
@@ -61,6 +63,7 @@ impl Ahead {
             giving: VecDeque::new(),
             is_closing: false,
             order: Vec::new(),
+            lost: BTreeMap::new(),
             places: BTreeMap::new(),
             broken: None,
         }
@@ -84,11 +87,32 @@ impl Engine {
         self.ahead.as_ref().map_or(0, |ahead| ahead.order.len())
     }
 
-    /// At most `most` of those outputs from the `from`-th on, in the order of their commits.
+    /// At most `most` of those outputs from the `from`-th on, in the order of their commits. Each place has the same
+    /// output whenever it is asked for, and for every engine of the job.
     #[must_use]
     pub fn gave(&self, from: usize, most: usize) -> Vec<Output> {
-        let order = self.ahead.as_ref().and_then(|ahead| ahead.order.get(from..));
-        order.unwrap_or_default().iter().take(most).filter_map(|task| self.output(*task)).collect()
+        let Some(ahead) = &self.ahead else { return Vec::new() };
+        let places = from..self.commits().min(from.saturating_add(most));
+        let gave =
+            |place| ahead.lost.get(&place).cloned().or_else(|| self.output(ahead.order[place]));
+        places.map(|place| gave(place).expect("what is no loss is committed")).collect()
+    }
+
+    /// Whether what a task gave cannot be read any more on this node, so that what followed from it is not known.
+    #[must_use]
+    pub fn has_lost_its_way(&self) -> bool {
+        let broken = self.ahead.as_ref().and_then(|ahead| ahead.broken.as_ref());
+        broken.is_some_and(|broken| broken.code == OUTPUT_GONE)
+    }
+
+    /// The output of this task is lost: what it was is not forgotten.
+    pub(super) fn keep_lost(&mut self, task: TaskId) {
+        let output = self.output(task);
+        if let Some(ahead) = &mut self.ahead
+            && let Some(place) = ahead.order.iter().rposition(|committed| *committed == task)
+        {
+            output.map(|output| ahead.lost.entry(place).or_insert(output));
+        }
     }
 
     /// Whether outputs tell how far an attempt came, so that another one may give another.

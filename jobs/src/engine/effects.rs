@@ -129,6 +129,7 @@ impl Engine {
                 }
             }
             Record::Lost { task } => {
+                self.keep_lost(task);
                 let state = self.task_mut(task);
                 let commit = state.commit.take();
                 let commit = commit.expect("only a committed output is recorded as lost");

@@ -30,7 +30,7 @@ use ipdc_jobs::engine::{
 };
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
-use ipdc_jobs::manifest::{Manifest, SignedManifest};
+use ipdc_jobs::manifest::{BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{Payload, ToController};
 use libp2p_identity::{Keypair, SigningError};
@@ -169,18 +169,14 @@ impl Controller {
     }
 
     async fn resume(&self, stored: &StoredJob) -> Result<(), StateError> {
-        let signed: Result<SignedManifest, _> = serde_json::from_slice(&stored.manifest);
-        let opened = signed.map_err(Into::into).and_then(|signed| signed.open());
-        let manifest = match opened {
+        let manifest = match open(&stored.manifest) {
             Ok(manifest) => manifest,
             Err(error) => {
                 tracing::error!(job = %stored.id, %error, "an accepted manifest cannot be read");
                 return Ok(());
             }
         };
-        let records = jobs::journal(&self.context.db, stored.id).await?;
-        let records: Vec<Record> =
-            records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let records = self.context.journal(stored.id).await?;
         // Also of a job of which nothing but its first epoch was written: what that gave out before
         // is not known here.
         let before = records.iter().filter_map(|record| match record {
@@ -430,6 +426,12 @@ impl Controller {
 }
 
 impl Context {
+    /// What is kept of a job's journal.
+    async fn journal(&self, job: JobId) -> Result<Vec<Record>, StateError> {
+        let records = jobs::journal(&self.db, job).await?;
+        Ok(records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
     /// Writes down that a job ended, and lets go of what it needed.
     async fn ended(&self, view: &JobView, logs: &JobLogs) {
         let _ = self.changes.send(view.clone());
@@ -447,6 +449,11 @@ impl Context {
             tracing::warn!(job = %view.job, %error, "an ended job's scratch files are still here");
         }
     }
+}
+
+/// A manifest as it is stored.
+fn open(stored: &[u8]) -> Result<Manifest, BadManifest> {
+    serde_json::from_slice::<SignedManifest>(stored)?.open()
 }
 
 fn now_ms() -> u64 {

@@ -98,6 +98,32 @@ fn an_open_job_takes_items_until_it_is_closed() {
 }
 
 #[test]
+fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
+    let mut swarm = Swarm::of(1);
+    let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");
+    let id = submit(&swarm[0], &job);
+    swarm[0].job_until(&id, "three have ended", |view| {
+        let ended = |how: &str| view["items"][how].as_u64().unwrap_or(0);
+        ended("done") + ended("failed") == 3
+    });
+    let follower = swarm[0].cli(["job", "items", &id]).within(JOB).start();
+    let _ = swarm[0].cli(["job", "cancel", &id]).within(JOB).run().ok();
+    swarm[0].job_until(&id, "cancelled", |view| view["state"] == "cancelled");
+    assert_eq!(numbers(&rows(follower.wait(JOB).ok().text())), BTreeSet::from([0, 1, 3]));
+    swarm[0].stop();
+    swarm[0].start();
+    let items = swarm[0].cli(["job", "items", &id, "--failed"]).within(JOB).run().ok();
+    let failed = rows(items.text());
+    assert_eq!((failed.len(), &failed[0]["log"]), (1, &json!(["!b"])));
+
+    for n in 0..8 {
+        let _ = swarm[0].job_done(&submit(&swarm[0], &echo(&format!("items = \"0..{n}\""))));
+    }
+    let gone = swarm[0].cli(["job", "items", &id]).within(JOB).run();
+    let _ = gone.failed(4, &["IPDC-5610", "the last 8 jobs that ended"]);
+}
+
+#[test]
 fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     let mut swarm = Swarm::of(3);
     let list: String = (0..400).map(|n| format!("~{n}\n")).collect();

@@ -109,3 +109,26 @@ fn a_worker_that_names_an_output_which_is_none_is_blamed_and_the_task_goes_on() 
     let (other, _) = lab.one_assigned();
     assert_ne!(other, worker);
 }
+
+#[test]
+fn what_a_task_gave_first_stays_in_its_place_when_it_is_lost_and_given_again() {
+    let mut lab = Lab::new(growing_job(1, false, &[1, 1]));
+    let (worker, (task, attempt)) = lab.one_assigned();
+    lab.report(worker, (task, attempt), leaf());
+    assert_eq!(lab.committed(), task);
+    let first = lab.engine.gave(0, 9);
+    assert_eq!(first.len(), 1);
+    let Action::Build { .. } = lab.next() else { panic!("all is done") };
+    lab.tell(Event::BuildFailed { lost: vec![task], message: "gone".to_owned() });
+    assert_eq!(lab.appended(), Record::Lost { task });
+    assert_eq!(lab.engine.gave(0, 9), first);
+    lab.wait(S);
+    let (other, again) = lab.one_assigned();
+    lab.report(other, again, leaf());
+    assert_eq!(lab.committed(), task);
+    let both = lab.engine.gave(0, 9);
+    assert_eq!((both.len(), &both[..1]), (2, &first[..]));
+    assert_eq!(both[1].worker, other);
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.finish_looking();
+}
