@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Session;
-use super::error::CliError;
+use super::error::{CliError, ItemList};
 use super::inputs::{Input, Inputs};
 use super::items;
 use super::local::LocalSwarm;
@@ -151,7 +151,12 @@ impl Run {
             interrupts.unless(fetching).await??;
         }
         drop(progress);
-        let end = end_of(&view);
+        // A local swarm's nodes cannot be asked any more.
+        let list = match (self.local, &out) {
+            (Some(_), Some(out)) => ItemList::In(out.clone()),
+            _ => ItemList::AtNode(view.job),
+        };
+        let end = end_of(&view, list);
         if end.is_ok() {
             output.note(summary(&view));
         }
@@ -304,13 +309,13 @@ impl Place {
     }
 }
 
-/// What a job's end means for the command.
-pub(super) fn end_of(view: &JobView) -> Result<(), CliError> {
+/// What a job's end means for the command. `list` is where its items are found.
+pub(super) fn end_of(view: &JobView, list: ItemList) -> Result<(), CliError> {
     let failed = view.items.filter(|items| items.failed > 0);
     match (view.state, &view.error) {
         (JobState::Done, _) => match failed {
             Some(Items { total, failed, .. }) => {
-                Err(CliError::Items { job: view.job, failed, total })
+                Err(CliError::Items { job: view.job, failed, total, list })
             }
             None => Ok(()),
         },
@@ -424,6 +429,8 @@ mod tests {
 
     #[test]
     fn each_end_of_a_job_is_told_apart() {
+        let job = JobId::of_manifest(b"job");
+        let end_of = |view: &JobView| end_of(view, ItemList::AtNode(job));
         assert!(end_of(&FakeNode::view(JobState::Done, 1)).is_ok());
         let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
         assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));
