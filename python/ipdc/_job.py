@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple, Optional
@@ -84,6 +85,8 @@ class Job:
         # Lines of items whose numbers the answer to their gift has not told us yet.
         self._early: dict[int, dict[str, Any]] = {}
         self._closing = False
+        # Since when the giver has had no answer.
+        self._away_since: Optional[float] = None
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="ipdc-fetch")
         self._threads = [
             threading.Thread(target=self._give, name="ipdc-give", daemon=True),
@@ -174,7 +177,7 @@ class Job:
         """Gives items to the job, or to a new one if it has ended meanwhile; the number of the first."""
         if self._id:
             try:
-                return self._node.post("jobs", self._id, "items", body=items)["first"]
+                return self._give_for_sure(self._id, items)
             except NodeError as error:
                 if error.code != NOT_OPEN or self._given:
                     raise
@@ -183,7 +186,22 @@ class Job:
             self._id = job
             self._early.clear()
             self._changed.notify_all()
-        return self._node.post("jobs", job, "items", body=items)["first"]
+        return self._give_for_sure(job, items)
+
+    def _give_for_sure(self, job: str, items: list[str]) -> int:
+        """Gives items once, however often the node has to be asked for its answer."""
+        key = uuid.uuid4().hex
+        while True:
+            try:
+                first = self._node.post("jobs", job, "items", body=items, key=key)["first"]
+            except NodeUnreachable:
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since > AWAY_S:
+                    raise
+                time.sleep(PAUSE_S)
+            else:
+                self._away_since = None
+                return first
 
     def _note_given(self, first: Optional[int], futures: list[ItemFuture]) -> None:
         """What the giver gave has numbers from now on."""

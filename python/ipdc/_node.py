@@ -68,13 +68,13 @@ class Node:
         """What a GET answers. NodeUnreachable or NodeError, as all of these."""
         return self._json("GET", path, query)
 
-    def post(self, *path: str, body: Any = None) -> Any:
+    def post(self, *path: str, body: Any = None, **query: object) -> Any:
         """What a POST answers, with a body in JSON or, where the request needs none, without: the node closes a
         connection on which it was sent a body that it did not ask for."""
         if body is None:
-            return self._json("POST", path, {})
+            return self._json("POST", path, query)
         data = json.dumps(body).encode()
-        return self._json("POST", path, {}, data, {"Content-Type": "application/json"})
+        return self._json("POST", path, query, data, {"Content-Type": "application/json"})
 
     def add_file(self, path: Path, pin: bool = False) -> dict[str, Any]:
         """Adds a file to the swarm; `cid` and `size`."""

@@ -5,7 +5,7 @@ import queue
 import threading
 import unittest
 
-from ipdc import NodeError, RemoteError
+from ipdc import NodeError, NodeUnreachable, RemoteError
 from ipdc._job import Job
 
 from .node import Waiting
@@ -23,19 +23,25 @@ class FakeNode:
         self.answer.set()
         self.told = queue.Queue()
         self.closed = threading.Event()
+        self.loses_answers = 0
+        self.firsts = {}
 
     def tell(self, n, **line):
         self.told.put(json.dumps({"n": n, "item": "", "status": "done", "output": str(n), **line}).encode())
 
-    def post(self, *path, body=None):
+    def post(self, *path, body=None, key=None):
         if path[-1] == "close":
             self.closed.set()
             self.told.put(None)
             return {}
-        first, self.given = self.given, self.given + len(body)
-        self.gifts.append(body)
+        if key not in self.firsts:
+            self.firsts[key], self.given = self.given, self.given + len(body)
+            self.gifts.append(body)
         self.answer.wait(WAIT_S)
-        return {"first": first}
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise NodeUnreachable("the connection broke")
+        return {"first": self.firsts[key]}
 
     def get(self, *path, **query):
         return {"state": "done" if self.closed.is_set() else "running", "items": {"total": self.given, "done": 0, "failed": 0}}
@@ -105,6 +111,18 @@ class OpenJobs(Waiting, unittest.TestCase):
         for future in futures:
             future.result(WAIT_S)
         self.assertEqual([len(gift) for gift in self.node.gifts], [1, 50])
+        self.end()
+
+    def test_a_gift_whose_answer_was_lost_is_taken_once(self):
+        self.node.loses_answers = 2
+        futures = [self.job.put("a")]
+        self.wait_for(lambda: not self.node.loses_answers)
+        futures.append(self.job.put("b"))
+        self.wait_for(lambda: self.node.given == 2)
+        for n in (0, 1):
+            self.node.tell(n)
+        self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1"])
+        self.assertEqual(self.node.gifts, [["a"], ["b"]])
         self.end()
 
     def test_a_failed_item_has_what_its_log_says(self):

@@ -19,9 +19,9 @@ impl Engine {
                     let more = self.follow_commit(task);
                     self.enqueue(&more);
                 }
-                Record::Given { items } => {
+                Record::Given { items, key } => {
                     self.got_further();
-                    let more = self.follow_gift(&items);
+                    let more = self.follow_gift(&items, key);
                     self.enqueue(&more);
                 }
                 Record::Closed => {
@@ -55,7 +55,7 @@ impl Engine {
                 }
                 Record::Ended(end) => ended = Some(end),
                 // What follows from each is queued when the term begins.
-                Record::Given { items } => drop(self.follow_gift(&items)),
+                Record::Given { items, key } => drop(self.follow_gift(&items, key)),
                 Record::Closed => drop(self.follow_close()),
                 Record::Committed { task, .. } => {
                     self.take_effect(record, true);

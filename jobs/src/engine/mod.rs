@@ -54,6 +54,7 @@
 //! | `early` | outputs that travel while other tasks still run |
 //! | `attempts` | renewals, leases, time-outs, peers that go |
 //! | `course` | tasks that follow from results |
+//! | `gifts` | what is given to a job while it runs |
 //! | `reports` | what follows from the end of an attempt |
 //! | `journal` | records on their way to the disk; what each changes is in `effects` |
 //! | `finish` | building, storing and ending |
@@ -68,6 +69,7 @@ mod early;
 mod effects;
 mod faults;
 mod finish;
+mod gifts;
 mod journal;
 mod limits;
 mod progress;
@@ -93,6 +95,7 @@ use journal::Journal;
 use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 
 pub use faults::Fault;
+pub use gifts::{BadGiftKey, GiftKey};
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,
@@ -259,7 +262,9 @@ impl Engine {
             Event::BuildFailed { lost, message } => self.on_build_failed(&lost, message),
             Event::ResultRefused { code, message } => self.on_refused_result(&code, message),
             Event::Read { task, attempt, output } => self.on_read(task, attempt, output),
-            Event::Give { ticket, payload, items } => self.on_give(ticket, payload, items),
+            Event::Give { ticket, key, payload, items } => {
+                self.on_give(ticket, key, payload, items)
+            }
             Event::Close => self.on_close(),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}

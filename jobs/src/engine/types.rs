@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::GiftKey;
 use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{Items, Kind, TaskSpec};
@@ -179,6 +180,8 @@ pub enum Event {
     Give {
         /// Names it in the answer.
         ticket: u64,
+        /// By this the submitter knows it: repeated, it is taken once.
+        key: Option<GiftKey>,
         /// How the journal keeps it: as a file, if it is too long for a message. This node has that, and keeps it
         /// until the job is over.
         payload: Payload,
@@ -302,6 +305,9 @@ pub enum Record {
     Given {
         /// What.
         items: Payload,
+        /// By what the submitter knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<GiftKey>,
     },
     /// The submitter gives no more.
     Closed,

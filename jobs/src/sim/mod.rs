@@ -71,6 +71,7 @@ pub struct Tally {
     pub forged: u64,
     pub growing: u64,
     pub gifts: u64,
+    pub repeated_gifts: u64,
     pub reads: u64,
     pub failed_reads: u64,
     pub engines: Counters,
@@ -138,6 +139,7 @@ impl Tally {
             forged,
             growing,
             gifts,
+            repeated_gifts,
             reads,
             failed_reads,
             engines,
@@ -178,6 +180,7 @@ impl Tally {
         self.forged += forged;
         self.growing += growing;
         self.gifts += gifts;
+        self.repeated_gifts += repeated_gifts;
         self.reads += reads;
         self.failed_reads += failed_reads;
         self.engines.add(engines);

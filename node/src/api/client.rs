@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
+use ipdc_jobs::engine::GiftKey;
 use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
 use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
@@ -26,9 +27,9 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
-    JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX, Peer, Pin, Rekeyed,
-    Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
+    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX, Peer, Pin,
+    Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -497,12 +498,18 @@ impl Client {
         Ok(Download { response: self.accepted(response).await?, http: self.run.http })
     }
 
-    /// Gives an open job more items.
+    /// Gives an open job more items; given again with the same key they are taken once.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn give(&self, prefix: &str, items: &[Value]) -> Result<Given, ClientError> {
-        self.post(&["jobs", prefix, "items"], &items).await
+    pub async fn give(
+        &self,
+        prefix: &str,
+        key: Option<GiftKey>,
+        items: &[Value],
+    ) -> Result<Given, ClientError> {
+        let request = self.request(Method::POST, &["jobs", prefix, "items"]);
+        self.ask(request.query(&GiveQuery { key }).json(&items)).await
     }
 
     /// Tells an open job that nothing more is given to it.

@@ -30,9 +30,10 @@ use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
-    JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NewInterpreter, NodeKind, Peer,
-    Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
+    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NewInterpreter, NodeKind,
+    Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage,
+    WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -396,11 +397,12 @@ async fn items(State(node): Shared, Path(id): Path<String>) -> Result<Response, 
 async fn give(
     State(node): Shared,
     Path(id): Path<String>,
+    Query(query): Query<GiveQuery>,
     Json(items): Json<Vec<Value>>,
 ) -> Answer<Given> {
     let job = node.controller.find(&id).await?;
     let items = serde_json::to_vec(&items).expect("what was JSON encodes");
-    Ok(Json(Given { first: node.controller.give(job, items.into()).await? }))
+    Ok(Json(Given { first: node.controller.give(job, query.key, items.into()).await? }))
 }
 
 async fn close(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {

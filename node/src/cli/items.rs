@@ -1,8 +1,10 @@
 //! Items of a job: shown as they end, given, and no more given.
 
 use std::io::{BufRead as _, IsTerminal as _};
+use std::str::FromStr as _;
 
 use clap::Args;
+use ipdc_jobs::engine::{BadGiftKey, GiftKey};
 use serde_json::Value;
 
 use super::Session;
@@ -47,6 +49,18 @@ pub(super) struct GiveItems {
     /// Give no more after these: the job ends when they have
     #[arg(long)]
     close: bool,
+    /// A text of yours: the same items given again with it are taken once
+    #[arg(long, value_name = "TEXT", value_parser = gift_key)]
+    key: Option<String>,
+}
+
+/// Checks a key of what is given in batches, each of which has its number behind it.
+fn gift_key(text: &str) -> Result<String, BadGiftKey> {
+    GiftKey::from_str(text).and_then(|_| key_of_batch(text, u64::MAX)).map(|_| text.to_owned())
+}
+
+fn key_of_batch(key: &str, batch: u64) -> Result<GiftKey, BadGiftKey> {
+    format!("{key}.{batch}").parse()
 }
 
 impl GiveItems {
@@ -65,21 +79,13 @@ impl GiveItems {
 
     async fn give(&self, client: &Client, output: Output) -> Result<(), CliError> {
         let mut given = 0;
-        let mut batch = Vec::new();
-        let mut bytes = 0;
+        let mut gifts = Gifts::new(client, &self.id.0, self.key.as_deref());
         for item in self.all() {
             let item = item.map_err(CliError::file("read", std::path::Path::new("stdin")))?;
-            bytes += item.len();
-            batch.push(Value::from(item));
+            gifts.add(item).await?;
             given += 1;
-            if batch.len() == BATCH || bytes >= BATCH_BYTES {
-                client.give(&self.id.0, &batch).await?;
-                (batch, bytes) = (Vec::new(), 0);
-            }
         }
-        if !batch.is_empty() {
-            client.give(&self.id.0, &batch).await?;
-        }
+        gifts.send().await?;
         output.note(format!("{given} items given"));
         Ok(())
     }
@@ -90,6 +96,45 @@ impl GiveItems {
             return Box::new(lines.filter(|line| !matches!(line, Ok(line) if line.is_empty())));
         }
         Box::new(self.items.iter().cloned().map(Ok))
+    }
+}
+
+/// Items on their way to a job, in batches.
+struct Gifts<'a> {
+    client: &'a Client,
+    job: &'a str,
+    key: Option<&'a str>,
+    batch: Vec<Value>,
+    bytes: usize,
+    /// Batches that were sent.
+    sent: u64,
+}
+
+impl<'a> Gifts<'a> {
+    fn new(client: &'a Client, job: &'a str, key: Option<&'a str>) -> Self {
+        Gifts { client, job, key, batch: Vec::new(), bytes: 0, sent: 0 }
+    }
+
+    async fn add(&mut self, item: String) -> Result<(), CliError> {
+        self.bytes += item.len();
+        self.batch.push(Value::from(item));
+        if self.batch.len() == BATCH || self.bytes >= BATCH_BYTES {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what there is.
+    async fn send(&mut self) -> Result<(), CliError> {
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            let key = self.key.map(|key| key_of_batch(key, self.sent));
+            let key = key.transpose().expect("it was checked with the longest number");
+            self.client.give(self.job, key, &batch).await?;
+            self.sent += 1;
+        }
+        self.bytes = 0;
+        Ok(())
     }
 }
 

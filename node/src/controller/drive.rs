@@ -143,10 +143,10 @@ impl Drive {
                 let _ = answer.send(logs_of(&self.engine.report()));
                 None
             }
-            Asked::Give { payload, items, answer } => {
+            Asked::Give { key, payload, items, answer } => {
                 self.tickets += 1;
                 self.giving.insert(self.tickets, answer);
-                Some(Event::Give { ticket: self.tickets, payload, items })
+                Some(Event::Give { ticket: self.tickets, key, payload, items })
             }
             Asked::Gave { from, most, answer } => {
                 let _ = answer.send(self.engine.gave(from, most));

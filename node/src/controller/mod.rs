@@ -26,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ipdc_jobs::engine::{
-    Engine, Event, JobError, JobPlan, Kept, Limits, Output, PeerFacts, Record,
+    Engine, Event, GiftKey, JobError, JobPlan, Kept, Limits, Output, PeerFacts, Record,
 };
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
@@ -113,8 +113,14 @@ struct Live {
 enum Asked {
     /// What its guests logged.
     Logs(oneshot::Sender<JobLogs>),
-    /// More to do: how the journal keeps it, and all of it. Answered with the number of its first item.
-    Give { payload: Payload, items: Bytes, answer: oneshot::Sender<Result<u64, String>> },
+    /// More to do: by what its giver knows it, how the journal keeps it, and all of it. Answered with the number of
+    /// its first item.
+    Give {
+        key: Option<GiftKey>,
+        payload: Payload,
+        items: Bytes,
+        answer: oneshot::Sender<Result<u64, String>>,
+    },
     /// What tasks gave, in the order in which they were committed.
     Gave { from: usize, most: usize, answer: oneshot::Sender<Vec<Output>> },
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use ipdc_jobs::engine::{Engine, Output, Record};
+use ipdc_jobs::engine::{Engine, GiftKey, Output, Record};
 use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, JobId, cid_of};
 use ipdc_jobs::kind::{self, Row};
 use ipdc_jobs::manifest::Manifest;
@@ -164,32 +164,46 @@ impl Controller {
     }
 
     /// Gives an open job more items: a list in JSON. When this returns they are in its journal; the number of the
-    /// first.
+    /// first. Given again with the same key they are taken once.
     ///
     /// # Errors
     /// When there is no such job, or it does not take them.
-    pub async fn give(&self, job: JobId, items: Bytes) -> Result<u64, ItemsError> {
-        let refused = |why: &str| ItemsError::Refused { job, why: why.to_owned() };
+    pub async fn give(
+        &self,
+        job: JobId,
+        key: Option<GiftKey>,
+        items: Bytes,
+    ) -> Result<u64, ItemsError> {
         let asked = self.live().get(&job).map(|live| live.asked.clone());
-        let Some(asked) = asked else {
-            self.view(job).await?;
-            return Err(refused("it has ended"));
-        };
-        let payload = if items.len() > INLINE_LIMIT {
-            let add = self.context.blocks.store().add(Tier::Durable);
-            let file = self.context.blocks.add_bytes(&add, &items).await?;
-            self.context.blocks.pins().pin(file.cid, Reason::Job(job)).await?;
-            Payload::File(file)
-        } else {
-            Payload::Inline(items.clone())
-        };
-        let (answer, first) = oneshot::channel();
-        let gone = |_| refused("it has ended");
-        asked
-            .send(Asked::Give { payload, items, answer })
-            .await
-            .map_err(|_| refused("it has ended"))?;
-        first.await.map_err(gone)?.map_err(|why| ItemsError::Refused { job, why })
+        if let Some(asked) = asked {
+            let payload = self.gift(job, &items).await?;
+            let (answer, first) = oneshot::channel();
+            // An engine that went gives no answer.
+            let _ = asked.send(Asked::Give { key: key.clone(), payload, items, answer }).await;
+            if let Ok(first) = first.await {
+                return first.map_err(|why| ItemsError::Refused { job, why });
+            }
+        }
+        self.view(job).await?;
+        // It may have been taken before the job ended.
+        if let Some(key) = key
+            && let Ok((_, engine)) = self.replayed(job).await
+            && let Some(first) = engine.gift(&key)
+        {
+            return Ok(first);
+        }
+        Err(ItemsError::Refused { job, why: "it has ended".to_owned() })
+    }
+
+    /// What is given, as the journal keeps it.
+    async fn gift(&self, job: JobId, items: &Bytes) -> Result<Payload, ItemsError> {
+        if items.len() <= INLINE_LIMIT {
+            return Ok(Payload::Inline(items.clone()));
+        }
+        let add = self.context.blocks.store().add(Tier::Durable);
+        let file = self.context.blocks.add_bytes(&add, items).await?;
+        self.context.blocks.pins().pin(file.cid, Reason::Job(job)).await?;
+        Ok(Payload::File(file))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ipdc_jobs::engine::Refusal;
+use ipdc_jobs::engine::{GiftKey, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId, cid_text};
 use ipdc_jobs::kind::Items;
 use ipdc_jobs::log::Log;
@@ -165,6 +165,15 @@ pub struct JobView {
     pub report: Option<Cid>,
     /// Why it failed, when it did.
     pub error: Option<Problem>,
+}
+
+/// Query of `POST /jobs/{id}/items`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GiveQuery {
+    /// The submitter's own: what is given again with it is taken once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<GiftKey>,
 }
 
 /// Answer to `POST /jobs/{id}/items`.

@@ -98,6 +98,35 @@ fn an_open_job_takes_items_until_it_is_closed() {
 }
 
 #[test]
+fn a_gift_that_is_given_again_with_its_key_is_taken_once_whatever_happened_meanwhile() {
+    let mut swarm = Swarm::of(1);
+    let id = submit(&swarm[0], &echo("open = true"));
+    let path = format!("/jobs/{id}/items?key=mine");
+    // Long enough that the journal keeps it as a file.
+    let items = json!(["a", "b".repeat(5_000)]);
+    let first = swarm[0].api().post(&path, &items).ok();
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok());
+    let give = |node: &Node, with: &[&str]| {
+        let lines: String = (0..1500).map(|n| format!("line {n}\n")).collect();
+        let give = node.cli(["job", "give", &id, "--key", "other"]).stdin(lines);
+        let _ = with.iter().fold(give, |give, arg| give.arg(arg)).within(JOB).run().ok();
+    };
+    give(&swarm[0], &[]);
+    swarm[0].kill();
+    swarm[0].start();
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok());
+    give(&swarm[0], &["--close"]);
+    let view = swarm[0].job_done(&id);
+    assert_eq!(view["items"]["done"], 1502, "{view:#}");
+    let over = || swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(["x"])).status == 409;
+    eventually(SOON, "the job is over", || over().then_some(()));
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok(), "it was taken before the end");
+    let long = "k".repeat(129);
+    let refused = swarm[0].api().post(&format!("/jobs/{id}/items?key={long}"), &items);
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!("IPDC-7005")));
+}
+
+#[test]
 fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
     let mut swarm = Swarm::of(1);
     let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");

@@ -24,12 +24,21 @@ fn what_is_given_is_told_to_be_taken_when_the_journal_holds_it_and_is_worked_the
     let mut lab = Lab::new(growing_job(0, true, &[1]));
     let items = growing::root(1);
     let payload = Payload::Inline(items.clone());
-    lab.tell(Event::Give { ticket: 7, payload: payload.clone(), items: items.clone() });
+    let give = |ticket| {
+        let key = Some("mine".parse().expect("a key"));
+        Event::Give { ticket, key, payload: payload.clone(), items: items.clone() }
+    };
+    lab.tell(give(7));
     let (seq, record) = lab.appending();
-    assert_eq!(record, Record::Given { items: payload });
+    let Record::Given { items: written, key: Some(_) } = record else { panic!("{record:?}") };
+    assert_eq!(written, payload);
+    lab.tell(give(8));
     assert!(lab.said.is_empty(), "nobody is told before");
     lab.tell(Event::Appended { seq });
     assert_eq!(lab.next(), Action::Given { ticket: 7, first: Ok(0) });
+    assert_eq!(lab.next(), Action::Given { ticket: 8, first: Ok(0) });
+    lab.tell(give(9));
+    assert_eq!(lab.next(), Action::Given { ticket: 9, first: Ok(0) });
     // Roots wait a moment before they begin.
     lab.wait(S);
     let [(worker, assignment)] = &lab.assigned()[..] else { panic!("one task follows") };
@@ -41,9 +50,32 @@ fn what_is_given_is_told_to_be_taken_when_the_journal_holds_it_and_is_worked_the
     lab.tell(Event::Close);
     assert_eq!(lab.appended(), Record::Closed);
     assert!(matches!(lab.next(), Action::Build { .. }));
-    lab.tell(Event::Give { ticket: 8, payload: output(TaskId(0)), items: growing::root(2) });
-    assert!(matches!(lab.next(), Action::Given { ticket: 8, first: Err(_) }));
+    let (key, payload) = (None, output(TaskId(0)));
+    lab.tell(Event::Give { ticket: 10, key, payload, items: growing::root(2) });
+    assert!(matches!(lab.next(), Action::Given { ticket: 10, first: Err(_) }));
     lab.finish_looking();
+}
+
+#[test]
+fn a_job_that_is_taken_over_knows_what_it_was_given_and_is_given_more_at_once() {
+    let key = |text: &str| Some(text.parse().expect("a key"));
+    let given = Record::Given { items: Payload::Inline(growing::root(1)), key: key("a") };
+    let journal = vec![Record::Epoch { epoch: Epoch(1) }, given];
+    let plan = JobPlan { epoch: Epoch(2), ..growing_job(0, true, &[1]) };
+    let mut lab = Lab::recovered(plan, journal);
+    let (seq, record) = lab.appending();
+    assert_eq!(record, Record::Epoch { epoch: Epoch(2) });
+    let give = |ticket, key| {
+        let items = growing::root(2);
+        Event::Give { ticket, key, payload: Payload::Inline(items.clone()), items }
+    };
+    lab.tell(give(1, key("a")));
+    assert_eq!(lab.next(), Action::Given { ticket: 1, first: Ok(0) });
+    lab.tell(give(2, key("b")));
+    let (later, _) = lab.appending();
+    assert!(later > seq && lab.said.is_empty(), "its term is not in the journal yet");
+    lab.tell(Event::Appended { seq: later });
+    assert!(lab.said.contains(&Action::Given { ticket: 2, first: Ok(1) }), "{:?}", lab.said);
 }
 
 #[test]

@@ -209,8 +209,8 @@ struct Job {
 struct Gifts {
     first: u32,
     end: u32,
-    /// Those that the submitter was told are taken.
-    taken: BTreeSet<u32>,
+    /// Those that the submitter was told are taken, and from which item on.
+    taken: BTreeMap<u32, u64>,
 }
 
 impl Job {
@@ -357,7 +357,7 @@ impl World {
         };
         let gifts = draw.growing.filter(|growth| growth.gifts > 0).map(|growth| {
             let end = growth.roots + growth.gifts;
-            Gifts { first: growth.roots, end, taken: BTreeSet::new() }
+            Gifts { first: growth.roots, end, taken: BTreeMap::new() }
         });
         if gifts.is_some() {
             self.at(draw.at, Happening::Give { job: n });
