@@ -69,8 +69,7 @@ class Node:
         return self._json("GET", path, query)
 
     def post(self, *path: str, body: Any = None, **query: object) -> Any:
-        """What a POST answers, with a body in JSON or, where the request needs none, without: the node closes a
-        connection on which it was sent a body that it did not ask for."""
+        """What a POST answers, with a body in JSON or, where the request needs none, without."""
         if body is None:
             return self._json("POST", path, query)
         data = json.dumps(body).encode()

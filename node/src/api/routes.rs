@@ -154,16 +154,16 @@ async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<
     Ok(Json(Revoked { revoked }))
 }
 
-async fn rekey(State(node): Shared) -> Answer<Rekeyed> {
+async fn rekey(State(node): Shared, _: NoBody) -> Answer<Rekeyed> {
     Ok(Json(node.swarm.rekey().await?.into()))
 }
 
-async fn pause(State(node): Shared) -> Answer<Empty> {
+async fn pause(State(node): Shared, _: NoBody) -> Answer<Empty> {
     node.pause().await?;
     Ok(Json(Empty {}))
 }
 
-async fn resume(State(node): Shared) -> Answer<Empty> {
+async fn resume(State(node): Shared, _: NoBody) -> Answer<Empty> {
     node.resume().await?;
     Ok(Json(Empty {}))
 }
@@ -313,7 +313,7 @@ async fn pins(State(node): Shared) -> Answer<Vec<Pin>> {
     Ok(Json(pins.into_iter().map(view).collect()))
 }
 
-async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+async fn pin(State(node): Shared, Path(cid): Path<String>, _: NoBody) -> Answer<Empty> {
     let root = content_path(&cid)?.root;
     let session = node.blocks.session(&[], Tier::Durable);
     session.fetch_all(root, |_| {}).await?;
@@ -321,7 +321,7 @@ async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
     Ok(Json(Empty {}))
 }
 
-async fn unpin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+async fn unpin(State(node): Shared, Path(cid): Path<String>, _: NoBody) -> Answer<Empty> {
     node.blocks.pins().unpin(content_path(&cid)?.root, Reason::User).await?;
     Ok(Json(Empty {}))
 }
@@ -339,12 +339,16 @@ async fn add_interpreter(
     Ok(Json(node.interpreters.add(&runtime, new.cid).await?.into()))
 }
 
-async fn remove_interpreter(State(node): Shared, Path(runtime): Path<String>) -> Answer<Empty> {
+async fn remove_interpreter(
+    State(node): Shared,
+    Path(runtime): Path<String>,
+    _: NoBody,
+) -> Answer<Empty> {
     node.interpreters.remove(&runtime).await?;
     Ok(Json(Empty {}))
 }
 
-async fn gc(State(node): Shared) -> Answer<Collected> {
+async fn gc(State(node): Shared, _: NoBody) -> Answer<Collected> {
     let swept = node.blocks.pins().gc().await?;
     Ok(Json(Collected { blocks: swept.blocks, bytes: swept.bytes }))
 }
@@ -378,7 +382,7 @@ async fn job(
     }
 }
 
-async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+async fn cancel(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answer<JobView> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.cancel(job).await?))
 }
@@ -405,7 +409,7 @@ async fn give(
     Ok(Json(Given { first: node.controller.give(job, query.key, items.into()).await? }))
 }
 
-async fn close(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+async fn close(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answer<JobView> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.close(job).await?))
 }
@@ -445,6 +449,29 @@ struct Json<T>(T);
 
 impl<S, T> FromRequest<S> for Json<T>
 where
+/// Of a request that needs no body. One that is sent all the same is read: hyper closes a connection on which a body
+/// was not, and its client, who was not told, may be sending the next request.
+struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Failure;
+
+    async fn from_request(request: axum::extract::Request, _: &S) -> Result<Self, Failure> {
+        let mut body = request.into_body().into_data_stream();
+        let reading = async {
+            let mut bytes = 0;
+            while let Some(part) = body.next().await {
+                bytes += part.map_err(|error| ApiError::Malformed(error.to_string()))?.len();
+                if bytes > BODY_LIMIT {
+                    return Err(ApiError::TooLong);
+                }
+            }
+            Ok(NoBody)
+        };
+        timeout(BODY_TIME, reading).await.unwrap_or(Err(ApiError::Slow)).map_err(Failure::from)
+    }
+}
+
     axum::Json<T>: FromRequest<S, Rejection = JsonRejection>,
     S: Send + Sync,
 {
