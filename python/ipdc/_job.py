@@ -36,6 +36,9 @@ PAUSE_S = 0.2
 FETCHERS = 4
 """How many long outputs are fetched at a time."""
 
+NOT_KEPT = "IPDC-5610"
+"""What the node answers when it does not know any more in which order the items of a job ended."""
+
 NOT_OPEN = "IPDC-5611"
 """What the node answers when a job takes no more items: it ends when it was given nothing for an hour."""
 
@@ -85,6 +88,8 @@ class Job:
         # Lines of items whose numbers the answer to their gift has not told us yet.
         self._early: dict[int, dict[str, Any]] = {}
         self._closing = False
+        # How many lines of the job's stream were read; None when all are to be read again.
+        self._rows: Optional[int] = 0
         # Since when the giver has had no answer.
         self._away_since: Optional[float] = None
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="ipdc-fetch")
@@ -184,6 +189,7 @@ class Job:
         job = self._open_job()
         with self._changed:
             self._id = job
+            self._rows = 0
             self._early.clear()
             self._changed.notify_all()
         return self._give_for_sure(job, items)
@@ -240,14 +246,14 @@ class Job:
         """Reads the stream of a job, and then looks how the job is."""
         try:
             self._follow(job)
+            view = self._node.get("jobs", job)
+            if view["state"] in ENDED and self._given:
+                # The stream broke off, and the job ended then: all its lines are there.
+                self._follow(job)
+            return view
         except NodeError:
-            # A job that ended without a result has no items any more; its view says why.
+            # Its lines may be gone; its view says how it ended.
             return self._node.get("jobs", job)
-        view = self._node.get("jobs", job)
-        if view["state"] == "done" and self._given:
-            # The stream broke off, and the job ended then: all its lines are there.
-            self._follow(job)
-        return view
 
     def _next_to_read(self) -> Optional[str]:
         """The job as soon as items are with it; None when no more will be."""
@@ -256,11 +262,23 @@ class Job:
             return self._id if self._given else None
 
     def _follow(self, job: str) -> None:
-        """Reads the stream of a job until it ends or breaks off, is silent for long, or is of no more use."""
-        lines = self._node.lines("jobs", job, "items")
+        """Reads the stream of a job, from where it was, until it ends or breaks off, is silent for long, or is of no
+        more use."""
+        try:
+            self._follow_from(job, self._rows)
+        except NodeError as error:
+            if error.code != NOT_KEPT or self._rows is None:
+                raise
+            # Then in another order, which has no place to go on from.
+            self._rows = None
+            self._follow_from(job, None)
+
+    def _follow_from(self, job: str, rows: Optional[int]) -> None:
+        lines = self._node.lines("jobs", job, "items", **({} if rows is None else {"after": rows}))
         try:
             for line in lines:
-                self._take(job, json.loads(line))
+                if line.strip():
+                    self._take(job, json.loads(line))
                 with self._changed:
                     if self._id != job or (self._closing and not (self._given or self._waiting or self._giving)):
                         break
@@ -274,6 +292,8 @@ class Job:
         with self._changed:
             if job != self._id:
                 return
+            if self._rows is not None:
+                self._rows += 1
             future = self._given.pop(line["n"], None)
             if future is None:
                 if self._giving:

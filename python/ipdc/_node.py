@@ -24,7 +24,7 @@ ANSWER_S = 60.0
 """The longest that a node may stay silent, in seconds. It holds an answer back for 30 at most."""
 
 STREAM_S = 30.0
-"""After so many seconds of silence a stream is given up, and the caller looks whether the node is alive."""
+"""After so many seconds of silence a stream is given up: the node sends an empty line after ten."""
 
 FRESH_S = 20.0
 """For how many seconds an idle connection is used again. The node closes one without a request after 60."""
@@ -39,7 +39,7 @@ Body = Union[bytes, BinaryIO, None]
 
 
 class Silence(Exception):
-    """A stream said nothing for STREAM_S seconds. That is no error as long as the node is alive."""
+    """A stream said nothing for STREAM_S seconds: its node is gone, or too busy. It is worth another try."""
 
 
 def default_home() -> Path:
@@ -98,9 +98,10 @@ class Node:
         finally:
             connection.close()
 
-    def lines(self, *path: str) -> Iterator[bytes]:
-        """The lines of an answer as they come. Raises Silence when none does for a while."""
-        connection, response = self._ask("GET", path, {}, timeout=STREAM_S)
+    def lines(self, *path: str, **query: object) -> Iterator[bytes]:
+        """The lines of an answer as they come, empty ones too, which are signs of life. Raises Silence when none comes
+        for a while."""
+        connection, response = self._ask("GET", path, query, timeout=STREAM_S)
         try:
             for line in response:
                 # A line without its end is what a broken connection left of it.

@@ -24,6 +24,7 @@ class FakeNode:
         self.told = queue.Queue()
         self.closed = threading.Event()
         self.loses_answers = 0
+        self.afters = []
         self.firsts = {}
 
     def tell(self, n, **line):
@@ -46,7 +47,8 @@ class FakeNode:
     def get(self, *path, **query):
         return {"state": "done" if self.closed.is_set() else "running", "items": {"total": self.given, "done": 0, "failed": 0}}
 
-    def lines(self, *path):
+    def lines(self, *path, after=None):
+        self.afters.append(after)
         while (line := self.told.get(timeout=WAIT_S)) is not None:
             yield line
 
@@ -123,6 +125,19 @@ class OpenJobs(Waiting, unittest.TestCase):
             self.node.tell(n)
         self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1"])
         self.assertEqual(self.node.gifts, [["a"], ["b"]])
+        self.end()
+
+    def test_a_stream_that_broke_off_goes_on_where_it_was_and_empty_lines_are_none(self):
+        futures = [self.job.put(str(n)) for n in range(3)]
+        self.wait_for(lambda: self.node.given == 3)
+        self.node.told.put(b"\n")
+        self.node.tell(2)
+        self.node.tell(0)
+        self.node.told.put(None)
+        self.wait_for(lambda: len(self.node.afters) == 2)
+        self.node.tell(1)
+        self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1", "2"])
+        self.assertEqual(self.node.afters, [0, 2])
         self.end()
 
     def test_a_failed_item_has_what_its_log_says(self):

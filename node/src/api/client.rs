@@ -28,8 +28,9 @@ use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
     Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX, Peer, Pin,
-    Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX,
+    Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
+    WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -489,12 +490,14 @@ impl Client {
         self.ask(self.request(Method::GET, &["jobs", &job.to_string()]).query(&query)).await
     }
 
-    /// The job's items as they end, each a line of JSON.
+    /// The job's items as they end, each a line of JSON; empty lines are signs of life. With `after` those that
+    /// ended after so many others, in the order of their ends.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn items(&self, prefix: &str) -> Result<Download, ClientError> {
-        let response = self.send(self.request(Method::GET, &["jobs", prefix, "items"])).await?;
+    pub async fn items(&self, prefix: &str, after: Option<u64>) -> Result<Download, ClientError> {
+        let request = self.request(Method::GET, &["jobs", prefix, "items"]);
+        let response = self.send(request.query(&ItemsQuery { after })).await?;
         Ok(Download { response: self.accepted(response).await?, http: self.run.http })
     }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
+use super::lively::{SILENCE, lively};
 use super::{ApiError, Failure};
 use crate::audit;
 use crate::blocks::car;
@@ -31,9 +32,9 @@ use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
     Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
-    JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NewInterpreter, NodeKind,
-    Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage,
-    WAIT_LIMIT_S,
+    ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry,
+    NewInterpreter, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
+    TaskWork, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -387,14 +388,18 @@ async fn cancel(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answe
     Ok(Json(node.controller.cancel(job).await?))
 }
 
-async fn items(State(node): Shared, Path(id): Path<String>) -> Result<Response, Failure> {
+async fn items(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Query(query): Query<ItemsQuery>,
+) -> Result<Response, Failure> {
     let job = node.controller.find(&id).await?;
-    let lines = node.controller.items(job).await?.inspect_err(move |error| {
+    let lines = node.controller.items(job, query.after).await?.inspect_err(move |error| {
         tracing::warn!(%job, %error, "the list of a job's items broke off");
     });
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/x-ndjson")
-        .body(Body::from_stream(lines));
+        .body(Body::from_stream(lively(lines, SILENCE)));
     response.map_err(|error| ApiError::Malformed(error.to_string()).into())
 }
 
@@ -444,11 +449,6 @@ fn content_path(text: &str) -> Result<ContentPath, ApiError> {
         .map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
 }
 
-/// JSON in and out, its errors in the API's own form.
-struct Json<T>(T);
-
-impl<S, T> FromRequest<S> for Json<T>
-where
 /// Of a request that needs no body. One that is sent all the same is read: hyper closes a connection on which a body
 /// was not, and its client, who was not told, may be sending the next request.
 struct NoBody;
@@ -472,6 +472,11 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
     }
 }
 
+/// JSON in and out, its errors in the API's own form.
+struct Json<T>(T);
+
+impl<S, T> FromRequest<S> for Json<T>
+where
     axum::Json<T>: FromRequest<S, Rejection = JsonRejection>,
     S: Send + Sync,
 {

@@ -12,6 +12,7 @@ use super::error::CliError;
 use super::jobs::JobPrefix;
 use super::output::{Output, write_stdout};
 use super::progress::Progress;
+use super::run::Place;
 use crate::api::client::Client;
 use crate::controller::GIFT_LIMIT;
 
@@ -34,7 +35,7 @@ pub(super) struct ShowItems {
 impl ShowItems {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let progress = Progress::new(session.output);
-        show(&session.client()?, &self.id.0, self.failed, &progress).await
+        show(&mut Place::new(session.home()?)?, &self.id.0, self.failed, &progress).await
     }
 }
 
@@ -138,32 +139,69 @@ impl<'a> Gifts<'a> {
     }
 }
 
-/// Prints the job's items as they end, until it has.
+/// Prints the job's items as they end, until it has. When the node goes and comes back it goes on where it was.
 pub(super) async fn show(
-    client: &Client,
+    place: &mut Place,
     id: &str,
     only_failed: bool,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    let mut lines = client.items(id).await?;
-    let mut rest = Vec::new();
-    while let Some(part) = lines.next_chunk().await? {
-        rest.extend_from_slice(&part);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let text: Vec<u8> = rest.drain(..whole).collect();
-        let shown = if only_failed { failed(&text) } else { text };
-        let mut written = Ok(());
-        progress.above(|| written = write_stdout(&shown));
-        written?;
+    let has_ended = place.client().job(id).await?.state.is_end();
+    let mut shown = Shown { only_failed, progress, had: (!has_ended).then_some(0), heard: false };
+    let mut away = None;
+    loop {
+        let error = match shown.go_on(place.client(), id).await {
+            // What ended is there as a whole, or not at all.
+            Err(CliError::Node(error)) if !has_ended => error,
+            ended => return ended,
+        };
+        if std::mem::take(&mut shown.heard) {
+            away = None;
+        }
+        place.wait(&mut away, error).await?;
     }
-    Ok(())
 }
 
-/// The lines of items that failed.
-fn failed(lines: &[u8]) -> Vec<u8> {
-    let is_failed = |line: &&[u8]| {
-        let row = serde_json::from_slice::<Value>(line);
-        row.is_ok_and(|row| row["status"] == "failed")
-    };
-    lines.split_inclusive(|byte| *byte == b'\n').filter(is_failed).flatten().copied().collect()
+/// A list of items on its way to stdout.
+struct Shown<'a> {
+    only_failed: bool,
+    progress: &'a Progress,
+    /// How many lines came, of a job that runs.
+    had: Option<u64>,
+    /// Whether anything came since that was looked at last.
+    heard: bool,
+}
+
+impl Shown<'_> {
+    /// Prints what comes after that which came before.
+    async fn go_on(&mut self, client: &Client, id: &str) -> Result<(), CliError> {
+        let mut lines = client.items(id, self.had).await?;
+        let mut rest = Vec::new();
+        while let Some(part) = lines.next_chunk().await? {
+            self.heard = true;
+            rest.extend_from_slice(&part);
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let text: Vec<u8> = rest.drain(..whole).collect();
+            self.put(&text)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, text: &[u8]) -> Result<(), CliError> {
+        // Empty ones are signs of life.
+        let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.len() > 1);
+        let lines: Vec<&[u8]> = lines.collect();
+        self.had = self.had.map(|had| had + lines.len() as u64);
+        let shown = lines.into_iter().filter(|line| !self.only_failed || is_failed(line));
+        let shown = shown.collect::<Vec<_>>().concat();
+        let mut written = Ok(());
+        self.progress.above(|| written = write_stdout(&shown));
+        written
+    }
+}
+
+/// Whether a line is of an item that failed.
+fn is_failed(line: &[u8]) -> bool {
+    let row = serde_json::from_slice::<Value>(line);
+    row.is_ok_and(|row| row["status"] == "failed")
 }

@@ -131,11 +131,11 @@ impl Run {
             drop(progress);
             return output.put(&accepted);
         }
-        let shows = self.follow.then(|| place.client.clone());
+        let shows = self.follow.then(|| place.clone());
         let showing = async {
             match shows {
-                Some(client) => {
-                    items::show(&client, &accepted.job.to_string(), false, &progress).await
+                Some(mut place) => {
+                    items::show(&mut place, &accepted.job.to_string(), false, &progress).await
                 }
                 None => Ok(()),
             }
@@ -216,6 +216,7 @@ fn check_job_dir(dir: &Path) -> Result<JobSpec, CliError> {
 }
 
 /// The node that a job is followed at. It may go and come back at another port.
+#[derive(Clone)]
 pub(super) struct Place {
     home: PathBuf,
     client: Client,
@@ -282,23 +283,35 @@ impl Place {
 
     /// The job after version `since`; asks again for a while when the node is away.
     async fn look(&mut self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {
-        let mut away: Option<Instant> = None;
+        let mut away = None;
         loop {
-            let error = match self.try_look(job, since).await {
+            match self.try_look(job, since).await {
                 Ok(view) => return Ok(view),
-                Err(error) => error,
-            };
-            let gone =
-                matches!(error, ClientError::Unreachable { .. } | ClientError::NoNode { .. });
-            let since_when = *away.get_or_insert_with(Instant::now);
-            if !gone || since_when.elapsed() > RECONNECT_LIMIT {
-                return Err(error);
-            }
-            sleep(RECONNECT_PAUSE).await;
-            if let Ok(client) = Client::of_home(&self.home) {
-                self.client = client;
+                Err(error) => self.wait(&mut away, error).await?,
             }
         }
+    }
+
+    /// Waits for a moment before a node is asked again that is `away`; gives up when it was for too long.
+    pub(super) async fn wait(
+        &mut self,
+        away: &mut Option<Instant>,
+        error: ClientError,
+    ) -> Result<(), ClientError> {
+        let gone = matches!(error, ClientError::Unreachable { .. } | ClientError::NoNode { .. });
+        let since_when = *away.get_or_insert_with(Instant::now);
+        if !gone || since_when.elapsed() > RECONNECT_LIMIT {
+            return Err(error);
+        }
+        sleep(RECONNECT_PAUSE).await;
+        if let Ok(client) = Client::of_home(&self.home) {
+            self.client = client;
+        }
+        Ok(())
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     async fn try_look(&self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {

@@ -100,13 +100,15 @@ pub enum ItemsError {
 }
 
 impl Controller {
-    /// The job's items as they end, each a line of JSON. Ends with the job.
+    /// The job's items as they end, each a line of JSON. Ends with the job. Of a job that is done they come in the order
+    /// of their numbers; with `after`, in that of their ends, as of every other, without so many of the first.
     ///
     /// # Errors
     /// When there is no such job, or it has no items to show.
     pub async fn items(
         &self,
         job: JobId,
+        after: Option<u64>,
     ) -> Result<impl Stream<Item = Result<Bytes, ItemsError>> + Send + 'static, ItemsError> {
         let live = self.live().get(&job).map(|live| {
             let source = Source::Live { asked: live.asked.clone(), commits: live.commits.clone() };
@@ -116,16 +118,22 @@ impl Controller {
         if kind::find(&view.kind).is_none_or(|kind| !kind.has_items()) {
             return Err(ItemsError::None { job, why: "jobs of its kind have none".to_owned() });
         }
-        let rows = match live {
-            Some((manifest, source)) => Rows::Ends(Ends::new(self.clone(), job, manifest, source)),
-            None if view.state == JobState::Done => {
-                Rows::Result(self.of_result(job, HashSet::new()).await?)
+        let (manifest, source) = match live {
+            Some(live) => live,
+            None if view.state == JobState::Done && after.is_none() => {
+                let rows = Rows::Result(self.of_result(job, HashSet::new()).await?);
+                return Ok(stream::try_unfold(rows, Rows::next));
             }
             None => {
                 let (manifest, engine) = self.replayed(job).await?;
-                Rows::Ends(Ends::new(self.clone(), job, manifest, Source::Kept(engine)))
+                (manifest, Source::Kept(engine))
             }
         };
+        let left_out = after.unwrap_or(0);
+        let told = HashSet::new();
+        let controller = self.clone();
+        let ends = Ends { controller, job, manifest, source, taken: 0, told, left_out };
+        let rows = Rows::Ends(ends);
         Ok(stream::try_unfold(rows, Rows::next))
     }
 
@@ -270,13 +278,11 @@ struct Ends {
     taken: usize,
     /// The numbers of the items that were told.
     told: HashSet<u64>,
+    /// How many of those that come first are not told: they were before.
+    left_out: u64,
 }
 
 impl Ends {
-    fn new(controller: Controller, job: JobId, manifest: Arc<Manifest>, source: Source) -> Self {
-        Ends { controller, job, manifest, source, taken: 0, told: HashSet::new() }
-    }
-
     /// The next lines; none when the engine is gone, or has no more.
     async fn next(&mut self) -> Result<Option<Bytes>, ItemsError> {
         loop {
@@ -293,7 +299,12 @@ impl Ends {
                 let rows = kind.map(|kind| kind.rows(&self.manifest.config, &gave));
                 for row in rows.into_iter().flatten() {
                     // Of an item that was run again for what it gave, the first counts.
-                    if number_of(&row).is_none_or(|n| self.told.insert(n)) {
+                    if number_of(&row).is_some_and(|n| !self.told.insert(n)) {
+                        continue;
+                    }
+                    if self.left_out > 0 {
+                        self.left_out -= 1;
+                    } else {
                         write_line(&mut lines, row);
                     }
                 }
@@ -312,6 +323,8 @@ impl Ends {
         }
         match self.controller.replayed(self.job).await {
             Ok((_, engine)) => Ok(Some(Rows::Ends(Ends { source: Source::Kept(engine), ..self }))),
+            // In another order nothing can be left out.
+            Err(error) if self.left_out > 0 => Err(error),
             Err(error) => match self.controller.of_result(self.job, self.told).await {
                 Ok(result) => Ok(Some(Rows::Result(result))),
                 Err(_) => Err(error),

@@ -167,6 +167,15 @@ pub struct JobView {
     pub error: Option<Problem>,
 }
 
+/// Query of `GET /jobs/{id}/items`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsQuery {
+    /// The lines in the order in which items ended, without so many of the first: those that were read before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+}
+
 /// Query of `POST /jobs/{id}/items`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

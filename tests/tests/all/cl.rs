@@ -160,6 +160,8 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     let id = submit(&swarm[0], &job);
     let some = |view: &Value| view["items"]["done"].as_u64() > Some(40);
     swarm[0].job_until(&id, "some are done", some);
+    let follower = swarm[0].cli(["job", "items", &id]).within(JOB).start();
+    eventually(SOON, "some are followed", || (!follower.stdout().is_empty()).then_some(()));
     let worker = eventually(SOON, "a worker", || swarm.worker_of(&id, &[0]));
     swarm[worker].kill();
     let before = swarm[0].api().get(&format!("/jobs/{id}")).ok()["items"]["done"].as_u64();
@@ -169,6 +171,12 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     assert_eq!(view["items"]["done"], 400);
     let items = swarm[0].cli(["job", "items", &id]).within(JOB).run().ok();
     assert_eq!(numbers(&rows(items.text())), (0..400).collect());
+    let followed = follower.wait(JOB).ok();
+    let followed = rows(followed.text());
+    assert_eq!((followed.len(), numbers(&followed)), (400, (0..400).collect()), "each once");
+    let again = swarm[0].api().get(&format!("/jobs/{id}/items?after=150"));
+    let again = rows(std::str::from_utf8(&again.body).unwrap());
+    assert_eq!(again, followed[150..], "in the same order");
     assert!(before > Some(40), "{before:?} were in the journal");
 }
 
