@@ -196,6 +196,17 @@ pub struct Items {
     pub left_out: u64,
 }
 
+/// How far one item of a job is that runs, by its guest's own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemProgress {
+    /// Its number.
+    pub n: u64,
+    /// Of what the guest counts, what is done.
+    pub done: u64,
+    /// And how much there is.
+    pub total: u64,
+}
+
 /// The outputs of a job's last stage in task order, and where what is made of them is written.
 pub trait Outputs {
     /// How many there are.
@@ -427,9 +438,10 @@ pub trait Program: Sync {
     fn alone(&self, given: Given, heard: &Arc<Heard>) -> Result<Box<dyn Guest>, TaskError>;
 }
 
-/// What an instance said beside its records.
-#[derive(Debug, Default)]
+/// What an instance that works on an item said beside its records.
+#[derive(Debug)]
 pub struct Heard {
+    n: u64,
     log: Mutex<Tail>,
     named: Mutex<Named>,
 }
@@ -444,6 +456,18 @@ struct Named {
 const NAMED_LIMIT: usize = 1 << 20;
 
 impl Heard {
+    /// Of the item with this number nothing was heard yet.
+    #[must_use]
+    pub fn of(n: u64) -> Self {
+        Heard { n, log: Mutex::default(), named: Mutex::default() }
+    }
+
+    /// It is so far with its item.
+    #[must_use]
+    pub fn progress(&self, done: u64, total: u64) -> ItemProgress {
+        ItemProgress { n: self.n, done, total }
+    }
+
     /// It logged a line.
     pub fn log(&self, line: String) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).push(line);

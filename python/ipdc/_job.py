@@ -46,11 +46,13 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Progress(NamedTuple):
-    """How far the job is that an item is part of, in items. The node does not tell how far a single one is."""
+    """How far the job is that an item is part of, in items; and how far that item is: what its code said last with
+    `ipdc.progress(done, total)` while it runs, else None."""
 
     total: int
     done: int
     failed: int
+    item: Optional[tuple[int, int]] = None
 
 
 class ItemFuture(Future):
@@ -62,10 +64,11 @@ class ItemFuture(Future):
     """
 
     _job: Optional[Job] = None
+    _number: Optional[int] = None
 
     def progress(self) -> Progress:
-        """How far the item's job is."""
-        return self._job.progress() if self._job else Progress(0, 0, 0)
+        """How far the item and its job are, as the node was told some seconds ago at most."""
+        return self._job.progress(None if self.done() else self._number) if self._job else Progress(0, 0, 0)
 
 
 class Job:
@@ -109,13 +112,15 @@ class Job:
             self._changed.notify_all()
         return future
 
-    def progress(self) -> Progress:
-        """How far it is, asked of the node."""
+    def progress(self, number: Optional[int] = None) -> Progress:
+        """How far it is, and its item of this number, asked of the node."""
         with self._changed:
             waiting, job = len(self._waiting) + self._giving, self._id
-        items = (self._node.get("jobs", job).get("items") or {}) if job else {}
+        view = self._node.get("jobs", job) if job else {}
+        items = view.get("items") or {}
+        running = {item["n"]: (item["done"], item["total"]) for item in view.get("running_items", ())}
         done, failed = items.get("done", 0), items.get("failed", 0)
-        return Progress(items.get("total", 0) + waiting, done, failed)
+        return Progress(items.get("total", 0) + waiting, done, failed, running.get(number))
 
     def close(self, cancel_waiting: bool = False) -> None:
         """Takes no more items; ends when those that it has have ended. Returns at once."""
@@ -214,7 +219,9 @@ class Job:
         with self._changed:
             self._giving = 0
             if first is not None:
-                self._given.update(enumerate(futures, first))
+                for number, future in enumerate(futures, first):
+                    future._number = number
+                    self._given[number] = future
             known = [(line, self._given.pop(n)) for n, line in self._early.items() if n in self._given]
             self._early.clear()
             self._changed.notify_all()

@@ -156,7 +156,7 @@ impl Runner<'_> {
     /// Runs one item. What the guest fails with is how it ended.
     fn run(&self, at: u32, item: &Item) -> Result<Ended, TaskError> {
         let before = self.host.elapsed();
-        let heard = Arc::default();
+        let heard = Arc::new(Heard::of(item.n));
         let end = match self.call(item, &heard) {
             Ok(given) => End::Output(given),
             Err(TaskError::Failed { class: FailureClass::Guest, code, message }) => {

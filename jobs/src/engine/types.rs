@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::GiftKey;
 use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
-use crate::kind::{Items, Kind, TaskSpec};
+use crate::kind::{ItemProgress, Items, Kind, TaskSpec};
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
@@ -398,6 +398,8 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Of a job of items, how many there are and have ended.
     pub items: Option<Items>,
+    /// Those that run and said how far they are, by their numbers; the first of them.
+    pub running_items: Vec<ItemProgress>,
     /// Peers that hold attempts now.
     pub workers: u32,
     /// Committed tasks whose output came from a worker's memo.

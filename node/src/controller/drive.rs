@@ -319,6 +319,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     });
     view.stages = stages.collect();
     view.items = progress.items;
+    view.running_items = progress.running_items;
     view.memoized = progress.memoized.into();
     view.counters = progress.counters;
     view.bytes_done = progress.bytes_done;

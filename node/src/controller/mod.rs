@@ -577,6 +577,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         counters: BTreeMap::new(),
         stages: vec![],
         items: None,
+        running_items: vec![],
         bytes_done: 0,
         bytes_total: 0,
         bytes_per_s: 0,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use ipdc_jobs::engine::{GiftKey, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId, cid_text};
-use ipdc_jobs::kind::Items;
+use ipdc_jobs::kind::{ItemProgress, Items};
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Input, Payload};
@@ -136,6 +136,9 @@ pub struct JobView {
     /// Of a job of items, how many there are and have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<Items>,
+    /// Those that run and whose code said how far they are, by their numbers; the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running_items: Vec<ItemProgress>,
     /// Input bytes done.
     pub bytes_done: u64,
     /// Input bytes in all.

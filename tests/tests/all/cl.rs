@@ -127,6 +127,25 @@ fn a_gift_that_is_given_again_with_its_key_is_taken_once_whatever_happened_meanw
 }
 
 #[test]
+fn what_an_items_code_says_of_its_progress_is_in_the_jobs_view() {
+    let swarm = Swarm::of(2);
+    let wat = "(module (import \"ipdc\" \"progress\" (func $progress (param i64 i64)))
+        (memory (export \"memory\") 1)
+        (func (export \"ipdc_alloc\") (param i32) (result i32) (i32.const 0))
+        (func (export \"run\") (param i32 i32)
+          (call $progress (i64.const 1) (i64.const 4))
+          (call $progress (i64.const 2) (i64.const 4))
+          (loop $again (br $again))))";
+    let toml = "kind = \"cl\"\nrun = \"run.wat\"\nitems = \"0..2\"\n[limits]\ntime = \"5m\"\n";
+    let id = submit(&swarm[0], &JobDir::new(toml).file("run.wat", wat));
+    let both = json!([{"n": 0, "done": 2, "total": 4}, {"n": 1, "done": 2, "total": 4}]);
+    swarm[0].job_until(&id, "both are half done", |view| view["running_items"] == both);
+    let _ = swarm[0].cli(["job", "cancel", &id]).within(JOB).run().ok();
+    let view = swarm[0].job_until(&id, "cancelled", |view| view["state"] == "cancelled");
+    assert_eq!(view["running_items"], Value::Null, "{view:#}");
+}
+
+#[test]
 fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
     let mut swarm = Swarm::of(1);
     let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::kind::TaskSpec;
+use crate::kind::{ItemProgress, TaskSpec};
 use crate::sim::growing::{self, Growing};
 
 /// A job of the kind that grows: `roots` from the start, and open for more if it `is_open`.
@@ -161,6 +161,27 @@ fn what_a_task_gave_first_stays_in_its_place_when_it_is_lost_and_given_again() {
     let both = lab.engine.gave(0, 9);
     assert_eq!((both.len(), &both[..1]), (2, &first[..]));
     assert_eq!(both[1].worker, other);
+    assert!(matches!(lab.next(), Action::Build { .. }));
+    lab.finish_looking();
+}
+
+#[test]
+fn an_item_that_says_how_far_it_is_is_shown_while_it_runs() {
+    let mut lab = Lab::new(growing_job(1, false, &[1, 1]));
+    let (worker, (task, attempt)) = lab.one_assigned();
+    let says = |lab: &mut Lab, item| {
+        let proof = lab.engine.proof(worker, task, attempt);
+        let held = vec![Held { task, attempt, proof, running: true, done: 0, total: 1, item }];
+        let note = ControllerNote::Renew { held, free_slots: 0, granted: None };
+        lab.note(worker, lab.engine.epoch, note);
+        lab.engine.progress().running_items
+    };
+    assert_eq!(says(&mut lab, None), []);
+    let half = ItemProgress { n: 7, done: 1, total: 2 };
+    assert_eq!(says(&mut lab, Some(half)), [half]);
+    lab.report(worker, (task, attempt), leaf());
+    assert_eq!(lab.committed(), task);
+    assert_eq!(lab.engine.progress().running_items, []);
     assert!(matches!(lab.next(), Action::Build { .. }));
     lab.finish_looking();
 }

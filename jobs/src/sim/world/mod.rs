@@ -473,7 +473,9 @@ impl World {
             }
             Happening::Halfway { node, life, run } if self.nodes[node].life == life => {
                 let (job, task, attempt) = run;
-                let event = WorkerEvent::Progress { job, task, attempt, done: 50, total: 100 };
+                let item = None;
+                let event =
+                    WorkerEvent::Progress { job, task, attempt, done: 50, total: 100, item };
                 self.tell_worker(node, event)
             }
             Happening::Ran { node, life, run } if self.nodes[node].life == life => {
