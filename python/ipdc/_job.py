@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple, Optional
 
 from ._errors import IpdcError, JobError, NodeError, NodeUnreachable, RemoteError
@@ -58,13 +58,33 @@ class Progress(NamedTuple):
 class ItemFuture(Future):
     """A `concurrent.futures.Future` of one item.
 
-    `cancel()` works until the item was given to the node: while the node does not answer, or while as many items as
-    `Swarm(in_flight=…)` says are with it. From then on it returns False, and the item runs: the node has no request
-    to take a single one back.
+    `cancel()` works until the item has ended. One that the node has is taken back, and stopped if it runs; that takes a
+    request, whose answer is waited for.
     """
 
     _job: Optional[Job] = None
     _number: Optional[int] = None
+    _was_taken_back = False
+
+    def cancel(self) -> bool:
+        """Whether the item is cancelled, before or now. `result` raises CancelledError then."""
+        if super().cancel():
+            return True
+        if self._job and not self.done() and self._job.take_back(self):
+            self._end_cancelled()
+        return self.cancelled()
+
+    def cancelled(self) -> bool:
+        return super().cancelled() or self._was_taken_back
+
+    def _end_cancelled(self) -> None:
+        """It was taken back: `Future` has no such end for one that runs."""
+        self._was_taken_back = True
+        try:
+            self.set_exception(CancelledError())
+        except InvalidStateError:
+            # Both who asked and the stream say so.
+            pass
 
     def progress(self) -> Progress:
         """How far the item and its job are, as the node was told some seconds ago at most."""
@@ -122,6 +142,17 @@ class Job:
         done, failed = items.get("done", 0), items.get("failed", 0)
         return Progress(items.get("total", 0) + waiting, done, failed, running.get(number))
 
+    def take_back(self, future: ItemFuture) -> bool:
+        """Has the node cancel an item that it was given; whether it had not ended."""
+        with self._changed:
+            # It may just be on its way, and have no number yet.
+            self._changed.wait_for(lambda: future._number is not None or future.done(), AWAY_S)
+            job, number = self._id, future._number
+        if number is None or future.done():
+            return False
+        answer = self._node.post("jobs", job, "items", "cancel", body={"items": [number]})
+        return number in answer["cancelled"]
+
     def close(self, cancel_waiting: bool = False) -> None:
         """Takes no more items; ends when those that it has have ended. Returns at once."""
         with self._changed:
@@ -129,7 +160,8 @@ class Job:
             left = [future for _, future in self._waiting] if cancel_waiting else []
             self._changed.notify_all()
         for future in left:
-            future.cancel()
+            # Not one that was given meanwhile.
+            Future.cancel(future)
 
     def join(self) -> None:
         """Waits until a closed job's items have ended."""
@@ -310,7 +342,9 @@ class Job:
         self._end(line, future)
 
     def _end(self, line: dict[str, Any], future: ItemFuture) -> None:
-        if line["status"] != "done":
+        if line["status"] == "cancelled":
+            future._end_cancelled()
+        elif line["status"] != "done":
             future.set_exception(RemoteError(self._id or "", line))
         elif "cid" in line:
             self._fetchers.submit(self._fetch, line["cid"], future)

@@ -4,6 +4,7 @@ import json
 import queue
 import threading
 import unittest
+from concurrent.futures import CancelledError
 
 from ipdc import NodeError, NodeUnreachable, RemoteError
 from ipdc._job import Job
@@ -24,6 +25,7 @@ class FakeNode:
         self.told = queue.Queue()
         self.closed = threading.Event()
         self.loses_answers = 0
+        self.can_be_cancelled = []
         self.afters = []
         self.firsts = {}
 
@@ -31,6 +33,8 @@ class FakeNode:
         self.told.put(json.dumps({"n": n, "item": "", "status": "done", "output": str(n), **line}).encode())
 
     def post(self, *path, body=None, key=None):
+        if path[-1] == "cancel":
+            return {"cancelled": [n for n in body["items"] if n in self.can_be_cancelled]}
         if path[-1] == "close":
             self.closed.set()
             self.told.put(None)
@@ -138,6 +142,19 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.node.tell(1)
         self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1", "2"])
         self.assertEqual(self.node.afters, [0, 2])
+        self.end()
+
+    def test_an_item_that_the_node_has_is_cancelled_if_the_node_says_so(self):
+        first, second = self.job.put("a"), self.job.put("b")
+        self.wait_for(lambda: self.node.given == 2 and second._number == 1)
+        self.node.can_be_cancelled = [1]
+        self.assertFalse(first.cancel())
+        self.assertTrue(second.cancel() and second.cancelled() and second.cancel())
+        self.node.tell(1, status="cancelled")
+        self.node.tell(0)
+        self.assertEqual(first.result(WAIT_S), "0")
+        with self.assertRaises(CancelledError):
+            second.result(WAIT_S)
         self.end()
 
     def test_a_failed_item_has_what_its_log_says(self):

@@ -17,6 +17,7 @@ use super::limits::{FAILURE_TEXT_LIMIT, TASKS_LIMIT};
 use super::reports::{Good, clip};
 use super::state::{Task, TaskState, Timer};
 use super::types::{Action, Output};
+use super::withdraw::Withdrawing;
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::kind::{Course, Items, Step, TaskError, TaskSpec};
 use crate::log::Log;
@@ -33,6 +34,7 @@ const OUTPUT_GONE: &str = "IPDC-5112";
 pub(super) struct Ahead {
     pub(super) course: Box<dyn Course>,
     pub(super) gifts: Gifts,
+    pub(super) withdrawing: Vec<Withdrawing>,
     /// Good reports whose outputs are being read.
     reading: BTreeMap<TaskId, Good>,
     /// Outputs that were read, until the journal holds that they are.
@@ -58,6 +60,7 @@ impl Ahead {
         Ahead {
             course,
             gifts: Gifts::default(),
+            withdrawing: Vec::new(),
             reading: BTreeMap::new(),
             read: BTreeMap::new(),
             order: Vec::new(),

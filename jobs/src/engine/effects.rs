@@ -18,6 +18,7 @@ impl Engine {
                     self.after_commit(task);
                     let more = self.follow_commit(task);
                     self.enqueue(&more);
+                    self.tell_withdrawn(task);
                 }
                 Record::Given { items, key } => {
                     self.got_further();

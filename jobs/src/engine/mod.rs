@@ -55,6 +55,7 @@
 //! | `attempts` | renewals, leases, time-outs, peers that go |
 //! | `course` | tasks that follow from results |
 //! | `gifts` | what is given to a job while it runs |
+//! | `withdraw` | items that are wanted no more |
 //! | `reports` | what follows from the end of an attempt |
 //! | `journal` | records on their way to the disk; what each changes is in `effects` |
 //! | `finish` | building, storing and ending |
@@ -79,6 +80,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod types;
+mod withdraw;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -265,6 +267,7 @@ impl Engine {
             Event::Give { ticket, key, payload, items } => {
                 self.on_give(ticket, key, payload, items)
             }
+            Event::Withdraw { ticket, items } => self.on_withdraw(ticket, &items),
             Event::Close => self.on_close(),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}

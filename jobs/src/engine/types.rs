@@ -188,6 +188,13 @@ pub enum Event {
         /// All of it, as the kind reads it.
         items: Bytes,
     },
+    /// The submitter wants these items, by their numbers, no more. Answered by [`Action::Withdrawn`].
+    Withdraw {
+        /// Names it in the answer.
+        ticket: u64,
+        /// Which.
+        items: BTreeSet<u64>,
+    },
     /// The submitter gives no more.
     Close,
     /// The submitter or root wants the job ended.
@@ -230,6 +237,14 @@ pub enum Action {
         ticket: u64,
         /// How many items the job had before; else why nothing was taken.
         first: Result<u64, String>,
+    },
+    /// The journal holds that these items, of those that were to be withdrawn under this ticket, were cancelled. The
+    /// others were not: they have ended, or are about to, or are none.
+    Withdrawn {
+        /// Of [`Event::Withdraw`].
+        ticket: u64,
+        /// Which.
+        items: Vec<u64>,
     },
     /// Fetch these outputs to this node, build the result directory by
     /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`],

@@ -212,6 +212,12 @@ impl Laws {
         }
     }
 
+    /// Whether a worker was seen to start this attempt.
+    #[must_use]
+    pub(super) fn was_started(&self, task: TaskId, attempt: Attempt) -> bool {
+        self.started.contains_key(&(task, attempt))
+    }
+
     /// The user is told how the job ended.
     ///
     /// # Errors

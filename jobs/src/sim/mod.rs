@@ -72,6 +72,7 @@ pub struct Tally {
     pub growing: u64,
     pub gifts: u64,
     pub repeated_gifts: u64,
+    pub withdrawn: u64,
     pub reads: u64,
     pub failed_reads: u64,
     pub engines: Counters,
@@ -140,6 +141,7 @@ impl Tally {
             growing,
             gifts,
             repeated_gifts,
+            withdrawn,
             reads,
             failed_reads,
             engines,
@@ -181,6 +183,7 @@ impl Tally {
         self.growing += growing;
         self.gifts += gifts;
         self.repeated_gifts += repeated_gifts;
+        self.withdrawn += withdrawn;
         self.reads += reads;
         self.failed_reads += failed_reads;
         self.engines.add(engines);

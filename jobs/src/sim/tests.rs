@@ -46,7 +46,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { drains, pauses, refusals, failed_attempts, failed_builds, failed_stores, .. } =
         *sum;
     let Tally { memo_hits, memo_losses, misfits, lies, blames, forged, .. } = *sum;
-    let Tally { growing, gifts, repeated_gifts, reads, failed_reads, .. } = *sum;
+    let Tally { growing, gifts, repeated_gifts, withdrawn, reads, failed_reads, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -81,6 +81,7 @@ fn everything_happened(sum: &Tally) {
         ("jobs whose tasks follow from results", growing, 200),
         ("things given to running jobs", gifts, 200),
         ("things given again", repeated_gifts, 500),
+        ("items withdrawn", withdrawn, 100),
         ("outputs read before their commit", reads, 500),
         ("reads that failed", failed_reads, 30),
         ("commits", engines.commits, 10_000),

@@ -30,11 +30,11 @@ use crate::controller::GIFT_LIMIT;
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
-    ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry,
+    self, Accepted, AddQuery, Added, Admission, AuditQuery, Cancelled, Collected, ContentPath,
+    Delegate, Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite,
+    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry,
     NewInterpreter, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
-    TaskWork, Usage, WAIT_LIMIT_S,
+    TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -98,6 +98,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/jobs/{id}/items", get(items).post(give).layer(DefaultBodyLimit::max(GIFT_LIMIT)))
+        .route("/jobs/{id}/items/cancel", post(withdraw))
         .route("/jobs/{id}/close", post(close))
         .route("/jobs/{id}/logs", get(logs))
         .route("/jobs/{id}/tasks/{task}", get(task));
@@ -412,6 +413,15 @@ async fn give(
     let job = node.controller.find(&id).await?;
     let items = serde_json::to_vec(&items).expect("what was JSON encodes");
     Ok(Json(Given { first: node.controller.give(job, query.key, items.into()).await? }))
+}
+
+async fn withdraw(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Json(unwanted): Json<Unwanted>,
+) -> Answer<Cancelled> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(Cancelled { cancelled: node.controller.withdraw(job, unwanted.items).await? }))
 }
 
 async fn close(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answer<JobView> {

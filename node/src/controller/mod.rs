@@ -18,7 +18,7 @@ mod rows;
 mod submit;
 mod task;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +121,8 @@ enum Asked {
         items: Bytes,
         answer: oneshot::Sender<Result<u64, String>>,
     },
+    /// These items are wanted no more. Answered with those that were cancelled.
+    Withdraw { items: BTreeSet<u64>, answer: oneshot::Sender<Vec<u64>> },
     /// What tasks gave, in the order in which they were committed.
     Gave { from: usize, most: usize, answer: oneshot::Sender<Vec<Output>> },
 }

@@ -3,7 +3,7 @@
 //! While its engine runs the lines follow its commits. Of a job that is done they are read from its result and its
 //! report, in the order of the items. Of one that ended otherwise the journal is replayed, as long as it is kept.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,6 +201,20 @@ impl Controller {
             return Ok(first);
         }
         Err(ItemsError::Refused { job, why: "it has ended".to_owned() })
+    }
+
+    /// Cancels items of a job, by their numbers. When this returns the journal holds it; those that were, the others
+    /// have ended, or will. A job that has ended has none to cancel.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn withdraw(&self, job: JobId, items: BTreeSet<u64>) -> Result<Vec<u64>, FindError> {
+        let asked = self.live().get(&job).map(|live| live.asked.clone());
+        let Some(asked) = asked else { return self.view(job).await.map(|_| Vec::new()) };
+        let (answer, cancelled) = oneshot::channel();
+        // An engine that went gives no answer.
+        let _ = asked.send(Asked::Withdraw { items, answer }).await;
+        Ok(cancelled.await.unwrap_or_default())
     }
 
     /// What is given, as the journal keeps it.

@@ -1,6 +1,6 @@
 //! What is said about jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ipdc_jobs::engine::{GiftKey, Refusal};
@@ -186,6 +186,21 @@ pub struct GiveQuery {
     /// The submitter's own: what is given again with it is taken once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<GiftKey>,
+}
+
+/// Body of `POST /jobs/{id}/items/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unwanted {
+    /// The numbers of the items.
+    pub items: BTreeSet<u64>,
+}
+
+/// Answer to `POST /jobs/{id}/items/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The numbers of those that were cancelled: they had not ended.
+    pub cancelled: Vec<u64>,
 }
 
 /// Answer to `POST /jobs/{id}/items`.

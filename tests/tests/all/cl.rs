@@ -146,6 +146,38 @@ fn what_an_items_code_says_of_its_progress_is_in_the_jobs_view() {
 }
 
 #[test]
+fn items_that_are_cancelled_are_stopped_or_never_begun_and_it_outlives_the_node() {
+    let mut swarm = Swarm::of(1);
+    let id = submit(&swarm[0], &echo("open = true"));
+    // More than run at once, and several to a task.
+    let endless = vec!["?"; 300];
+    let _ = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(["a"])).ok();
+    let _ = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(endless)).ok();
+    swarm[0].job_until(&id, "some run", |view| {
+        view["items"]["done"] == 1 && view["stages"][0]["running"].as_u64() > Some(0)
+    });
+    let cancel = |node: &Node, items: std::ops::Range<u32>| -> usize {
+        let items = json!({"items": items.collect::<Vec<_>>()});
+        let answer = node.api().post(&format!("/jobs/{id}/items/cancel"), &items).ok();
+        answer["cancelled"].as_array().unwrap().len()
+    };
+    assert_eq!(cancel(&swarm[0], 0..200), 199, "all but the one that has ended");
+    assert_eq!(cancel(&swarm[0], 0..200), 0, "once");
+    swarm[0].kill();
+    swarm[0].start();
+    let rest = || swarm[0].job_until(&id, "it goes on", |view| view["items"]["cancelled"] == 199);
+    assert_eq!(rest()["state"], "running");
+    assert_eq!(cancel(&swarm[0], 150..400), 101);
+    let _ = swarm[0].cli(["job", "give", &id, "b", "--close"]).within(JOB).run().ok();
+    let view = swarm[0].job_done(&id);
+    let items = json!({"total": 302, "done": 2, "failed": 0, "cancelled": 300, "left_out": 0});
+    assert_eq!(view["items"], items);
+    let result = fs::read_to_string(swarm[0].save_result(&id).join("results.jsonl")).unwrap();
+    let lines: Vec<_> = result.lines().collect();
+    assert_eq!((lines.len(), lines[5]), (302, r#"{"item":"?","n":5,"status":"cancelled"}"#));
+}
+
+#[test]
 fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
     let mut swarm = Swarm::of(1);
     let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");

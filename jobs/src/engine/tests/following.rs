@@ -185,3 +185,37 @@ fn an_item_that_says_how_far_it_is_is_shown_while_it_runs() {
     assert!(matches!(lab.next(), Action::Build { .. }));
     lab.finish_looking();
 }
+
+#[test]
+fn an_item_that_is_withdrawn_stops_its_attempt_and_is_told_when_the_journal_holds_it() {
+    let mut lab = Lab::new(growing_job(20, false, &[1, 1]));
+    lab.wait(S);
+    let first = lab.assigned();
+    let is_inline = |(_, assignment): &&(PeerId, Assignment)| {
+        let Payload::Inline(body) = &assignment.body else { return false };
+        matches!(growing::output_of(body), Payload::Inline(_))
+    };
+    let (worker, given) = first.iter().find(is_inline).expect("one of the first is inline");
+    let (task, attempt) = (given.task, given.attempt);
+    let withdraw = |ticket| {
+        let items = BTreeSet::from([u64::from(task.0), 999]);
+        Event::Withdraw { ticket, items }
+    };
+    lab.tell(withdraw(1));
+    let (seq, record) = lab.appending();
+    let Record::Committed { task: ended, attempt: by, .. } = record else { panic!("{record:?}") };
+    assert_eq!(ended, task);
+    assert!(by > attempt, "by an attempt of its own");
+    assert!(lab.said.is_empty(), "nobody hears of it before it is durable");
+    lab.tell(withdraw(2));
+    assert_eq!(lab.next(), Action::Withdrawn { ticket: 2, items: vec![] }, "it is on its way");
+    lab.tell(Event::Appended { seq });
+    assert_eq!(lab.next(), Action::Withdrawn { ticket: 1, items: vec![task.0.into()] });
+    assert_eq!(lab.revoked(), (*worker, vec![(task, attempt)]));
+    // What its worker had done all the same is settled, and changes nothing.
+    lab.assigned();
+    lab.report(*worker, (task, attempt), leaf());
+    assert_eq!(lab.settled(), (*worker, vec![(task, attempt)]));
+    lab.assigned();
+    lab.finish_looking();
+}

@@ -119,6 +119,12 @@ impl World {
                     let now = self.now;
                     let known = &mut self.jobs[job];
                     known.laws.on_append(&record)?;
+                    if let Record::Committed { task, attempt, .. } = &record
+                        && !known.laws.was_started(*task, *attempt)
+                    {
+                        // What the controller gave itself is in its journal.
+                        self.nodes[controller].scratch.insert((known.id, *task));
+                    }
                     assert_eq!(seq, (known.journal.len() + known.unwritten.len()) as u64);
                     known.unwritten.push_back((seq, record));
                     known.written_by = known.written_by.max(now + pause);
@@ -136,6 +142,7 @@ impl World {
                     self.at(pause, Happening::Read { job, life, task, attempt, file, holders });
                 }
                 Action::Given { ticket, first } => self.given(job, ticket, first)?,
+                Action::Withdrawn { items, .. } => self.withdrawn(job, &items)?,
                 Action::Blame { peer, .. } => self.blamed(peer)?,
                 Action::Ended(end) => self.jobs[job].laws.on_told(&end)?,
                 Action::Over => {
@@ -282,6 +289,8 @@ impl World {
             return self.tell_engine(job, Event::Close);
         };
         self.give_root(job, n)?;
+        let (ticket, items) = (n.into(), (0..u64::from(n)).collect());
+        self.tell_engine(job, Event::Withdraw { ticket, items })?;
         // It may have lost the answer of this one, or of one before.
         for again in [n, first] {
             self.tally.repeated_gifts += 1;
@@ -294,6 +303,20 @@ impl World {
         let items = growing::root(n);
         let (key, payload) = (Some(gift_key(n)), Payload::Inline(items.clone()));
         self.tell_engine(job, Event::Give { ticket: n.into(), key, payload, items })
+    }
+
+    /// The engine says which trees lost tasks to their withdrawal.
+    fn withdrawn(&mut self, job: usize, items: &[u64]) -> Result<(), Broken> {
+        let known = &self.jobs[job];
+        let own = known.journal.iter().filter(|record| match record {
+            Record::Committed { task, attempt, .. } => !known.laws.was_started(*task, *attempt),
+            _ => false,
+        });
+        if own.count() < items.len() {
+            return Err(Broken::TakenTooEarly);
+        }
+        self.tally.withdrawn += items.len() as u64;
+        Ok(())
     }
 
     /// The engine says whether it has what was given, and from which item on.
