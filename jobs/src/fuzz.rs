@@ -309,7 +309,7 @@ fn to_controller_seeds() -> Vec<Vec<u8>> {
     ];
     let cost = Cost { wall_ms: 1, bytes_in: 2, bytes_out: 3, fetched: 4 };
     let reports = outcomes.map(|outcome| Report { task, attempt, proof, outcome, cost }).into();
-    let held = vec![Held { task, attempt, proof, running: true, done: 1, total: 2 }];
+    let held = vec![Held { task, attempt, proof, running: true, done: 1, total: 2, item: None }];
     let notes = [
         ControllerNote::Renew { held, free_slots: 2, granted: Some(1) },
         ControllerNote::Report { reports },

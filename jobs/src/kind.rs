@@ -5,7 +5,7 @@
 //! the engine's. It touches the world only through [`Tree`] (reading the input while planning)
 //! and [`Host`] (running a task on a worker).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -165,11 +165,26 @@ pub trait Course: Send + Sync {
     /// Why not, for the user.
     fn check(&self, given: &Bytes) -> Result<(), String>;
 
+    /// What `task`, which has given nothing, gives when these of its items are wanted no more; none, when none of
+    /// them is one of its, and has not ended.
+    fn withdraw(&self, _task: &TaskSpec, _items: &BTreeSet<u64>) -> Option<Withdrawn> {
+        None
+    }
+
     /// Whether the job goes on when all its tasks are done: its submitter may give it more.
     fn is_open(&self) -> bool;
 
     /// How far it is.
     fn items(&self) -> Items;
+}
+
+/// Items that are taken out of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawn {
+    /// What the task gives then.
+    pub output: Bytes,
+    /// The items, by their numbers.
+    pub items: Vec<u64>,
 }
 
 /// What the journal holds that a [`Course`] is told of.
@@ -197,9 +212,28 @@ pub struct Items {
     pub done: u64,
     /// Failed for good.
     pub failed: u64,
+    /// Withdrawn before they had ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cancelled: u64,
     /// Named by others, and left out by the job's rules.
     #[serde(default)]
     pub left_out: u64,
+}
+
+/// How far one item of a job is that runs, by its guest's own word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemProgress {
+    /// Its number.
+    pub n: u64,
+    /// Of what the guest counts, what is done.
+    pub done: u64,
+    /// And how much there is.
+    pub total: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// The outputs of a job's last stage in task order, and where what is made of them is written.
@@ -463,9 +497,10 @@ pub struct Call {
     pub heard: Arc<Heard>,
 }
 
-/// What an instance said beside its records.
-#[derive(Debug, Default)]
+/// What an instance that works on an item said beside its records.
+#[derive(Debug)]
 pub struct Heard {
+    n: u64,
     log: Mutex<Tail>,
     named: Mutex<Named>,
 }
@@ -480,6 +515,18 @@ struct Named {
 const NAMED_LIMIT: usize = 1 << 20;
 
 impl Heard {
+    /// Of the item with this number nothing was heard yet.
+    #[must_use]
+    pub fn of(n: u64) -> Self {
+        Heard { n, log: Mutex::default(), named: Mutex::default() }
+    }
+
+    /// It is so far with its item.
+    #[must_use]
+    pub fn progress(&self, done: u64, total: u64) -> ItemProgress {
+        ItemProgress { n: self.n, done, total }
+    }
+
     /// It logged a line.
     pub fn log(&self, line: String) {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).push(line);

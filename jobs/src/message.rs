@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
+use crate::kind::ItemProgress;
 use crate::log::Log;
 
 /// The longest byte string that travels inside a message, in bytes. A few such fit a network
@@ -226,6 +227,9 @@ pub struct Held {
     pub done: u64,
     /// Input bytes in all; 0 when not known.
     pub total: u64,
+    /// Of a task of items: the one that said last how far it is, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<ItemProgress>,
 }
 
 /// How an attempt ended.

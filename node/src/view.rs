@@ -25,8 +25,8 @@ use crate::swarm::revocation::Whom;
 use crate::swarm::{self, PeerView, Standing};
 
 pub use jobs::{
-    Accepted, AttemptFailure, Given, JobLogs, JobQuery, JobState, JobView, LeftOut, LogLine,
-    LogsQuery, StageView, StepView, Submission, TaskWork,
+    Accepted, AttemptFailure, Cancelled, GiveQuery, Given, ItemsQuery, JobLogs, JobQuery, JobState,
+    JobView, LeftOut, LogLine, LogsQuery, StageView, StepView, Submission, TaskWork, Unwanted,
 };
 
 /// The first part of every path.

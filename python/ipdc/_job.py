@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, Callable, NamedTuple, Optional
 
 from ._errors import IpdcError, JobError, NodeError, NodeUnreachable, RemoteError
@@ -35,6 +36,9 @@ PAUSE_S = 0.2
 FETCHERS = 4
 """How many long outputs are fetched at a time."""
 
+NOT_KEPT = "IPDC-5610"
+"""What the node answers when it does not know any more in which order the items of a job ended."""
+
 NOT_OPEN = "IPDC-5611"
 """What the node answers when a job takes no more items: it ends when it was given nothing for an hour."""
 
@@ -42,26 +46,49 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Progress(NamedTuple):
-    """How far the job is that an item is part of, in items. The node does not tell how far a single one is."""
+    """How far the job is that an item is part of, in items; and how far that item is: what its code said last with
+    `ipdc.progress(done, total)` while it runs, else None."""
 
     total: int
     done: int
     failed: int
+    item: Optional[tuple[int, int]] = None
 
 
 class ItemFuture(Future):
     """A `concurrent.futures.Future` of one item.
 
-    `cancel()` works until the item was given to the node: while the node does not answer, or while as many items as
-    `Swarm(in_flight=…)` says are with it. From then on it returns False, and the item runs: the node has no request
-    to take a single one back.
+    `cancel()` works until the item has ended. One that the node has is taken back, and stopped if it runs; that takes a
+    request, whose answer is waited for.
     """
 
     _job: Optional[Job] = None
+    _number: Optional[int] = None
+    _was_taken_back = False
+
+    def cancel(self) -> bool:
+        """Whether the item is cancelled, before or now. `result` raises CancelledError then."""
+        if super().cancel():
+            return True
+        if self._job and not self.done() and self._job.take_back(self):
+            self._end_cancelled()
+        return self.cancelled()
+
+    def cancelled(self) -> bool:
+        return super().cancelled() or self._was_taken_back
+
+    def _end_cancelled(self) -> None:
+        """It was taken back: `Future` has no such end for one that runs."""
+        self._was_taken_back = True
+        try:
+            self.set_exception(CancelledError())
+        except InvalidStateError:
+            # Both who asked and the stream say so.
+            pass
 
     def progress(self) -> Progress:
-        """How far the item's job is."""
-        return self._job.progress() if self._job else Progress(0, 0, 0)
+        """How far the item and its job are, as the node was told some seconds ago at most."""
+        return self._job.progress(None if self.done() else self._number) if self._job else Progress(0, 0, 0)
 
 
 class Job:
@@ -84,6 +111,10 @@ class Job:
         # Lines of items whose numbers the answer to their gift has not told us yet.
         self._early: dict[int, dict[str, Any]] = {}
         self._closing = False
+        # How many lines of the job's stream were read; None when all are to be read again.
+        self._rows: Optional[int] = 0
+        # Since when the giver has had no answer.
+        self._away_since: Optional[float] = None
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="ipdc-fetch")
         self._threads = [
             threading.Thread(target=self._give, name="ipdc-give", daemon=True),
@@ -101,13 +132,26 @@ class Job:
             self._changed.notify_all()
         return future
 
-    def progress(self) -> Progress:
-        """How far it is, asked of the node."""
+    def progress(self, number: Optional[int] = None) -> Progress:
+        """How far it is, and its item of this number, asked of the node."""
         with self._changed:
             waiting, job = len(self._waiting) + self._giving, self._id
-        items = (self._node.get("jobs", job).get("items") or {}) if job else {}
+        view = self._node.get("jobs", job) if job else {}
+        items = view.get("items") or {}
+        running = {item["n"]: (item["done"], item["total"]) for item in view.get("running_items", ())}
         done, failed = items.get("done", 0), items.get("failed", 0)
-        return Progress(items.get("total", 0) + waiting, done, failed)
+        return Progress(items.get("total", 0) + waiting, done, failed, running.get(number))
+
+    def take_back(self, future: ItemFuture) -> bool:
+        """Has the node cancel an item that it was given; whether it had not ended."""
+        with self._changed:
+            # It may just be on its way, and have no number yet.
+            self._changed.wait_for(lambda: future._number is not None or future.done(), AWAY_S)
+            job, number = self._id, future._number
+        if number is None or future.done():
+            return False
+        answer = self._node.post("jobs", job, "items", "cancel", body={"items": [number]})
+        return number in answer["cancelled"]
 
     def close(self, cancel_waiting: bool = False) -> None:
         """Takes no more items; ends when those that it has have ended. Returns at once."""
@@ -116,7 +160,8 @@ class Job:
             left = [future for _, future in self._waiting] if cancel_waiting else []
             self._changed.notify_all()
         for future in left:
-            future.cancel()
+            # Not one that was given meanwhile.
+            Future.cancel(future)
 
     def join(self) -> None:
         """Waits until a closed job's items have ended."""
@@ -174,23 +219,41 @@ class Job:
         """Gives items to the job, or to a new one if it has ended meanwhile; the number of the first."""
         if self._id:
             try:
-                return self._node.post("jobs", self._id, "items", body=items)["first"]
+                return self._give_for_sure(self._id, items)
             except NodeError as error:
                 if error.code != NOT_OPEN or self._given:
                     raise
         job = self._open_job()
         with self._changed:
             self._id = job
+            self._rows = 0
             self._early.clear()
             self._changed.notify_all()
-        return self._node.post("jobs", job, "items", body=items)["first"]
+        return self._give_for_sure(job, items)
+
+    def _give_for_sure(self, job: str, items: list[str]) -> int:
+        """Gives items once, however often the node has to be asked for its answer."""
+        key = uuid.uuid4().hex
+        while True:
+            try:
+                first = self._node.post("jobs", job, "items", body=items, key=key)["first"]
+            except NodeUnreachable:
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since > AWAY_S:
+                    raise
+                time.sleep(PAUSE_S)
+            else:
+                self._away_since = None
+                return first
 
     def _note_given(self, first: Optional[int], futures: list[ItemFuture]) -> None:
         """What the giver gave has numbers from now on."""
         with self._changed:
             self._giving = 0
             if first is not None:
-                self._given.update(enumerate(futures, first))
+                for number, future in enumerate(futures, first):
+                    future._number = number
+                    self._given[number] = future
             known = [(line, self._given.pop(n)) for n, line in self._early.items() if n in self._given]
             self._early.clear()
             self._changed.notify_all()
@@ -222,14 +285,14 @@ class Job:
         """Reads the stream of a job, and then looks how the job is."""
         try:
             self._follow(job)
+            view = self._node.get("jobs", job)
+            if view["state"] in ENDED and self._given:
+                # The stream broke off, and the job ended then: all its lines are there.
+                self._follow(job)
+            return view
         except NodeError:
-            # A job that ended without a result has no items any more; its view says why.
+            # Its lines may be gone; its view says how it ended.
             return self._node.get("jobs", job)
-        view = self._node.get("jobs", job)
-        if view["state"] == "done" and self._given:
-            # The stream broke off, and the job ended then: all its lines are there.
-            self._follow(job)
-        return view
 
     def _next_to_read(self) -> Optional[str]:
         """The job as soon as items are with it; None when no more will be."""
@@ -238,11 +301,23 @@ class Job:
             return self._id if self._given else None
 
     def _follow(self, job: str) -> None:
-        """Reads the stream of a job until it ends or breaks off, is silent for long, or is of no more use."""
-        lines = self._node.lines("jobs", job, "items")
+        """Reads the stream of a job, from where it was, until it ends or breaks off, is silent for long, or is of no
+        more use."""
+        try:
+            self._follow_from(job, self._rows)
+        except NodeError as error:
+            if error.code != NOT_KEPT or self._rows is None:
+                raise
+            # Then in another order, which has no place to go on from.
+            self._rows = None
+            self._follow_from(job, None)
+
+    def _follow_from(self, job: str, rows: Optional[int]) -> None:
+        lines = self._node.lines("jobs", job, "items", **({} if rows is None else {"after": rows}))
         try:
             for line in lines:
-                self._take(job, json.loads(line))
+                if line.strip():
+                    self._take(job, json.loads(line))
                 with self._changed:
                     if self._id != job or (self._closing and not (self._given or self._waiting or self._giving)):
                         break
@@ -256,6 +331,8 @@ class Job:
         with self._changed:
             if job != self._id:
                 return
+            if self._rows is not None:
+                self._rows += 1
             future = self._given.pop(line["n"], None)
             if future is None:
                 if self._giving:
@@ -265,7 +342,9 @@ class Job:
         self._end(line, future)
 
     def _end(self, line: dict[str, Any], future: ItemFuture) -> None:
-        if line["status"] != "done":
+        if line["status"] == "cancelled":
+            future._end_cancelled()
+        elif line["status"] != "done":
             future.set_exception(RemoteError(self._id or "", line))
         elif "cid" in line:
             self._fetchers.submit(self._fetch, line["cid"], future)

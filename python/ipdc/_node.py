@@ -24,7 +24,7 @@ ANSWER_S = 60.0
 """The longest that a node may stay silent, in seconds. It holds an answer back for 30 at most."""
 
 STREAM_S = 30.0
-"""After so many seconds of silence a stream is given up, and the caller looks whether the node is alive."""
+"""After so many seconds of silence a stream is given up: the node sends an empty line after ten."""
 
 FRESH_S = 20.0
 """For how many seconds an idle connection is used again. The node closes one without a request after 60."""
@@ -39,7 +39,7 @@ Body = Union[bytes, BinaryIO, None]
 
 
 class Silence(Exception):
-    """A stream said nothing for STREAM_S seconds. That is no error as long as the node is alive."""
+    """A stream said nothing for STREAM_S seconds: its node is gone, or too busy. It is worth another try."""
 
 
 def default_home() -> Path:
@@ -68,13 +68,12 @@ class Node:
         """What a GET answers. NodeUnreachable or NodeError, as all of these."""
         return self._json("GET", path, query)
 
-    def post(self, *path: str, body: Any = None) -> Any:
-        """What a POST answers, with a body in JSON or, where the request needs none, without: the node closes a
-        connection on which it was sent a body that it did not ask for."""
+    def post(self, *path: str, body: Any = None, **query: object) -> Any:
+        """What a POST answers, with a body in JSON or, where the request needs none, without."""
         if body is None:
-            return self._json("POST", path, {})
+            return self._json("POST", path, query)
         data = json.dumps(body).encode()
-        return self._json("POST", path, {}, data, {"Content-Type": "application/json"})
+        return self._json("POST", path, query, data, {"Content-Type": "application/json"})
 
     def add_file(self, path: Path, pin: bool = False) -> dict[str, Any]:
         """Adds a file to the swarm; `cid` and `size`."""
@@ -99,9 +98,10 @@ class Node:
         finally:
             connection.close()
 
-    def lines(self, *path: str) -> Iterator[bytes]:
-        """The lines of an answer as they come. Raises Silence when none does for a while."""
-        connection, response = self._ask("GET", path, {}, timeout=STREAM_S)
+    def lines(self, *path: str, **query: object) -> Iterator[bytes]:
+        """The lines of an answer as they come, empty ones too, which are signs of life. Raises Silence when none comes
+        for a while."""
+        connection, response = self._ask("GET", path, query, timeout=STREAM_S)
         try:
             for line in response:
                 # A line without its end is what a broken connection left of it.

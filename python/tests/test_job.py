@@ -4,8 +4,9 @@ import json
 import queue
 import threading
 import unittest
+from concurrent.futures import CancelledError
 
-from ipdc import NodeError, RemoteError
+from ipdc import NodeError, NodeUnreachable, RemoteError
 from ipdc._job import Job
 
 from .node import Waiting
@@ -23,24 +24,35 @@ class FakeNode:
         self.answer.set()
         self.told = queue.Queue()
         self.closed = threading.Event()
+        self.loses_answers = 0
+        self.can_be_cancelled = []
+        self.afters = []
+        self.firsts = {}
 
     def tell(self, n, **line):
         self.told.put(json.dumps({"n": n, "item": "", "status": "done", "output": str(n), **line}).encode())
 
-    def post(self, *path, body=None):
+    def post(self, *path, body=None, key=None):
+        if path[-1] == "cancel":
+            return {"cancelled": [n for n in body["items"] if n in self.can_be_cancelled]}
         if path[-1] == "close":
             self.closed.set()
             self.told.put(None)
             return {}
-        first, self.given = self.given, self.given + len(body)
-        self.gifts.append(body)
+        if key not in self.firsts:
+            self.firsts[key], self.given = self.given, self.given + len(body)
+            self.gifts.append(body)
         self.answer.wait(WAIT_S)
-        return {"first": first}
+        if self.loses_answers:
+            self.loses_answers -= 1
+            raise NodeUnreachable("the connection broke")
+        return {"first": self.firsts[key]}
 
     def get(self, *path, **query):
         return {"state": "done" if self.closed.is_set() else "running", "items": {"total": self.given, "done": 0, "failed": 0}}
 
-    def lines(self, *path):
+    def lines(self, *path, after=None):
+        self.afters.append(after)
         while (line := self.told.get(timeout=WAIT_S)) is not None:
             yield line
 
@@ -105,6 +117,44 @@ class OpenJobs(Waiting, unittest.TestCase):
         for future in futures:
             future.result(WAIT_S)
         self.assertEqual([len(gift) for gift in self.node.gifts], [1, 50])
+        self.end()
+
+    def test_a_gift_whose_answer_was_lost_is_taken_once(self):
+        self.node.loses_answers = 2
+        futures = [self.job.put("a")]
+        self.wait_for(lambda: not self.node.loses_answers)
+        futures.append(self.job.put("b"))
+        self.wait_for(lambda: self.node.given == 2)
+        for n in (0, 1):
+            self.node.tell(n)
+        self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1"])
+        self.assertEqual(self.node.gifts, [["a"], ["b"]])
+        self.end()
+
+    def test_a_stream_that_broke_off_goes_on_where_it_was_and_empty_lines_are_none(self):
+        futures = [self.job.put(str(n)) for n in range(3)]
+        self.wait_for(lambda: self.node.given == 3)
+        self.node.told.put(b"\n")
+        self.node.tell(2)
+        self.node.tell(0)
+        self.node.told.put(None)
+        self.wait_for(lambda: len(self.node.afters) == 2)
+        self.node.tell(1)
+        self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1", "2"])
+        self.assertEqual(self.node.afters, [0, 2])
+        self.end()
+
+    def test_an_item_that_the_node_has_is_cancelled_if_the_node_says_so(self):
+        first, second = self.job.put("a"), self.job.put("b")
+        self.wait_for(lambda: self.node.given == 2 and second._number == 1)
+        self.node.can_be_cancelled = [1]
+        self.assertFalse(first.cancel())
+        self.assertTrue(second.cancel() and second.cancelled() and second.cancel())
+        self.node.tell(1, status="cancelled")
+        self.node.tell(0)
+        self.assertEqual(first.result(WAIT_S), "0")
+        with self.assertRaises(CancelledError):
+            second.result(WAIT_S)
         self.end()
 
     def test_a_failed_item_has_what_its_log_says(self):

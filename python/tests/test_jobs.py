@@ -53,7 +53,7 @@ class JobDirectories(NodeTest):
         with Swarm(self.node.home, in_flight=3) as swarm:
             self.assertEqual(len(list(swarm.map(self.dir, map(str, range(50)), timeout=WAIT_S))), 50)
 
-    def test_what_waits_can_be_cancelled_and_what_was_given_cannot(self):
+    def test_what_waits_can_be_cancelled_and_what_has_ended_cannot(self):
         with Swarm(self.node.home, in_flight=1) as swarm:
             slow, waits, after = (swarm.submit(self.dir, item) for item in ("~1", "~2", "~3"))
             self.assertTrue(waits.cancel())
@@ -62,14 +62,25 @@ class JobDirectories(NodeTest):
             self.assertEqual((slow.result(WAIT_S), after.result(WAIT_S)), ("~1", "~3"))
             self.assertFalse(slow.cancel())
             self.wait_for(lambda: after.progress().done == 2)
-            self.assertEqual(after.progress(), (2, 2, 0), "what was cancelled was never sent")
+            self.assertEqual(after.progress()[:3], (2, 2, 0), "what was cancelled was never sent")
+
+    def test_what_runs_can_be_cancelled_and_is_stopped(self):
+        endless = [self.swarm.submit(self.dir, "?") for _ in range(20)]
+        self.wait_for(endless[-1].running)
+        self.assertTrue(all(future.cancel() for future in endless))
+        self.assertTrue(all(future.cancelled() and future.done() for future in endless))
+        with self.assertRaises(CancelledError):
+            endless[0].result(WAIT_S)
+        after = self.swarm.submit(self.dir, "1")
+        self.assertEqual(after.result(WAIT_S), "1", "the others' places are free")
+        self.assertFalse(after.cancel())
 
     def test_progress_counts_the_items_of_the_job(self):
         futures = [self.swarm.submit(self.dir, str(n)) for n in range(10)]
         for future in futures:
             future.result(WAIT_S)
         self.wait_for(lambda: futures[0].progress().done == 10)
-        self.assertEqual(futures[0].progress(), (10, 10, 0))
+        self.assertEqual(futures[0].progress(), (10, 10, 0, None))
 
     def test_shutdown_waits_closes_the_job_and_refuses_more(self):
         future = self.swarm.submit(self.dir, "~1")

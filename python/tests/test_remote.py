@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from ipdc import File, NodeError, NotShippable, RemoteError, Swarm
+from ipdc import File, JobError, NodeError, NotShippable, RemoteError, Swarm
 
 from .node import WAIT_S, NodeTest
 
@@ -110,6 +110,23 @@ class Functions(NodeTest):
             error = swarm.submit(forever).exception(WAIT_S)
         self.assertIsInstance(error, RemoteError)
         self.assertIsNone(error.type_name)
+
+    def test_what_a_call_says_of_its_progress_is_told_while_it_runs(self):
+        def forever():
+            import ipdc
+
+            ipdc.progress(1, 3)
+            ipdc.progress(2, 3)
+            while True:
+                pass
+
+        with Swarm(self.node.home, time="15s") as swarm:
+            future = swarm.submit(forever)
+            self.wait_for(lambda: future.done() or future.progress().item)
+            self.assertEqual(future.progress().item, (2, 3))
+            swarm._node.post("jobs", future._job._id, "cancel")
+            self.assertIsInstance(future.exception(WAIT_S), JobError)
+            self.assertIsNone(future.progress().item)
 
     def test_limits_that_are_none_are_an_error_of_the_node(self):
         with Swarm(self.node.home, memory="much") as swarm:

@@ -3,16 +3,18 @@
 //! Items that a task left are given out again, as many to a task as take about a second; failed ones are tried again
 //! after a pause, each by itself. What was given to the job while it runs becomes tasks.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::kind::{self, Course, Items as Tally, Step, TaskError, TaskSpec};
+use crate::kind::{self, Course, Items as Tally, Step, TaskError, TaskSpec, Withdrawn};
 
 use super::config::Config;
 use super::error;
 use super::frontier::{Frontier, Lane};
 use super::item::{Body, ITEM_LIMIT, ITEMS_LIMIT, Items};
-use super::output::{Ended, Output, Ran};
+use super::output::{End, Ended, Output, Ran};
 use super::plan;
 
 /// What a task of items that a task left should take, in milliseconds: much longer than a message, and short
@@ -106,8 +108,11 @@ impl Progress {
     /// Counts an item that ended for good, once: its task may be run again for what it gave.
     fn note(&mut self, n: u64, ended: &Ended) {
         if self.ended.insert(n) {
-            let count = if ended.is_good() { &mut self.tally.done } else { &mut self.tally.failed };
-            *count += 1;
+            *match ended.end {
+                End::Output(_) => &mut self.tally.done,
+                End::Error { .. } => &mut self.tally.failed,
+                End::Cancelled {} => &mut self.tally.cancelled,
+            } += 1;
         }
     }
 
@@ -160,6 +165,23 @@ impl Course for Progress {
         Ok(())
     }
 
+    fn withdraw(&self, task: &TaskSpec, items: &BTreeSet<u64>) -> Option<Withdrawn> {
+        let Body::Run { items: mine, .. } = Body::decode(&task.body)? else { return None };
+        let is_wanted_no_more = |at: &u32| {
+            let n = mine.number(*at);
+            items.contains(&n) && !self.ended.contains(n)
+        };
+        let cancelled = |at| Some(Ended::cancelled(at, mine.text(at)?));
+        let ended: Vec<Ended> =
+            (0..mine.count()).filter(is_wanted_no_more).filter_map(cancelled).collect();
+        if ended.is_empty() {
+            return None;
+        }
+        let items = ended.iter().map(|ended| mine.number(ended.at)).collect();
+        let output = Output::Ran(Ran { ended, archive: None }).encode();
+        Some(Withdrawn { output, items })
+    }
+
     fn is_open(&self) -> bool {
         self.is_open
     }
@@ -192,6 +214,10 @@ pub(super) fn texts(given: &Bytes) -> Result<Vec<String>, String> {
 struct Bits(Vec<u64>);
 
 impl Bits {
+    fn contains(&self, n: u64) -> bool {
+        self.0.get((n / 64) as usize).is_some_and(|word| word & (1 << (n % 64)) != 0)
+    }
+
     /// Whether it was not there.
     fn insert(&mut self, n: u64) -> bool {
         let (word, bit) = ((n / 64) as usize, 1 << (n % 64));

@@ -29,5 +29,5 @@ pub(super) fn no_item(why: &str) -> TaskError {
 /// What an item wrote cannot be read again.
 pub(super) fn unreadable(name: &str, error: &io::Error) -> TaskError {
     let message = format!("the file {name} that an item wrote cannot be read again: {error}");
-    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5318", message }
+    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5322", message }
 }

@@ -40,12 +40,13 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     places.dedup_by_key(|(n, ..)| *n);
     let (mut result, mut report) = (Lines::new(outputs.create()?), Lines::new(outputs.create()?));
     let mut tasks = Tasks { outputs, held: Vec::new() };
-    let mut failed = 0_u64;
+    let (mut failed, mut cancelled) = (0_u64, 0_u64);
     let is_nested = places.len() as u64 > DIRECTORY;
     for &(n, index, at) in &places {
         let task = tasks.get(index)?;
         let ended = &task.ran.ended[at as usize];
-        failed += u64::from(!ended.is_good());
+        cancelled += u64::from(ended.is_cancelled());
+        failed += u64::from(!ended.is_good() && !ended.is_cancelled());
         result.line(&line(ended.result(&task.items)))?;
         let mut cost = ended.cost(task.tries, &task.gave);
         cost.insert("n".into(), n.into());
@@ -67,6 +68,9 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     finished.report.push(ResultFile { task, name, file });
     finished.remarks.insert("items".into(), (places.len() as u64).into());
     finished.remarks.insert("failed".into(), failed.into());
+    if cancelled > 0 {
+        finished.remarks.insert("cancelled".into(), cancelled.into());
+    }
     Ok(finished)
 }
 

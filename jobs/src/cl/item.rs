@@ -179,6 +179,17 @@ impl Items {
         }
     }
 
+    /// The text of the one at this place, which there is; none, where it stands in a list.
+    pub(super) fn text(&self, at: u32) -> Option<String> {
+        match self {
+            Items::Lines { .. } => None,
+            Items::Range { from, .. } => Some((from + u64::from(at)).to_string()),
+            Items::Files { files, .. } => Some(files[at as usize].0.clone()),
+            Items::Texts { texts, .. } => Some(texts[at as usize].clone()),
+            Items::Found { found, .. } => Some(found[at as usize].text.clone()),
+        }
+    }
+
     /// The texts of those that are written out.
     pub(super) fn texts(&self) -> Vec<&str> {
         match self {

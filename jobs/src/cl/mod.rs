@@ -106,7 +106,8 @@ impl Kind for Items {
     fn is_output(&self, task: &TaskSpec, output: &Payload) -> bool {
         match output {
             Payload::Inline(text) => {
-                Body::decode(&task.body).is_some_and(|body| Output::of(&body, text).is_some())
+                let output = Body::decode(&task.body).and_then(|body| Output::of(&body, text));
+                output.is_some_and(|output| !output.has_cancelled())
             }
             Payload::File(_) => true,
         }

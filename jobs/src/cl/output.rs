@@ -77,6 +77,8 @@ pub(super) enum End {
         /// What happened.
         message: String,
     },
+    /// It was withdrawn before it ended. No worker says so.
+    Cancelled {},
 }
 
 /// What an item gave.
@@ -107,6 +109,11 @@ impl Output {
             _ => false,
         };
         fits.then_some(output)
+    }
+
+    /// Whether items of it were withdrawn: what their controller says.
+    pub(super) fn has_cancelled(&self) -> bool {
+        matches!(self, Output::Ran(ran) if ran.ended.iter().any(Ended::is_cancelled))
     }
 
     /// The files that it names, and what each was made for; none, when an item failed: that is not to be
@@ -141,9 +148,19 @@ impl Ran {
 }
 
 impl Ended {
+    /// One that was withdrawn.
+    pub(super) fn cancelled(at: u32, item: String) -> Self {
+        let (log, named) = Default::default();
+        Ended { at, item, ms: 0, log, named, files: BTreeMap::new(), end: End::Cancelled {} }
+    }
+
     /// Whether it is not tried again, when it was tried so often before.
     pub(super) fn is_final(&self, tries: u32, retries: u32) -> bool {
-        self.is_good() || tries >= retries
+        self.is_good() || self.is_cancelled() || tries >= retries
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self.end, End::Cancelled {})
     }
 
     /// Whether it has the form that a worker gives it.
@@ -162,6 +179,7 @@ impl Ended {
             End::Output(Given::Text(text)) => text.len(),
             End::Output(Given::File(_)) => 0,
             End::Error { message, .. } => message.len(),
+            End::Cancelled {} => 0,
         };
         let lines = self.named.iter().chain(&self.log).chain(self.files.keys()).map(String::len);
         end + self.item.len() + lines.sum::<usize>()
@@ -174,8 +192,14 @@ impl Ended {
             row.insert("depth".into(), (*depth).into());
         }
         row.insert("item".into(), self.item.as_str().into());
-        row.insert("status".into(), if self.is_good() { "done" } else { "failed" }.into());
+        let status = match &self.end {
+            End::Output(_) => "done",
+            End::Error { .. } => "failed",
+            End::Cancelled {} => "cancelled",
+        };
+        row.insert("status".into(), status.into());
         match &self.end {
+            End::Cancelled {} => {}
             End::Output(Given::Text(text)) if text.is_empty() => {}
             End::Output(Given::Text(text)) => {
                 drop(row.insert("output".into(), text.as_str().into()))
@@ -198,7 +222,11 @@ impl Ended {
 
     /// Who ran it, how often it was tried, what it took.
     pub(super) fn cost(&self, tries: u32, gave: &Gave) -> Row {
-        let attempts = if gave.memoized { 0 } else { tries + 1 };
+        let attempts = match self.end {
+            _ if gave.memoized => 0,
+            End::Cancelled {} => tries,
+            End::Output(_) | End::Error { .. } => tries + 1,
+        };
         let ms = if gave.memoized { 0 } else { self.ms };
         let mut row = Map::from_iter([
             ("attempts".into(), attempts.into()),

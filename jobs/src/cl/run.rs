@@ -187,7 +187,8 @@ impl<'a> Hand<'a> {
 impl Calls for Hand<'_> {
     fn next(&mut self) -> Option<Call> {
         let at = self.turns.next()?;
-        let (item, heard) = (&self.turns.items[at], Arc::<Heard>::default());
+        let item = &self.turns.items[at];
+        let heard = Arc::new(Heard::of(item.n));
         let Runner { host, inline, .. } = *self.runner;
         let gives = Gives::new(host, inline);
         let (began, heard_too, files) = (host.elapsed(), Arc::clone(&heard), BTreeMap::new());

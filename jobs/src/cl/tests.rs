@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fake::{Last, Native, World};
 use crate::ids::TaskId;
-use crate::kind::{Finished, Step};
+use crate::kind::{Finished, Step, Withdrawn};
 use crate::spec;
 
 const FAIL: &[u8] = b"fail";
@@ -94,7 +94,8 @@ impl<'a> Job<'a> {
     fn finish(mut self) -> Made {
         while self.step().is_some() {}
         let items = self.course.items();
-        assert_eq!(items.total, items.done + items.failed, "every item ended");
+        let ended = items.done + items.failed + items.cancelled;
+        assert_eq!(items.total, ended, "every item ended");
         let last = Last { world: self.world, outputs: self.outputs, bodies: self.bodies };
         let finished = Items.finish(&self.config, &last).unwrap();
         Made::read(self.world, &finished, items)
@@ -275,6 +276,36 @@ fn items_can_be_given_to_an_open_job_until_it_is_closed() {
     job.course.follow(Step::Closed).unwrap();
     assert!(!job.course.is_open());
     assert_eq!(job.finish().outputs(), ["A", r#"{"X":1}"#, "7"]);
+}
+
+#[test]
+fn items_that_are_withdrawn_are_cancelled_and_the_others_of_their_tasks_run() {
+    let world = world();
+    let mut job = Job::new(&world, "items = \"0..2500\"", vec![]);
+    let ended = job.step().unwrap();
+    let unwanted = BTreeSet::from([0, 7, 2_499, 9_999]);
+    assert_eq!(job.course.withdraw(&ended, &unwanted), None, "they have ended");
+    let mut cancelled = Vec::new();
+    for task in std::mem::take(&mut job.open) {
+        match job.course.withdraw(&task, &unwanted) {
+            None => job.open.push_back(task),
+            Some(Withdrawn { output, items }) => {
+                cancelled.extend(items);
+                assert!(!Items.is_output(&task, &Payload::Inline(output.clone())), "of a worker");
+                let step = Step::Output { task: &task, output: &output };
+                job.open.extend(job.course.follow(step).unwrap());
+                job.outputs.push((TaskId(job.outputs.len() as u32), Payload::Inline(output)));
+                job.bodies.push(task.body.clone());
+                assert_eq!(job.course.withdraw(&task, &unwanted), None, "once");
+            }
+        }
+    }
+    assert_eq!(cancelled.last(), Some(&2_499));
+    let made = job.finish();
+    assert_eq!(made.items.cancelled, cancelled.len() as u64);
+    assert_eq!(made.items.done, 2_500 - made.items.cancelled);
+    let last = json!({"n": 2_499, "item": "2499", "status": "cancelled"});
+    assert_eq!((made.rows.len(), &made.rows[2_499]), (2_500, &last));
 }
 
 #[test]

@@ -444,6 +444,7 @@ impl Engine {
             sends: 1,
             progress_at: self.now,
             done: 0,
+            item: None,
         };
         let epoch = self.epoch;
         let state = self.task_mut(task);

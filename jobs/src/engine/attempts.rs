@@ -171,7 +171,10 @@ impl Engine {
         let Some(live) = task.live_mut(held.attempt) else { return false };
         live.acked = true;
         live.lease_until = now + lease;
-        let got_further = held.done > live.done || held.running != live.running_since.is_some();
+        let said_more = held.item.is_some() && held.item != live.item;
+        live.item = held.item;
+        let got_further =
+            said_more || held.done > live.done || held.running != live.running_since.is_some();
         if got_further {
             live.progress_at = now;
             live.done = live.done.max(held.done);
@@ -210,6 +213,7 @@ impl Engine {
             sends: 0,
             progress_at: now,
             done: held.done,
+            item: held.item,
         };
         let due = live.lease_until;
         let made = Made { worker: from, fate: Fate::Live(live) };

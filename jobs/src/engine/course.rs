@@ -5,17 +5,19 @@
 //! task gave. An output that lies in a file is therefore read by the driver, who keeps it as long as the
 //! job lives, before the commit goes into the journal.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Engine;
 use super::finish::Finish;
+use super::gifts::Gifts;
 use super::limits::{FAILURE_TEXT_LIMIT, TASKS_LIMIT};
 use super::reports::{Good, clip};
 use super::state::{Task, TaskState, Timer};
-use super::types::{Action, Output, Record};
+use super::types::{Action, Output};
+use super::withdraw::Withdrawing;
 use crate::ids::{Attempt, PeerId, TaskId};
 use crate::kind::{Course, Items, Step, TaskError, TaskSpec};
 use crate::log::Log;
@@ -30,16 +32,17 @@ const OUTPUT_GONE: &str = "IPDC-5112";
 
 /// A course, and what is on its way to it.
 pub(super) struct Ahead {
-    course: Box<dyn Course>,
+    pub(super) course: Box<dyn Course>,
+    pub(super) gifts: Gifts,
+    pub(super) withdrawing: Vec<Withdrawing>,
     /// Good reports whose outputs are being read.
     reading: BTreeMap<TaskId, Good>,
     /// Outputs that were read, until the journal holds that they are.
     read: BTreeMap<TaskId, Bytes>,
-    /// What was given, by whose ticket, until the journal holds it.
-    giving: VecDeque<(u64, Bytes)>,
-    is_closing: bool,
     /// The tasks in the order of their commits.
     order: Vec<TaskId>,
+    /// Of those whose outputs were lost since, by their places in that order: what they gave.
+    lost: BTreeMap<usize, Output>,
     /// Where tasks that stay do, by their affinity.
     places: BTreeMap<[u8; 32], PeerId>,
     /// Why it cannot go on.
@@ -56,11 +59,12 @@ impl Ahead {
     pub(super) fn new(course: Box<dyn Course>) -> Ahead {
         Ahead {
             course,
+            gifts: Gifts::default(),
+            withdrawing: Vec::new(),
             reading: BTreeMap::new(),
             read: BTreeMap::new(),
-            giving: VecDeque::new(),
-            is_closing: false,
             order: Vec::new(),
+            lost: BTreeMap::new(),
             places: BTreeMap::new(),
             broken: None,
         }
@@ -84,11 +88,32 @@ impl Engine {
         self.ahead.as_ref().map_or(0, |ahead| ahead.order.len())
     }
 
-    /// At most `most` of those outputs from the `from`-th on, in the order of their commits.
+    /// At most `most` of those outputs from the `from`-th on, in the order of their commits. Each place has the same
+    /// output whenever it is asked for, and for every engine of the job.
     #[must_use]
     pub fn gave(&self, from: usize, most: usize) -> Vec<Output> {
-        let order = self.ahead.as_ref().and_then(|ahead| ahead.order.get(from..));
-        order.unwrap_or_default().iter().take(most).filter_map(|task| self.output(*task)).collect()
+        let Some(ahead) = &self.ahead else { return Vec::new() };
+        let places = from..self.commits().min(from.saturating_add(most));
+        let gave =
+            |place| ahead.lost.get(&place).cloned().or_else(|| self.output(ahead.order[place]));
+        places.map(|place| gave(place).expect("what is no loss is committed")).collect()
+    }
+
+    /// Whether what a task gave cannot be read any more on this node, so that what followed from it is not known.
+    #[must_use]
+    pub fn has_lost_its_way(&self) -> bool {
+        let broken = self.ahead.as_ref().and_then(|ahead| ahead.broken.as_ref());
+        broken.is_some_and(|broken| broken.code == OUTPUT_GONE)
+    }
+
+    /// The output of this task is lost: what it was is not forgotten.
+    pub(super) fn keep_lost(&mut self, task: TaskId) {
+        let output = self.output(task);
+        if let Some(ahead) = &mut self.ahead
+            && let Some(place) = ahead.order.iter().rposition(|committed| *committed == task)
+        {
+            output.map(|output| ahead.lost.entry(place).or_insert(output));
+        }
     }
 
     /// Whether outputs tell how far an attempt came, so that another one may give another.
@@ -161,51 +186,6 @@ impl Engine {
         self.on_failure(task, worker, class, code.to_owned(), message, log);
     }
 
-    /// The submitter gives more to do; `payload` is how the journal keeps it.
-    pub(super) fn on_give(&mut self, ticket: u64, payload: Payload, items: Bytes) {
-        let is_working = self.started && matches!(self.finish, Finish::Working);
-        let Some(ahead) = &mut self.ahead else {
-            return self.refuse_gift(ticket, "jobs of this kind take nothing while they run");
-        };
-        if !is_working || ahead.is_closing || !ahead.course.is_open() {
-            return self.refuse_gift(ticket, "it takes nothing more");
-        }
-        if let Err(why) = ahead.course.check(&items) {
-            return self.refuse_gift(ticket, &why);
-        }
-        ahead.giving.push_back((ticket, items));
-        self.append(Record::Given { items: payload });
-    }
-
-    fn refuse_gift(&mut self, ticket: u64, why: &str) {
-        self.outbox.actions.push(Action::Given { ticket, first: Err(why.to_owned()) });
-    }
-
-    /// The submitter gives no more.
-    pub(super) fn on_close(&mut self) {
-        let is_working = self.started && matches!(self.finish, Finish::Working);
-        let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.course.is_open()) else {
-            return;
-        };
-        if is_working && !std::mem::replace(&mut ahead.is_closing, true) {
-            self.append(Record::Closed);
-        }
-    }
-
-    /// An open job that was given nothing for long is closed.
-    pub(super) fn look_at_idle(&mut self) {
-        if !self.is_open() {
-            return;
-        }
-        let due = self.progress_at + self.plan.limits.idle;
-        let is_busy = self.tasks.iter().rev().any(|task| task.state != TaskState::Committed);
-        if self.now < due || is_busy {
-            self.timer(due.max(self.now + self.plan.limits.resend_max), Timer::Idle);
-        } else {
-            self.on_close();
-        }
-    }
-
     /// The journal holds this commit: what follows from it.
     pub(super) fn follow_commit(&mut self, task: TaskId) -> Vec<TaskId> {
         let Some(ahead) = &mut self.ahead else { return Vec::new() };
@@ -217,7 +197,7 @@ impl Engine {
         };
         let Some(output) = output else {
             let message = format!("what task {task} gave cannot be read any more on this node");
-            ahead.broken.get_or_insert(Broken { code: OUTPUT_GONE, message, task: Some(task) });
+            self.lose_way(&message, Some(task));
             return Vec::new();
         };
         ahead.order.push(task);
@@ -225,33 +205,16 @@ impl Engine {
         self.follow(Step::Output { task: &spec, output: &output }, Some(task))
     }
 
-    /// The journal holds that something was given.
-    pub(super) fn follow_gift(&mut self, items: &Payload) -> Vec<TaskId> {
-        let Some(ahead) = &mut self.ahead else { return Vec::new() };
-        let first = ahead.course.items().total;
-        let (ticket, bytes) = match (ahead.giving.pop_front(), items) {
-            (Some((ticket, bytes)), _) => (Some(ticket), Some(bytes)),
-            (None, Payload::Inline(bytes)) => (None, Some(bytes.clone())),
-            (None, Payload::File(file)) => (None, (self.plan.kept)(file)),
-        };
-        if let Some(ticket) = ticket {
-            self.outbox.actions.push(Action::Given { ticket, first: Ok(first) });
+    /// What the job's way depends on is gone.
+    pub(super) fn lose_way(&mut self, message: &str, task: Option<TaskId>) {
+        if let Some(ahead) = &mut self.ahead {
+            let message = message.to_owned();
+            ahead.broken.get_or_insert(Broken { code: OUTPUT_GONE, message, task });
         }
-        let Some(bytes) = bytes else {
-            let message =
-                "what was given to the job cannot be read any more on this node".to_owned();
-            ahead.broken.get_or_insert(Broken { code: OUTPUT_GONE, message, task: None });
-            return Vec::new();
-        };
-        self.follow(Step::Given(&bytes), None)
     }
 
-    /// The journal holds that nothing more is given.
-    pub(super) fn follow_close(&mut self) -> Vec<TaskId> {
-        self.follow(Step::Closed, None)
-    }
-
-    fn follow(&mut self, step: Step<'_>, task: Option<TaskId>) -> Vec<TaskId> {
+    /// The tasks that follow from this step.
+    pub(super) fn follow(&mut self, step: Step<'_>, task: Option<TaskId>) -> Vec<TaskId> {
         let Some(ahead) = &mut self.ahead else { return Vec::new() };
         let specs = match ahead.course.follow(step) {
             Ok(specs) if self.tasks.len() + specs.len() <= TASKS_LIMIT => specs,

@@ -18,10 +18,11 @@ impl Engine {
                     self.after_commit(task);
                     let more = self.follow_commit(task);
                     self.enqueue(&more);
+                    self.tell_withdrawn(task);
                 }
-                Record::Given { items } => {
+                Record::Given { items, key } => {
                     self.got_further();
-                    let more = self.follow_gift(&items);
+                    let more = self.follow_gift(&items, key);
                     self.enqueue(&more);
                 }
                 Record::Closed => {
@@ -55,7 +56,7 @@ impl Engine {
                 }
                 Record::Ended(end) => ended = Some(end),
                 // What follows from each is queued when the term begins.
-                Record::Given { items } => drop(self.follow_gift(&items)),
+                Record::Given { items, key } => drop(self.follow_gift(&items, key)),
                 Record::Closed => drop(self.follow_close()),
                 Record::Committed { task, .. } => {
                     self.take_effect(record, true);
@@ -129,6 +130,7 @@ impl Engine {
                 }
             }
             Record::Lost { task } => {
+                self.keep_lost(task);
                 let state = self.task_mut(task);
                 let commit = state.commit.take();
                 let commit = commit.expect("only a committed output is recorded as lost");

@@ -22,6 +22,8 @@ pub enum Fault {
     TrustsDeadWorkers,
     /// A worker begins more attempts of an owner than its node's policy grants.
     WorkerIgnoresGrants,
+    /// A gift that its giver repeats is taken again.
+    TakesGiftsTwice,
 }
 
 /// The fault planted in one machine, if any.

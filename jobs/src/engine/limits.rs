@@ -20,6 +20,10 @@ pub(super) const HINTS_BATCH: usize = 8;
 /// as the job lives.
 pub(super) const TASKS_LIMIT: usize = 1 << 20;
 
+/// Keys of gifts that are remembered, of the last ones: who repeats a gift does so before thousands of others. With
+/// keys as long as they may be they take 4 MB.
+pub(super) const GIFT_KEYS_LIMIT: usize = 16_384;
+
 /// Attempts named in one `Revoke`, `Settled` or `Renew`: some 80 bytes each.
 pub(super) const NAMES_LIMIT: usize = 1024;
 

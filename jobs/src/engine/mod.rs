@@ -54,6 +54,8 @@
 //! | `early` | outputs that travel while other tasks still run |
 //! | `attempts` | renewals, leases, time-outs, peers that go |
 //! | `course` | tasks that follow from results |
+//! | `gifts` | what is given to a job while it runs |
+//! | `withdraw` | items that are wanted no more |
 //! | `reports` | what follows from the end of an attempt |
 //! | `journal` | records on their way to the disk; what each changes is in `effects` |
 //! | `finish` | building, storing and ending |
@@ -68,6 +70,7 @@ mod early;
 mod effects;
 mod faults;
 mod finish;
+mod gifts;
 mod journal;
 mod limits;
 mod progress;
@@ -77,6 +80,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod types;
+mod withdraw;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,6 +97,7 @@ use journal::Journal;
 use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 
 pub use faults::Fault;
+pub use gifts::{BadGiftKey, GiftKey};
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,
@@ -259,7 +264,10 @@ impl Engine {
             Event::BuildFailed { lost, message } => self.on_build_failed(&lost, message),
             Event::ResultRefused { code, message } => self.on_refused_result(&code, message),
             Event::Read { task, attempt, output } => self.on_read(task, attempt, output),
-            Event::Give { ticket, payload, items } => self.on_give(ticket, payload, items),
+            Event::Give { ticket, key, payload, items } => {
+                self.on_give(ticket, key, payload, items)
+            }
+            Event::Withdraw { ticket, items } => self.on_withdraw(ticket, &items),
             Event::Close => self.on_close(),
             Event::Cancel => self.on_cancel(),
             Event::Tick => {}

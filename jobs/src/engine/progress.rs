@@ -10,10 +10,14 @@ use super::state::TaskState;
 use super::types::{CommitReport, JobReport, Phase, Progress, Refusal, StageProgress, TaskReport};
 use super::{Engine, Peer};
 use crate::ids::TaskId;
+use crate::kind::ItemProgress;
 use crate::message::Counters;
 
 /// The counters of a job that are kept, those of its first tasks: more than fit a screen.
 const JOB_COUNTERS_LIMIT: usize = 256;
+
+/// The running items that are shown: as many as a large swarm runs at once, in ten kilobytes.
+const RUNNING_ITEMS_SHOWN: usize = 256;
 
 const MIB: u64 = 1 << 20;
 
@@ -62,12 +66,31 @@ impl Engine {
             bytes_done,
             bytes_total,
             items: self.items(),
+            running_items: self.running_items(),
             workers,
             memoized,
             counters,
             why,
             refusals,
         }
+    }
+
+    /// The items that run and said how far they are.
+    fn running_items(&self) -> Vec<ItemProgress> {
+        if self.end().is_some() {
+            return Vec::new();
+        }
+        let held = self.peers.values().flat_map(|peer| &peer.held);
+        let live = held.filter_map(|(task, attempt)| {
+            let live = self.task(*task).live().find(|(made, ..)| made == attempt);
+            live.and_then(|(_, _, live)| live.item)
+        });
+        let mut items: Vec<ItemProgress> = live.collect();
+        items.sort_by_key(|item| item.n);
+        // A task may have two attempts.
+        items.dedup_by_key(|item| item.n);
+        items.truncate(RUNNING_ITEMS_SHOWN);
+        items
     }
 
     /// Who would not work for the job, now or before.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::limits::SLOTS_LIMIT;
 use super::types::{FailureReport, PeerFacts};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::kind::ItemProgress;
 use crate::log::Log;
 use crate::message::{Cost, Counters, Payload};
 
@@ -113,6 +114,8 @@ pub(super) struct Live {
     /// When it last got further.
     pub(super) progress_at: Duration,
     pub(super) done: u64,
+    /// The item of its that said last how far it is.
+    pub(super) item: Option<ItemProgress>,
 }
 
 /// A decided output.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::GiftKey;
 use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
-use crate::kind::{Items, Kind, TaskSpec};
+use crate::kind::{ItemProgress, Items, Kind, TaskSpec};
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::message::{self, Cost, FailureClass, Payload, ToController, ToWorker};
@@ -179,11 +180,20 @@ pub enum Event {
     Give {
         /// Names it in the answer.
         ticket: u64,
+        /// By this the submitter knows it: repeated, it is taken once.
+        key: Option<GiftKey>,
         /// How the journal keeps it: as a file, if it is too long for a message. This node has that, and keeps it
         /// until the job is over.
         payload: Payload,
         /// All of it, as the kind reads it.
         items: Bytes,
+    },
+    /// The submitter wants these items, by their numbers, no more. Answered by [`Action::Withdrawn`].
+    Withdraw {
+        /// Names it in the answer.
+        ticket: u64,
+        /// Which.
+        items: BTreeSet<u64>,
     },
     /// The submitter gives no more.
     Close,
@@ -227,6 +237,14 @@ pub enum Action {
         ticket: u64,
         /// How many items the job had before; else why nothing was taken.
         first: Result<u64, String>,
+    },
+    /// The journal holds that these items, of those that were to be withdrawn under this ticket, were cancelled. The
+    /// others were not: they have ended, or are about to, or are none.
+    Withdrawn {
+        /// Of [`Event::Withdraw`].
+        ticket: u64,
+        /// Which.
+        items: Vec<u64>,
     },
     /// Fetch these outputs to this node, build the result directory by
     /// [`Kind::finish`], store both it and the report durably, then say [`Event::ResultBuilt`],
@@ -302,6 +320,9 @@ pub enum Record {
     Given {
         /// What.
         items: Payload,
+        /// By what the submitter knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<GiftKey>,
     },
     /// The submitter gives no more.
     Closed,
@@ -395,6 +416,8 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Of a job of items, how many there are and have ended.
     pub items: Option<Items>,
+    /// Those that run and said how far they are, by their numbers; the first of them.
+    pub running_items: Vec<ItemProgress>,
     /// Peers that hold attempts now.
     pub workers: u32,
     /// Committed tasks whose output came from a worker's memo.

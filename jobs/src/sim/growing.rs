@@ -11,7 +11,7 @@ use crate::engine::{Needs, Runtime};
 use crate::ids::{CODEC_RAW, Cid, FileRef, cid_of};
 use crate::kind::{
     Course, Finished, Host, Items, JobFiles, Kind, Outputs, PlanError, Step, TaskError, TaskSpec,
-    Tree, Work,
+    Tree, Withdrawn, Work,
 };
 use crate::message::Payload;
 use crate::spec::{JobSpec, SpecError};
@@ -100,6 +100,14 @@ impl Course for Forest {
 
     fn check(&self, _: &Bytes) -> Result<(), String> {
         Ok(())
+    }
+
+    /// An item is a tree. What its tasks give then is what they would have given: so the result is the same.
+    fn withdraw(&self, task: &TaskSpec, items: &BTreeSet<u64>) -> Option<Withdrawn> {
+        let tree = task.body.get(2..6).and_then(|tree| tree.try_into().ok());
+        let n = u64::from(u32::from_be_bytes(tree?));
+        let Payload::Inline(output) = output_of(&task.body) else { return None };
+        items.contains(&n).then(|| Withdrawn { output, items: vec![n] })
     }
 
     fn is_open(&self) -> bool {

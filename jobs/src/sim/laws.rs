@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::{End, EndState, Record};
+use crate::engine::{End, EndState, GiftKey, Record};
 use crate::ids::{Attempt, Cid, Epoch, JobId, PeerId, TaskId};
 
 /// The attempts that a task may come to in one term. Failures, deaths and thefts come to thirty in the worst
@@ -52,6 +52,12 @@ pub enum Broken {
     /// A submitter was told that something is in the journal that is not.
     #[error("what was given was said to be taken before that was durable")]
     TakenTooEarly,
+    /// A submitter that repeats itself gives something once.
+    #[error("gift {0} was written twice")]
+    GivenTwice(String),
+    /// And hears of it what it heard before.
+    #[error("what was given is said to begin at item {1}, after {0}")]
+    OtherFirst(u64, u64),
     /// A wrong result.
     #[error("the result is {0}, not {1}")]
     WrongResult(String, Cid),
@@ -83,6 +89,8 @@ pub(super) struct Laws {
     newest: BTreeMap<TaskId, Attempt>,
     /// Tasks whose commit became durable at some time.
     durable: BTreeSet<TaskId>,
+    /// Keys of gifts that were appended.
+    given: BTreeSet<GiftKey>,
     epoch: Option<Epoch>,
     end_is_durable: bool,
     told: Option<End>,
@@ -117,6 +125,11 @@ impl Laws {
             Record::Lost { task } => {
                 self.appended.remove(task);
             }
+            Record::Given { key: Some(key), .. } => {
+                if !self.given.insert(key.clone()) {
+                    return Err(Broken::GivenTwice(key.clone().into()));
+                }
+            }
             Record::Given { .. } | Record::Closed | Record::Built { .. } | Record::Ended(_) => {}
         }
         Ok(())
@@ -137,6 +150,7 @@ impl Laws {
     pub(super) fn on_recovery(&mut self, journal: &[Record]) {
         self.appended.clear();
         self.newest.clear();
+        self.given.clear();
         self.epoch = None;
         for record in journal {
             match record {
@@ -148,8 +162,8 @@ impl Laws {
                 Record::Lost { task } => {
                     self.appended.remove(task);
                 }
-                Record::Given { .. } | Record::Closed | Record::Built { .. } | Record::Ended(_) => {
-                }
+                Record::Given { key, .. } => self.given.extend(key.clone()),
+                Record::Closed | Record::Built { .. } | Record::Ended(_) => {}
             }
         }
     }
@@ -196,6 +210,12 @@ impl Laws {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a worker was seen to start this attempt.
+    #[must_use]
+    pub(super) fn was_started(&self, task: TaskId, attempt: Attempt) -> bool {
+        self.started.contains_key(&(task, attempt))
     }
 
     /// The user is told how the job ended.

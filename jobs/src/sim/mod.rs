@@ -71,6 +71,8 @@ pub struct Tally {
     pub forged: u64,
     pub growing: u64,
     pub gifts: u64,
+    pub repeated_gifts: u64,
+    pub withdrawn: u64,
     pub reads: u64,
     pub failed_reads: u64,
     pub engines: Counters,
@@ -138,6 +140,8 @@ impl Tally {
             forged,
             growing,
             gifts,
+            repeated_gifts,
+            withdrawn,
             reads,
             failed_reads,
             engines,
@@ -178,6 +182,8 @@ impl Tally {
         self.forged += forged;
         self.growing += growing;
         self.gifts += gifts;
+        self.repeated_gifts += repeated_gifts;
+        self.withdrawn += withdrawn;
         self.reads += reads;
         self.failed_reads += failed_reads;
         self.engines.add(engines);

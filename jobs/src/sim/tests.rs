@@ -46,7 +46,7 @@ fn everything_happened(sum: &Tally) {
     let Tally { drains, pauses, refusals, failed_attempts, failed_builds, failed_stores, .. } =
         *sum;
     let Tally { memo_hits, memo_losses, misfits, lies, blames, forged, .. } = *sum;
-    let Tally { growing, gifts, reads, failed_reads, .. } = *sum;
+    let Tally { growing, gifts, repeated_gifts, withdrawn, reads, failed_reads, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 800),
@@ -80,6 +80,8 @@ fn everything_happened(sum: &Tally) {
         ("outputs that a hostile member made up", forged, 20),
         ("jobs whose tasks follow from results", growing, 200),
         ("things given to running jobs", gifts, 200),
+        ("things given again", repeated_gifts, 500),
+        ("items withdrawn", withdrawn, 100),
         ("outputs read before their commit", reads, 500),
         ("reads that failed", failed_reads, 30),
         ("commits", engines.commits, 10_000),
@@ -152,6 +154,12 @@ fn an_order_that_is_never_sent_again_is_found() {
 fn a_slot_that_the_policy_does_not_grant_is_found() {
     let (_, law) = found(Fault::WorkerIgnoresGrants);
     assert!(matches!(law, Broken::BegunAgainstPolicy(_)), "{law}");
+}
+
+#[test]
+fn a_gift_that_is_taken_again_is_found() {
+    let (_, law) = found(Fault::TakesGiftsTwice);
+    assert!(matches!(law, Broken::GivenTwice(_)), "{law}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream;
+use ipdc_jobs::engine::GiftKey;
 use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
 use miette::Diagnostic;
 use reqwest::{Method, RequestBuilder, Response, Url, header};
@@ -26,9 +27,10 @@ use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
-    JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX, Peer, Pin, Rekeyed,
-    Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
+    ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX,
+    Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
+    WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -488,21 +490,29 @@ impl Client {
         self.ask(self.request(Method::GET, &["jobs", &job.to_string()]).query(&query)).await
     }
 
-    /// The job's items as they end, each a line of JSON.
+    /// The job's items as they end, each a line of JSON; empty lines are signs of life. With `after` those that
+    /// ended after so many others, in the order of their ends.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn items(&self, prefix: &str) -> Result<Download, ClientError> {
-        let response = self.send(self.request(Method::GET, &["jobs", prefix, "items"])).await?;
+    pub async fn items(&self, prefix: &str, after: Option<u64>) -> Result<Download, ClientError> {
+        let request = self.request(Method::GET, &["jobs", prefix, "items"]);
+        let response = self.send(request.query(&ItemsQuery { after })).await?;
         Ok(Download { response: self.accepted(response).await?, http: self.run.http })
     }
 
-    /// Gives an open job more items.
+    /// Gives an open job more items; given again with the same key they are taken once.
     ///
     /// # Errors
     /// As [`Client::status`].
-    pub async fn give(&self, prefix: &str, items: &[Value]) -> Result<Given, ClientError> {
-        self.post(&["jobs", prefix, "items"], &items).await
+    pub async fn give(
+        &self,
+        prefix: &str,
+        key: Option<GiftKey>,
+        items: &[Value],
+    ) -> Result<Given, ClientError> {
+        let request = self.request(Method::POST, &["jobs", prefix, "items"]);
+        self.ask(request.query(&GiveQuery { key }).json(&items)).await
     }
 
     /// Tells an open job that nothing more is given to it.

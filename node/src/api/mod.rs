@@ -6,6 +6,7 @@
 
 pub mod client;
 mod jobs_mqtt;
+mod lively;
 mod routes;
 mod server;
 

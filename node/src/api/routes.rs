@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
+use super::lively::{SILENCE, lively};
 use super::{ApiError, Failure};
 use crate::audit;
 use crate::blocks::car;
@@ -29,10 +30,11 @@ use crate::controller::GIFT_LIMIT;
 use crate::node::Node;
 use crate::state::pins::{self as table, Reason};
 use crate::view::{
-    self, Accepted, AddQuery, Added, Admission, AuditQuery, Collected, ContentPath, Delegate,
-    Empty, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest, JobLogs,
-    JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry, NewInterpreter, NodeKind, Peer,
-    Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission, TaskWork, Usage, WAIT_LIMIT_S,
+    self, Accepted, AddQuery, Added, Admission, AuditQuery, Cancelled, Collected, ContentPath,
+    Delegate, Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite,
+    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry,
+    NewInterpreter, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
+    TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -96,6 +98,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/jobs/{id}/items", get(items).post(give).layer(DefaultBodyLimit::max(GIFT_LIMIT)))
+        .route("/jobs/{id}/items/cancel", post(withdraw))
         .route("/jobs/{id}/close", post(close))
         .route("/jobs/{id}/logs", get(logs))
         .route("/jobs/{id}/tasks/{task}", get(task));
@@ -153,16 +156,16 @@ async fn revoke(State(node): Shared, Json(request): Json<Revocation>) -> Answer<
     Ok(Json(Revoked { revoked }))
 }
 
-async fn rekey(State(node): Shared) -> Answer<Rekeyed> {
+async fn rekey(State(node): Shared, _: NoBody) -> Answer<Rekeyed> {
     Ok(Json(node.swarm.rekey().await?.into()))
 }
 
-async fn pause(State(node): Shared) -> Answer<Empty> {
+async fn pause(State(node): Shared, _: NoBody) -> Answer<Empty> {
     node.pause().await?;
     Ok(Json(Empty {}))
 }
 
-async fn resume(State(node): Shared) -> Answer<Empty> {
+async fn resume(State(node): Shared, _: NoBody) -> Answer<Empty> {
     node.resume().await?;
     Ok(Json(Empty {}))
 }
@@ -312,7 +315,7 @@ async fn pins(State(node): Shared) -> Answer<Vec<Pin>> {
     Ok(Json(pins.into_iter().map(view).collect()))
 }
 
-async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+async fn pin(State(node): Shared, Path(cid): Path<String>, _: NoBody) -> Answer<Empty> {
     let root = content_path(&cid)?.root;
     let session = node.blocks.session(&[], Tier::Durable);
     session.fetch_all(root, |_| {}).await?;
@@ -320,7 +323,7 @@ async fn pin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
     Ok(Json(Empty {}))
 }
 
-async fn unpin(State(node): Shared, Path(cid): Path<String>) -> Answer<Empty> {
+async fn unpin(State(node): Shared, Path(cid): Path<String>, _: NoBody) -> Answer<Empty> {
     node.blocks.pins().unpin(content_path(&cid)?.root, Reason::User).await?;
     Ok(Json(Empty {}))
 }
@@ -338,12 +341,16 @@ async fn add_interpreter(
     Ok(Json(node.interpreters.add(&runtime, new.cid).await?.into()))
 }
 
-async fn remove_interpreter(State(node): Shared, Path(runtime): Path<String>) -> Answer<Empty> {
+async fn remove_interpreter(
+    State(node): Shared,
+    Path(runtime): Path<String>,
+    _: NoBody,
+) -> Answer<Empty> {
     node.interpreters.remove(&runtime).await?;
     Ok(Json(Empty {}))
 }
 
-async fn gc(State(node): Shared) -> Answer<Collected> {
+async fn gc(State(node): Shared, _: NoBody) -> Answer<Collected> {
     let swept = node.blocks.pins().gc().await?;
     Ok(Json(Collected { blocks: swept.blocks, bytes: swept.bytes }))
 }
@@ -377,33 +384,47 @@ async fn job(
     }
 }
 
-async fn cancel(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+async fn cancel(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answer<JobView> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.cancel(job).await?))
 }
 
-async fn items(State(node): Shared, Path(id): Path<String>) -> Result<Response, Failure> {
+async fn items(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Query(query): Query<ItemsQuery>,
+) -> Result<Response, Failure> {
     let job = node.controller.find(&id).await?;
-    let lines = node.controller.items(job).await?.inspect_err(move |error| {
+    let lines = node.controller.items(job, query.after).await?.inspect_err(move |error| {
         tracing::warn!(%job, %error, "the list of a job's items broke off");
     });
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/x-ndjson")
-        .body(Body::from_stream(lines));
+        .body(Body::from_stream(lively(lines, SILENCE)));
     response.map_err(|error| ApiError::Malformed(error.to_string()).into())
 }
 
 async fn give(
     State(node): Shared,
     Path(id): Path<String>,
+    Query(query): Query<GiveQuery>,
     Json(items): Json<Vec<Value>>,
 ) -> Answer<Given> {
     let job = node.controller.find(&id).await?;
     let items = serde_json::to_vec(&items).expect("what was JSON encodes");
-    Ok(Json(Given { first: node.controller.give(job, items.into()).await? }))
+    Ok(Json(Given { first: node.controller.give(job, query.key, items.into()).await? }))
 }
 
-async fn close(State(node): Shared, Path(id): Path<String>) -> Answer<JobView> {
+async fn withdraw(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Json(unwanted): Json<Unwanted>,
+) -> Answer<Cancelled> {
+    let job = node.controller.find(&id).await?;
+    Ok(Json(Cancelled { cancelled: node.controller.withdraw(job, unwanted.items).await? }))
+}
+
+async fn close(State(node): Shared, Path(id): Path<String>, _: NoBody) -> Answer<JobView> {
     let job = node.controller.find(&id).await?;
     Ok(Json(node.controller.close(job).await?))
 }
@@ -436,6 +457,29 @@ async fn resolve(node: &Node, path: &str) -> Result<(Session, Cid), Failure> {
 fn content_path(text: &str) -> Result<ContentPath, ApiError> {
     text.parse()
         .map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
+}
+
+/// Of a request that needs no body. One that is sent all the same is read: hyper closes a connection on which a body
+/// was not, and its client, who was not told, may be sending the next request.
+struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Failure;
+
+    async fn from_request(request: axum::extract::Request, _: &S) -> Result<Self, Failure> {
+        let mut body = request.into_body().into_data_stream();
+        let reading = async {
+            let mut bytes = 0;
+            while let Some(part) = body.next().await {
+                bytes += part.map_err(|error| ApiError::Malformed(error.to_string()))?.len();
+                if bytes > BODY_LIMIT {
+                    return Err(ApiError::TooLong);
+                }
+            }
+            Ok(NoBody)
+        };
+        timeout(BODY_TIME, reading).await.unwrap_or(Err(ApiError::Slow)).map_err(Failure::from)
+    }
 }
 
 /// JSON in and out, its errors in the API's own form.

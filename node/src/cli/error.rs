@@ -3,6 +3,7 @@
 //! An error that came from the node keeps its own code and words; those here are the command
 //! line's own.
 
+use std::fmt::{self, Display};
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -246,11 +247,8 @@ pub(super) enum CliError {
     Backup(#[from] BackupError),
 
     #[error("{failed} of the {total} items of job {job} failed")]
-    #[diagnostic(
-        code("IPDC-1643"),
-        help("`ipdc job items {job} --failed` shows each with its error and its log")
-    )]
-    Items { job: JobId, failed: u64, total: u64 },
+    #[diagnostic(code("IPDC-1643"), help("{list}"))]
+    Items { job: JobId, failed: u64, total: u64, list: ItemList },
 
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -293,6 +291,30 @@ pub(super) enum CliError {
     /// Whoever reads our stdout has had enough. No error to the user.
     #[error("stdout was closed")]
     StdoutClosed,
+}
+
+/// Where the items of a job that is done are listed.
+#[derive(Debug)]
+pub(super) enum ItemList {
+    /// At the node that the job was run at.
+    AtNode(JobId),
+    /// In its result, in this directory: its nodes are gone.
+    In(PathBuf),
+}
+
+impl Display for ItemList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ItemList::AtNode(job) => {
+                write!(f, "`ipdc job items {job} --failed` shows each with its error and its log")
+            }
+            ItemList::In(dir) => write!(
+                f,
+                "`{}` has each with its error, where `status` is `failed`; `--follow` shows its log too",
+                dir.join("results.jsonl").display()
+            ),
+        }
+    }
 }
 
 impl CliError {

@@ -82,6 +82,7 @@ impl FakeNode {
             counters: std::collections::BTreeMap::new(),
             stages: Vec::new(),
             items: None,
+            running_items: Vec::new(),
             bytes_done: 0,
             bytes_total: 0,
             bytes_per_s: 0,

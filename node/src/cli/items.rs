@@ -1,8 +1,10 @@
 //! Items of a job: shown as they end, given, and no more given.
 
 use std::io::{BufRead as _, IsTerminal as _};
+use std::str::FromStr as _;
 
 use clap::Args;
+use ipdc_jobs::engine::{BadGiftKey, GiftKey};
 use serde_json::Value;
 
 use super::Session;
@@ -10,6 +12,7 @@ use super::error::CliError;
 use super::jobs::JobPrefix;
 use super::output::{Output, write_stdout};
 use super::progress::Progress;
+use super::run::Place;
 use crate::api::client::Client;
 use crate::controller::GIFT_LIMIT;
 
@@ -32,7 +35,7 @@ pub(super) struct ShowItems {
 impl ShowItems {
     pub(super) async fn run(self, session: &Session) -> Result<(), CliError> {
         let progress = Progress::new(session.output);
-        show(&session.client()?, &self.id.0, self.failed, &progress).await
+        show(&mut Place::new(session.home()?)?, &self.id.0, self.failed, &progress).await
     }
 }
 
@@ -47,6 +50,18 @@ pub(super) struct GiveItems {
     /// Give no more after these: the job ends when they have
     #[arg(long)]
     close: bool,
+    /// A text of yours: the same items given again with it are taken once
+    #[arg(long, value_name = "TEXT", value_parser = gift_key)]
+    key: Option<String>,
+}
+
+/// Checks a key of what is given in batches, each of which has its number behind it.
+fn gift_key(text: &str) -> Result<String, BadGiftKey> {
+    GiftKey::from_str(text).and_then(|_| key_of_batch(text, u64::MAX)).map(|_| text.to_owned())
+}
+
+fn key_of_batch(key: &str, batch: u64) -> Result<GiftKey, BadGiftKey> {
+    format!("{key}.{batch}").parse()
 }
 
 impl GiveItems {
@@ -65,21 +80,13 @@ impl GiveItems {
 
     async fn give(&self, client: &Client, output: Output) -> Result<(), CliError> {
         let mut given = 0;
-        let mut batch = Vec::new();
-        let mut bytes = 0;
+        let mut gifts = Gifts::new(client, &self.id.0, self.key.as_deref());
         for item in self.all() {
             let item = item.map_err(CliError::file("read", std::path::Path::new("stdin")))?;
-            bytes += item.len();
-            batch.push(Value::from(item));
+            gifts.add(item).await?;
             given += 1;
-            if batch.len() == BATCH || bytes >= BATCH_BYTES {
-                client.give(&self.id.0, &batch).await?;
-                (batch, bytes) = (Vec::new(), 0);
-            }
         }
-        if !batch.is_empty() {
-            client.give(&self.id.0, &batch).await?;
-        }
+        gifts.send().await?;
         output.note(format!("{given} items given"));
         Ok(())
     }
@@ -93,32 +100,108 @@ impl GiveItems {
     }
 }
 
-/// Prints the job's items as they end, until it has.
+/// Items on their way to a job, in batches.
+struct Gifts<'a> {
+    client: &'a Client,
+    job: &'a str,
+    key: Option<&'a str>,
+    batch: Vec<Value>,
+    bytes: usize,
+    /// Batches that were sent.
+    sent: u64,
+}
+
+impl<'a> Gifts<'a> {
+    fn new(client: &'a Client, job: &'a str, key: Option<&'a str>) -> Self {
+        Gifts { client, job, key, batch: Vec::new(), bytes: 0, sent: 0 }
+    }
+
+    async fn add(&mut self, item: String) -> Result<(), CliError> {
+        self.bytes += item.len();
+        self.batch.push(Value::from(item));
+        if self.batch.len() == BATCH || self.bytes >= BATCH_BYTES {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what there is.
+    async fn send(&mut self) -> Result<(), CliError> {
+        let batch = std::mem::take(&mut self.batch);
+        if !batch.is_empty() {
+            let key = self.key.map(|key| key_of_batch(key, self.sent));
+            let key = key.transpose().expect("it was checked with the longest number");
+            self.client.give(self.job, key, &batch).await?;
+            self.sent += 1;
+        }
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+/// Prints the job's items as they end, until it has. When the node goes and comes back it goes on where it was.
 pub(super) async fn show(
-    client: &Client,
+    place: &mut Place,
     id: &str,
     only_failed: bool,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    let mut lines = client.items(id).await?;
-    let mut rest = Vec::new();
-    while let Some(part) = lines.next_chunk().await? {
-        rest.extend_from_slice(&part);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let text: Vec<u8> = rest.drain(..whole).collect();
-        let shown = if only_failed { failed(&text) } else { text };
-        let mut written = Ok(());
-        progress.above(|| written = write_stdout(&shown));
-        written?;
+    let has_ended = place.client().job(id).await?.state.is_end();
+    let mut shown = Shown { only_failed, progress, had: (!has_ended).then_some(0), heard: false };
+    let mut away = None;
+    loop {
+        let error = match shown.go_on(place.client(), id).await {
+            // What ended is there as a whole, or not at all.
+            Err(CliError::Node(error)) if !has_ended => error,
+            ended => return ended,
+        };
+        if std::mem::take(&mut shown.heard) {
+            away = None;
+        }
+        place.wait(&mut away, error).await?;
     }
-    Ok(())
 }
 
-/// The lines of items that failed.
-fn failed(lines: &[u8]) -> Vec<u8> {
-    let is_failed = |line: &&[u8]| {
-        let row = serde_json::from_slice::<Value>(line);
-        row.is_ok_and(|row| row["status"] == "failed")
-    };
-    lines.split_inclusive(|byte| *byte == b'\n').filter(is_failed).flatten().copied().collect()
+/// A list of items on its way to stdout.
+struct Shown<'a> {
+    only_failed: bool,
+    progress: &'a Progress,
+    /// How many lines came, of a job that runs.
+    had: Option<u64>,
+    /// Whether anything came since that was looked at last.
+    heard: bool,
+}
+
+impl Shown<'_> {
+    /// Prints what comes after that which came before.
+    async fn go_on(&mut self, client: &Client, id: &str) -> Result<(), CliError> {
+        let mut lines = client.items(id, self.had).await?;
+        let mut rest = Vec::new();
+        while let Some(part) = lines.next_chunk().await? {
+            self.heard = true;
+            rest.extend_from_slice(&part);
+            let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let text: Vec<u8> = rest.drain(..whole).collect();
+            self.put(&text)?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, text: &[u8]) -> Result<(), CliError> {
+        // Empty ones are signs of life.
+        let lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.len() > 1);
+        let lines: Vec<&[u8]> = lines.collect();
+        self.had = self.had.map(|had| had + lines.len() as u64);
+        let shown = lines.into_iter().filter(|line| !self.only_failed || is_failed(line));
+        let shown = shown.collect::<Vec<_>>().concat();
+        let mut written = Ok(());
+        self.progress.above(|| written = write_stdout(&shown));
+        written
+    }
+}
+
+/// Whether a line is of an item that failed.
+fn is_failed(line: &[u8]) -> bool {
+    let row = serde_json::from_slice::<Value>(line);
+    row.is_ok_and(|row| row["status"] == "failed")
 }

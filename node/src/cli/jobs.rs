@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Session;
 use super::debug::Debug;
-use super::error::CliError;
+use super::error::{CliError, ItemList};
 use super::items::{GiveItems, ShowItems};
 use super::output::{Answer, harmless, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
@@ -131,7 +131,7 @@ impl JobResult {
         let client = session.client()?;
         let view = client.job(&self.id.0).await?;
         if view.state.is_end() {
-            end_of(&view)?;
+            end_of(&view, ItemList::AtNode(view.job))?;
         }
         let Some(result) = view.result else {
             return Err(CliError::NoResult { job: view.job, state: view.state });

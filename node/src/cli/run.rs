@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Session;
-use super::error::CliError;
+use super::error::{CliError, ItemList};
 use super::inputs::{Input, Inputs};
 use super::items;
 use super::local::LocalSwarm;
@@ -138,7 +138,7 @@ impl Run {
         let mut view = self.follow(accepted.job, &mut place, &progress, interrupts, output).await?;
         while let Some(next) = view.next {
             output.note(summary(&view));
-            complaint = complaint.and(end_of(&view));
+            complaint = complaint.and(end_of(&view, ItemList::AtNode(view.job)));
             view = self.follow(next, &mut place, &progress, interrupts, output).await?;
         }
         let out = self.out.or_else(|| self.local.map(|_| local_out(view.job)));
@@ -148,9 +148,14 @@ impl Run {
             interrupts.unless(fetching).await??;
         }
         drop(progress);
+        // A local swarm's nodes cannot be asked any more.
+        let list = match (self.local, &out) {
+            (Some(_), Some(out)) => ItemList::In(out.clone()),
+            _ => ItemList::AtNode(view.job),
+        };
         let end = match &view.stopped {
             Some(problem) => Err(CliError::Job(problem.clone().into())),
-            None => end_of(&view),
+            None => end_of(&view, list),
         };
         if end.is_ok() {
             output.note(summary(&view));
@@ -173,13 +178,13 @@ impl Run {
         interrupts: &mut Interrupts,
         output: Output,
     ) -> Result<JobView, CliError> {
-        let client = place.client.clone();
+        let mut shows = place.clone();
         let showing = async {
             // Of several steps, those without items are passed over.
-            if !self.follow || !has_items_or_is_alone(&client.job(&job.to_string()).await?) {
+            if !self.follow || !has_items_or_is_alone(&shows.client.job(&job.to_string()).await?) {
                 return Ok(());
             }
-            items::show(&client, &job.to_string(), false, progress).await
+            items::show(&mut shows, &job.to_string(), false, progress).await
         };
         let (view, shown) = tokio::join!(place.follow(job, progress, interrupts, output), showing);
         let view = view?;
@@ -251,6 +256,7 @@ fn check_job_dir(dir: &Path) -> Result<Vec<JobSpec>, CliError> {
 }
 
 /// The node that a job is followed at. It may go and come back at another port.
+#[derive(Clone)]
 pub(super) struct Place {
     home: PathBuf,
     client: Client,
@@ -317,23 +323,35 @@ impl Place {
 
     /// The job after version `since`; asks again for a while when the node is away.
     async fn look(&mut self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {
-        let mut away: Option<Instant> = None;
+        let mut away = None;
         loop {
-            let error = match self.try_look(job, since).await {
+            match self.try_look(job, since).await {
                 Ok(view) => return Ok(view),
-                Err(error) => error,
-            };
-            let gone =
-                matches!(error, ClientError::Unreachable { .. } | ClientError::NoNode { .. });
-            let since_when = *away.get_or_insert_with(Instant::now);
-            if !gone || since_when.elapsed() > RECONNECT_LIMIT {
-                return Err(error);
-            }
-            sleep(RECONNECT_PAUSE).await;
-            if let Ok(client) = Client::of_home(&self.home) {
-                self.client = client;
+                Err(error) => self.wait(&mut away, error).await?,
             }
         }
+    }
+
+    /// Waits for a moment before a node is asked again that is `away`; gives up when it was for too long.
+    pub(super) async fn wait(
+        &mut self,
+        away: &mut Option<Instant>,
+        error: ClientError,
+    ) -> Result<(), ClientError> {
+        let gone = matches!(error, ClientError::Unreachable { .. } | ClientError::NoNode { .. });
+        let since_when = *away.get_or_insert_with(Instant::now);
+        if !gone || since_when.elapsed() > RECONNECT_LIMIT {
+            return Err(error);
+        }
+        sleep(RECONNECT_PAUSE).await;
+        if let Ok(client) = Client::of_home(&self.home) {
+            self.client = client;
+        }
+        Ok(())
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     async fn try_look(&self, job: JobId, since: Option<u64>) -> Result<JobView, ClientError> {
@@ -344,13 +362,13 @@ impl Place {
     }
 }
 
-/// What a job's end means for the command.
-pub(super) fn end_of(view: &JobView) -> Result<(), CliError> {
+/// What a job's end means for the command. `list` is where its items are found.
+pub(super) fn end_of(view: &JobView, list: ItemList) -> Result<(), CliError> {
     let failed = view.items.filter(|items| items.failed > 0);
     match (view.state, &view.error) {
         (JobState::Done, _) => match failed {
             Some(Items { total, failed, .. }) => {
-                Err(CliError::Items { job: view.job, failed, total })
+                Err(CliError::Items { job: view.job, failed, total, list })
             }
             None => Ok(()),
         },
@@ -474,6 +492,8 @@ mod tests {
 
     #[test]
     fn each_end_of_a_job_is_told_apart() {
+        let job = JobId::of_manifest(b"job");
+        let end_of = |view: &JobView| end_of(view, ItemList::AtNode(job));
         assert!(end_of(&FakeNode::view(JobState::Done, 1)).is_ok());
         let cancelled = end_of(&FakeNode::view(JobState::Cancelled, 1));
         assert!(matches!(cancelled, Err(CliError::Cancelled { .. })));

@@ -61,6 +61,8 @@ pub(super) struct Drive {
     build: Option<JoinHandle<()>>,
     /// Who waits to hear that what was given is taken, by tickets.
     giving: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
+    /// And who waits to hear which items were cancelled.
+    withdrawing: BTreeMap<u64, oneshot::Sender<Vec<u64>>>,
     tickets: u64,
     names: Names,
     view: watch::Sender<JobView>,
@@ -101,6 +103,7 @@ impl Drive {
             journal,
             build: None,
             giving: BTreeMap::new(),
+            withdrawing: BTreeMap::new(),
             tickets: 0,
             names,
             view,
@@ -146,10 +149,15 @@ impl Drive {
                 let _ = answer.send(logs_of(&self.engine.report()));
                 None
             }
-            Asked::Give { payload, items, answer } => {
+            Asked::Give { key, payload, items, answer } => {
                 self.tickets += 1;
                 self.giving.insert(self.tickets, answer);
-                Some(Event::Give { ticket: self.tickets, payload, items })
+                Some(Event::Give { ticket: self.tickets, key, payload, items })
+            }
+            Asked::Withdraw { items, answer } => {
+                self.tickets += 1;
+                self.withdrawing.insert(self.tickets, answer);
+                Some(Event::Withdraw { ticket: self.tickets, items })
             }
             Asked::Gave { from, most, answer } => {
                 let _ = answer.send(self.engine.gave(from, most));
@@ -189,6 +197,11 @@ impl Drive {
                 Action::Given { ticket, first } => {
                     if let Some(answer) = self.giving.remove(&ticket) {
                         let _ = answer.send(first);
+                    }
+                }
+                Action::Withdrawn { ticket, items } => {
+                    if let Some(answer) = self.withdrawing.remove(&ticket) {
+                        let _ = answer.send(items);
                     }
                 }
                 Action::Ended(end) => {
@@ -329,6 +342,7 @@ fn follow(view: &mut JobView, progress: Progress) {
     });
     view.stages = stages.collect();
     view.items = progress.items;
+    view.running_items = progress.running_items;
     view.memoized = progress.memoized.into();
     view.counters = progress.counters;
     view.bytes_done = progress.bytes_done;

@@ -20,7 +20,7 @@ mod rows;
 mod submit;
 mod task;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,11 +28,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use ipdc_jobs::engine::{
-    Engine, Event, JobError, JobPlan, Kept, Limits, Output, PeerFacts, Record,
+    Engine, Event, GiftKey, JobError, JobPlan, Kept, Limits, Output, PeerFacts, Record,
 };
 use ipdc_jobs::ids::{CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use ipdc_jobs::kind::{self, Kind, TaskSpec};
-use ipdc_jobs::manifest::{Manifest, SignedManifest};
+use ipdc_jobs::manifest::{BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{Payload, ToController};
 use ipdc_jobs::steps::next_key;
@@ -121,8 +121,16 @@ struct Live {
 enum Asked {
     /// What its guests logged.
     Logs(oneshot::Sender<JobLogs>),
-    /// More to do: how the journal keeps it, and all of it. Answered with the number of its first item.
-    Give { payload: Payload, items: Bytes, answer: oneshot::Sender<Result<u64, String>> },
+    /// More to do: by what its giver knows it, how the journal keeps it, and all of it. Answered with the number of
+    /// its first item.
+    Give {
+        key: Option<GiftKey>,
+        payload: Payload,
+        items: Bytes,
+        answer: oneshot::Sender<Result<u64, String>>,
+    },
+    /// These items are wanted no more. Answered with those that were cancelled.
+    Withdraw { items: BTreeSet<u64>, answer: oneshot::Sender<Vec<u64>> },
     /// What tasks gave, in the order in which they were committed.
     Gave { from: usize, most: usize, answer: oneshot::Sender<Vec<Output>> },
 }
@@ -177,18 +185,14 @@ impl Controller {
     }
 
     async fn resume(&self, stored: &StoredJob) -> Result<(), StateError> {
-        let signed: Result<SignedManifest, _> = serde_json::from_slice(&stored.manifest);
-        let opened = signed.map_err(Into::into).and_then(|signed| signed.open());
-        let manifest = match opened {
+        let manifest = match open(&stored.manifest) {
             Ok(manifest) => manifest,
             Err(error) => {
                 tracing::error!(job = %stored.id, %error, "an accepted manifest cannot be read");
                 return Ok(());
             }
         };
-        let records = jobs::journal(&self.context.db, stored.id).await?;
-        let records: Vec<Record> =
-            records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let records = self.context.journal(stored.id).await?;
         // Also of a job of which nothing but its first epoch was written: what that gave out before
         // is not known here.
         let before = records.iter().filter_map(|record| match record {
@@ -468,6 +472,12 @@ impl Controller {
 }
 
 impl Context {
+    /// What is kept of a job's journal.
+    async fn journal(&self, job: JobId) -> Result<Vec<Record>, StateError> {
+        let records = jobs::journal(&self.db, job).await?;
+        Ok(records.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
     /// Writes down that a job ended, and lets go of what it needed.
     async fn ended(&self, view: &JobView, logs: &JobLogs) {
         let _ = self.changes.send(view.clone());
@@ -485,6 +495,11 @@ impl Context {
             tracing::warn!(job = %view.job, %error, "an ended job's scratch files are still here");
         }
     }
+}
+
+/// A manifest as it is stored.
+fn open(stored: &[u8]) -> Result<Manifest, BadManifest> {
+    serde_json::from_slice::<SignedManifest>(stored)?.open()
 }
 
 fn now_ms() -> u64 {
@@ -606,6 +621,7 @@ fn first_view(job: JobId, manifest: &Manifest, notes: Vec<String>, me: PeerId) -
         counters: BTreeMap::new(),
         stages: vec![],
         items: None,
+        running_items: vec![],
         bytes_done: 0,
         bytes_total: 0,
         bytes_per_s: 0,

@@ -1,28 +1,34 @@
 //! The items of a job as they end: lines of JSON for who follows it, and what is given to it while it runs.
 //!
-//! While its engine runs the lines follow its commits. Of a job that ended well they are read from its result and its
-//! report, in the order of the items.
+//! While its engine runs the lines follow its commits. Of a job that is done they are read from its result and its
+//! report, in the order of the items. Of one that ended otherwise the journal is replayed, as long as it is kept.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use ipdc_jobs::ids::{Cid, JobId};
+use ipdc_jobs::engine::{Engine, GiftKey, Output, Record};
+use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, JobId, cid_of};
 use ipdc_jobs::kind::{self, Row};
 use ipdc_jobs::manifest::Manifest;
 use ipdc_jobs::message::{INLINE_LIMIT, Payload};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader, Lines};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio_util::io::StreamReader;
 
-use super::{Asked, Context, Controller, FindError, assemble};
+use super::{Asked, Controller, FindError, assemble, open, plan};
 use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{StoreError, Tier};
 use crate::blocks::unixfs::{self, FileReader};
+use crate::state::StateError;
+use crate::state::jobs::{self, JOURNALS_KEPT};
 use crate::state::pins::Reason;
+use crate::view::JobState;
 
 /// What tasks gave that is asked of an engine at a time.
 const BATCH: usize = 64;
@@ -47,13 +53,15 @@ pub enum ItemsError {
     #[error("job {job} has no items to show: {why}")]
     #[diagnostic(
         code("IPDC-5610"),
-        help("jobs of items are shown while they run, and when they are done (docs/items.md)")
+        help(
+            "`ipdc job show {job}` says of which kind it is and how it ended; what nodes remember of its items is not run again, if you submit it again"
+        )
     )]
     None {
         /// The job.
         job: JobId,
         /// Why.
-        why: &'static str,
+        why: String,
     },
     /// It takes nothing.
     #[error("nothing can be given to job {job}: {why}")]
@@ -69,6 +77,10 @@ pub enum ItemsError {
         /// Why.
         why: String,
     },
+    /// The database failed.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    State(#[from] StateError),
     /// A file of its result could not be read.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -88,142 +100,227 @@ pub enum ItemsError {
 }
 
 impl Controller {
-    /// The job's items as they end, each a line of JSON. Ends with the job.
+    /// The job's items as they end, each a line of JSON. Ends with the job. Of a job that is done they come in the order
+    /// of their numbers; with `after`, in that of their ends, as of every other, without so many of the first.
     ///
     /// # Errors
-    /// When there is no such job, or it has no items.
+    /// When there is no such job, or it has no items to show.
     pub async fn items(
         &self,
         job: JobId,
+        after: Option<u64>,
     ) -> Result<impl Stream<Item = Result<Bytes, ItemsError>> + Send + 'static, ItemsError> {
-        let following = self.live().get(&job).map(|live| Following {
-            context: Arc::clone(&self.context),
-            manifest: Arc::clone(&live.manifest),
-            asked: live.asked.clone(),
-            commits: live.commits.clone(),
-            taken: 0,
-            told: HashSet::new(),
+        let live = self.live().get(&job).map(|live| {
+            let source = Source::Live { asked: live.asked.clone(), commits: live.commits.clone() };
+            (Arc::clone(&live.manifest), source)
         });
         let view = self.view(job).await?;
         if kind::find(&view.kind).is_none_or(|kind| !kind.has_items()) {
-            return Err(ItemsError::None { job, why: "jobs of its kind have none" });
+            return Err(ItemsError::None { job, why: "jobs of its kind have none".to_owned() });
         }
-        let rows = match following {
-            Some(following) => Rows::Following(self.clone(), job, following),
-            None => Rows::Ended(self.ended_items(job, HashSet::new()).await?),
+        let (manifest, source) = match live {
+            Some(live) => live,
+            None if view.state == JobState::Done && after.is_none() => {
+                let rows = Rows::Result(self.of_result(job, HashSet::new()).await?);
+                return Ok(stream::try_unfold(rows, Rows::next));
+            }
+            None => {
+                let (manifest, engine) = self.replayed(job).await?;
+                (manifest, Source::Kept(engine))
+            }
         };
+        let left_out = after.unwrap_or(0);
+        let told = HashSet::new();
+        let controller = self.clone();
+        let ends = Ends { controller, job, manifest, source, taken: 0, told, left_out };
+        let rows = Rows::Ends(ends);
         Ok(stream::try_unfold(rows, Rows::next))
     }
 
-    /// The items of a job that has ended, but for those that were `told`.
-    async fn ended_items(&self, job: JobId, told: HashSet<u64>) -> Result<Ended, ItemsError> {
+    /// The items of a job that is done, but for those that were `told`.
+    async fn of_result(&self, job: JobId, told: HashSet<u64>) -> Result<OfResult, ItemsError> {
         let view = self.view(job).await?;
         let (Some(result), Some(report)) = (view.result, view.report) else {
-            return Err(ItemsError::None { job, why: "it ended without a result" });
+            return Err(ItemsError::None { job, why: "it ended without a result".to_owned() });
         };
         let session = self.context.blocks.session(&[], Tier::Cache);
         let results = lines_of(&session, result, "results.jsonl").await?;
         let costs = lines_of(&session, report, "items.jsonl").await?;
-        Ok(Ended { results, costs, told })
+        Ok(OfResult { results, costs, told })
+    }
+
+    /// A job that ended, brought by its journal to where it was then.
+    async fn replayed(&self, job: JobId) -> Result<(Arc<Manifest>, Box<Engine>), ItemsError> {
+        let none = |why: String| ItemsError::None { job, why };
+        let records = self.context.journal(job).await?;
+        let Some(Record::Epoch { epoch }) = records.first() else {
+            let kept = "a node keeps the journals of the last";
+            return Err(none(format!("{kept} {JOURNALS_KEPT} jobs that ended")));
+        };
+        let stored = jobs::manifest(&self.context.db, job).await?.unwrap_or_default();
+        let manifest = open(&stored).map_err(|error| none(error.to_string()))?;
+        let file = FileRef { cid: cid_of(CODEC_RAW, &stored), len: stored.len() as u64 };
+        let planned = plan(&self.context, (job, *epoch), file, manifest.clone(), Vec::new()).await;
+        let (plan, _) = planned.map_err(|error| none(error.message))?;
+        // What follows from a long journal may be read from files.
+        let replayed = spawn_blocking(move || Engine::new(plan, Duration::ZERO, records).0).await;
+        let engine = replayed.map_err(|error| none(error.to_string()))?;
+        if engine.has_lost_its_way() {
+            return Err(none("this node has not kept all that its tasks gave".to_owned()));
+        }
+        Ok((Arc::new(manifest), Box::new(engine)))
     }
 
     /// Gives an open job more items: a list in JSON. When this returns they are in its journal; the number of the
-    /// first.
+    /// first. Given again with the same key they are taken once.
     ///
     /// # Errors
     /// When there is no such job, or it does not take them.
-    pub async fn give(&self, job: JobId, items: Bytes) -> Result<u64, ItemsError> {
-        let refused = |why: &str| ItemsError::Refused { job, why: why.to_owned() };
+    pub async fn give(
+        &self,
+        job: JobId,
+        key: Option<GiftKey>,
+        items: Bytes,
+    ) -> Result<u64, ItemsError> {
         let asked = self.live().get(&job).map(|live| live.asked.clone());
-        let Some(asked) = asked else {
-            self.view(job).await?;
-            return Err(refused("it has ended"));
-        };
-        let payload = if items.len() > INLINE_LIMIT {
-            let add = self.context.blocks.store().add(Tier::Durable);
-            let file = self.context.blocks.add_bytes(&add, &items).await?;
-            self.context.blocks.pins().pin(file.cid, Reason::Job(job)).await?;
-            Payload::File(file)
-        } else {
-            Payload::Inline(items.clone())
-        };
-        let (answer, first) = oneshot::channel();
-        let gone = |_| refused("it has ended");
-        asked
-            .send(Asked::Give { payload, items, answer })
-            .await
-            .map_err(|_| refused("it has ended"))?;
-        first.await.map_err(gone)?.map_err(|why| ItemsError::Refused { job, why })
+        if let Some(asked) = asked {
+            let payload = self.gift(job, &items).await?;
+            let (answer, first) = oneshot::channel();
+            // An engine that went gives no answer.
+            let _ = asked.send(Asked::Give { key: key.clone(), payload, items, answer }).await;
+            if let Ok(first) = first.await {
+                return first.map_err(|why| ItemsError::Refused { job, why });
+            }
+        }
+        self.view(job).await?;
+        // It may have been taken before the job ended.
+        if let Some(key) = key
+            && let Ok((_, engine)) = self.replayed(job).await
+            && let Some(first) = engine.gift(&key)
+        {
+            return Ok(first);
+        }
+        Err(ItemsError::Refused { job, why: "it has ended".to_owned() })
+    }
+
+    /// Cancels items of a job, by their numbers. When this returns the journal holds it; those that were, the others
+    /// have ended, or will. A job that has ended has none to cancel.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn withdraw(&self, job: JobId, items: BTreeSet<u64>) -> Result<Vec<u64>, FindError> {
+        let asked = self.live().get(&job).map(|live| live.asked.clone());
+        let Some(asked) = asked else { return self.view(job).await.map(|_| Vec::new()) };
+        let (answer, cancelled) = oneshot::channel();
+        // An engine that went gives no answer.
+        let _ = asked.send(Asked::Withdraw { items, answer }).await;
+        Ok(cancelled.await.unwrap_or_default())
+    }
+
+    /// What is given, as the journal keeps it.
+    async fn gift(&self, job: JobId, items: &Bytes) -> Result<Payload, ItemsError> {
+        if items.len() <= INLINE_LIMIT {
+            return Ok(Payload::Inline(items.clone()));
+        }
+        let add = self.context.blocks.store().add(Tier::Durable);
+        let file = self.context.blocks.add_bytes(&add, items).await?;
+        self.context.blocks.pins().pin(file.cid, Reason::Job(job)).await?;
+        Ok(Payload::File(file))
     }
 }
 
 /// The lines of a job's items.
 enum Rows {
-    Following(Controller, JobId, Following),
-    Ended(Ended),
+    /// In the order of their ends.
+    Ends(Ends),
+    /// In the order of their numbers.
+    Result(OfResult),
 }
 
 impl Rows {
     /// The next lines; none after the last.
     async fn next(self) -> Result<Option<(Bytes, Self)>, ItemsError> {
-        let ended = match self {
-            Rows::Ended(ended) => ended,
-            Rows::Following(controller, job, mut following) => {
-                if let Some(lines) = following.next().await? {
-                    return Ok(Some((lines, Rows::Following(controller, job, following))));
+        let result = match self {
+            Rows::Result(result) => result,
+            Rows::Ends(mut ends) => {
+                if let Some(lines) = ends.next().await? {
+                    return Ok(Some((lines, Rows::Ends(ends))));
                 }
-                // The engine went when all was over. What it had not told by then the result says.
-                if following.taken >= *following.commits.borrow() {
-                    return Ok(None);
-                }
-                match controller.ended_items(job, following.told).await {
-                    Ok(ended) => ended,
-                    Err(ItemsError::None { .. }) => return Ok(None),
-                    Err(error) => return Err(error),
+                match ends.rest().await? {
+                    None => return Ok(None),
+                    Some(rest) => return Box::pin(rest.next()).await,
                 }
             }
         };
-        let next = ended.next().await?;
-        Ok(next.map(|(lines, ended)| (lines, Rows::Ended(ended))))
+        let next = result.next().await?;
+        Ok(next.map(|(lines, result)| (lines, Rows::Result(result))))
     }
 }
 
-/// A job that runs, and how much of it was told.
-struct Following {
-    context: Arc<Context>,
+/// Where what tasks gave is asked for.
+enum Source {
+    /// Of a job that runs.
+    Live { asked: mpsc::Sender<Asked>, commits: watch::Receiver<usize> },
+    /// Of one that ended.
+    Kept(Box<Engine>),
+}
+
+impl Source {
+    /// What tasks gave from the `from`-th on, as soon as there is any; nothing when the engine is gone, or has no more.
+    async fn gave(&mut self, from: usize) -> Vec<Output> {
+        let (asked, commits) = match self {
+            Source::Kept(engine) => return engine.gave(from, BATCH),
+            Source::Live { asked, commits } => (asked, commits),
+        };
+        if commits.wait_for(|count| *count > from).await.is_err() {
+            return Vec::new();
+        }
+        let (answer, gave) = oneshot::channel();
+        // Who does not answer is gone.
+        let _ = asked.send(Asked::Gave { from, most: BATCH, answer }).await;
+        gave.await.unwrap_or_default()
+    }
+}
+
+/// Items in the order of their ends, and how many of them were told.
+struct Ends {
+    controller: Controller,
+    job: JobId,
     manifest: Arc<Manifest>,
-    asked: mpsc::Sender<Asked>,
-    commits: watch::Receiver<usize>,
+    source: Source,
     /// Outputs that were taken from the engine.
     taken: usize,
     /// The numbers of the items that were told.
     told: HashSet<u64>,
+    /// How many of those that come first are not told: they were before.
+    left_out: u64,
 }
 
-impl Following {
-    /// The next lines; none when the engine is gone.
+impl Ends {
+    /// The next lines; none when the engine is gone, or has no more.
     async fn next(&mut self) -> Result<Option<Bytes>, ItemsError> {
         loop {
-            let taken = self.taken;
-            if self.commits.wait_for(|count| *count > taken).await.is_err() {
+            let gave = self.source.gave(self.taken).await;
+            if gave.is_empty() {
                 return Ok(None);
             }
-            let (answer, gave) = oneshot::channel();
-            let asked = Asked::Gave { from: taken, most: BATCH, answer };
-            if self.asked.send(asked).await.is_err() {
-                return Ok(None);
-            }
-            let Ok(gave) = gave.await else { return Ok(None) };
             self.taken += gave.len();
             let mut lines = Vec::new();
             for output in gave {
-                let gave = assemble::gave(&self.context.blocks, &output).await;
+                let gave = assemble::gave(&self.controller.context.blocks, &output).await;
                 let gave = gave.map_err(|(_, error)| ItemsError::Line(error.to_string()))?;
                 let kind = kind::find(&self.manifest.kind);
                 let rows = kind.map(|kind| kind.rows(&self.manifest.config, &gave));
                 for row in rows.into_iter().flatten() {
-                    self.told.extend(number_of(&row));
-                    write_line(&mut lines, row);
+                    // Of an item that was run again for what it gave, the first counts.
+                    if number_of(&row).is_some_and(|n| !self.told.insert(n)) {
+                        continue;
+                    }
+                    if self.left_out > 0 {
+                        self.left_out -= 1;
+                    } else {
+                        write_line(&mut lines, row);
+                    }
                 }
             }
             if !lines.is_empty() {
@@ -231,19 +328,36 @@ impl Following {
             }
         }
     }
+
+    /// What is still to be told, when the engine went before it had told all.
+    async fn rest(self) -> Result<Option<Rows>, ItemsError> {
+        match &self.source {
+            Source::Live { commits, .. } if self.taken < *commits.borrow() => {}
+            _ => return Ok(None),
+        }
+        match self.controller.replayed(self.job).await {
+            Ok((_, engine)) => Ok(Some(Rows::Ends(Ends { source: Source::Kept(engine), ..self }))),
+            // In another order nothing can be left out.
+            Err(error) if self.left_out > 0 => Err(error),
+            Err(error) => match self.controller.of_result(self.job, self.told).await {
+                Ok(result) => Ok(Some(Rows::Result(result))),
+                Err(_) => Err(error),
+            },
+        }
+    }
 }
 
 type Text = Lines<BufReader<Box<dyn AsyncRead + Send + Unpin>>>;
 
-/// A job that is done.
-struct Ended {
+/// Items of a job that is done, in the order of their numbers.
+struct OfResult {
     results: Text,
     costs: Text,
     /// The numbers of the items that were told before.
     told: HashSet<u64>,
 }
 
-impl Ended {
+impl OfResult {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, ItemsError> {
         let broken = |error: &dyn std::fmt::Display| ItemsError::Line(error.to_string());
         let mut lines = Vec::new();

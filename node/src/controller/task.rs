@@ -7,10 +7,9 @@ use std::sync::Arc;
 use ipdc_jobs::engine::Record;
 use ipdc_jobs::ids::{JobId, PeerId, TaskId};
 use ipdc_jobs::kind;
-use ipdc_jobs::manifest::{Manifest, SignedManifest};
 use ipdc_jobs::message::{Input, Payload};
 
-use super::{Controller, FindError, plan_tasks};
+use super::{Controller, FindError, open, plan_tasks};
 use crate::state::{StateError, jobs};
 use crate::view::{JobLogs, TaskWork};
 
@@ -70,9 +69,7 @@ impl Controller {
         let no_plan = |why: String| TaskWorkError::NoPlan { job, why };
         let stored = jobs::manifest(&self.context.db, job).await?;
         let stored = stored.ok_or_else(|| FindError::None(job.to_string()))?;
-        let signed: SignedManifest =
-            serde_json::from_slice(&stored).map_err(|error| no_plan(error.to_string()))?;
-        let manifest: Manifest = signed.open().map_err(|error| no_plan(error.to_string()))?;
+        let manifest = open(&stored).map_err(|error| no_plan(error.to_string()))?;
         let kind = kind::find(&manifest.kind)
             .ok_or_else(|| no_plan(format!("no job kind `{}`", manifest.kind)))?;
         let tasks = plan_tasks(&Arc::clone(&self.context), kind, &manifest).await;
@@ -118,12 +115,12 @@ impl Controller {
     /// The committed outputs of a job's tasks, and who made them, as far as its journal is kept.
     async fn outputs(&self, job: JobId) -> Result<BTreeMap<TaskId, (Payload, PeerId)>, StateError> {
         let mut outputs = BTreeMap::new();
-        for text in jobs::journal(&self.context.db, job).await? {
-            match serde_json::from_str(&text) {
-                Ok(Record::Committed { task, output, worker, .. }) => {
+        for record in self.context.journal(job).await? {
+            match record {
+                Record::Committed { task, output, worker, .. } => {
                     outputs.insert(task, (output, worker));
                 }
-                Ok(Record::Lost { task }) => {
+                Record::Lost { task } => {
                     outputs.remove(&task);
                 }
                 _ => {}

@@ -145,5 +145,5 @@ impl Outbox {
 /// The node's disk is full or failing.
 fn broken(error: &io::Error) -> TaskError {
     let message = format!("a file that the guest writes cannot be kept: {error}");
-    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5318", message }
+    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5322", message }
 }

@@ -32,7 +32,7 @@ const ENDED_LIMIT: u32 = 4_096;
 
 /// Of how many ended jobs the journal is kept, so that their tasks can be run again with what they
 /// read of others: a day's debugging, and a few tens of megabytes when they are large.
-const JOURNALS_KEPT: u32 = 8;
+pub const JOURNALS_KEPT: u32 = 8;
 
 /// A job as stored.
 #[derive(Debug, Clone)]

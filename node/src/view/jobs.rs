@@ -1,11 +1,11 @@
 //! What is said about jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use ipdc_jobs::engine::Refusal;
+use ipdc_jobs::engine::{GiftKey, Refusal};
 use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId, cid_text};
-use ipdc_jobs::kind::Items;
+use ipdc_jobs::kind::{ItemProgress, Items};
 use ipdc_jobs::log::Log;
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Input, Payload};
@@ -138,6 +138,9 @@ pub struct JobView {
     /// Of a job of items, how many there are and have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<Items>,
+    /// Those that run and whose code said how far they are, by their numbers; the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running_items: Vec<ItemProgress>,
     /// Input bytes done.
     pub bytes_done: u64,
     /// Input bytes in all.
@@ -196,6 +199,39 @@ impl From<&AsStep> for StepView {
     fn from(AsStep { name, place, of, .. }: &AsStep) -> Self {
         StepView { name: name.clone(), place: *place, of: *of }
     }
+}
+
+/// Query of `GET /jobs/{id}/items`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ItemsQuery {
+    /// The lines in the order in which items ended, without so many of the first: those that were read before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
+}
+
+/// Query of `POST /jobs/{id}/items`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GiveQuery {
+    /// The submitter's own: what is given again with it is taken once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<GiftKey>,
+}
+
+/// Body of `POST /jobs/{id}/items/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unwanted {
+    /// The numbers of the items.
+    pub items: BTreeSet<u64>,
+}
+
+/// Answer to `POST /jobs/{id}/items/cancel`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The numbers of those that were cancelled: they had not ended.
+    pub cancelled: Vec<u64>,
 }
 
 /// Answer to `POST /jobs/{id}/items`.

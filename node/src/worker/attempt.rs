@@ -10,10 +10,10 @@ use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::WorkerEvent;
 use ipdc_jobs::fetch::Rules;
-use ipdc_jobs::ids::{Cid, FileRef, JobId, PeerId};
+use ipdc_jobs::ids::{Attempt, Cid, FileRef, JobId, PeerId, TaskId};
 use ipdc_jobs::kind::{
-    self, Call, Calls, FileWriter, Given, Guest, Heard, Host, Lasting, Program, ReadAt, TaskError,
-    Work,
+    self, Call, Calls, FileWriter, Given, Guest, Heard, Host, ItemProgress, Lasting, Program,
+    ReadAt, TaskError, Work,
 };
 use ipdc_jobs::log::Tail;
 use ipdc_jobs::manifest::Manifest;
@@ -21,8 +21,8 @@ use ipdc_jobs::memo::MemoKey;
 use ipdc_jobs::message::{
     Assignment, COUNTERS_LIMIT, Cost, Counters, FailureClass, INLINE_LIMIT, Input, Outcome, Payload,
 };
-use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Parts, admit, early, memo, policy};
@@ -74,14 +74,41 @@ pub(super) fn start(
     tokio::spawn(async move {
         let started = Instant::now();
         let (task, attempt) = (assignment.task, assignment.attempt);
-        let desk =
-            Arc::new(Desk { visits, ..Desk::new(parts, job, assignment, stop, events.clone()) });
+        let (progress, said) = watch::channel(Said::default());
+        tokio::spawn(tell_progress(job, (task, attempt), said, events.clone()));
+        let desk = Desk::new(parts, job, assignment, stop, progress);
+        let desk = Arc::new(Desk { visits, ..desk });
         let result = run(&desk, manifest, &early).await;
         let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
         let outcome = desk.outcome(result);
         let _ = events.send(WorkerEvent::Finished { job, task, attempt, outcome, cost }).await;
     });
     running
+}
+
+/// What an attempt said of how far it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Said {
+    done: u64,
+    total: u64,
+    item: Option<ItemProgress>,
+}
+
+/// Tells the machine how far an attempt is, the newest of what it said, until it has ended.
+async fn tell_progress(
+    job: JobId,
+    (task, attempt): (TaskId, Attempt),
+    mut said: watch::Receiver<Said>,
+    events: mpsc::Sender<WorkerEvent>,
+) {
+    while said.changed().await.is_ok() {
+        let Said { done, total, item } = *said.borrow_and_update();
+        let event = WorkerEvent::Progress { job, task, attempt, done, total, item };
+        if events.send(event).await.is_err() {
+            return;
+        }
+        sleep(PROGRESS_INTERVAL).await;
+    }
 }
 
 async fn run(
@@ -154,7 +181,6 @@ struct Desk {
     assignment: Assignment,
     stop: CancellationToken,
     caller: Caller,
-    events: mpsc::Sender<WorkerEvent>,
     log: Mutex<Tail>,
     counters: Mutex<Counters>,
     bytes_in: AtomicU64,
@@ -163,7 +189,7 @@ struct Desk {
     came_early: AtomicU64,
     /// What fetches for this attempt; the first one asks the assignment's holders.
     sessions: Mutex<Vec<Session>>,
-    said: Mutex<Option<Instant>>,
+    progress: watch::Sender<Said>,
     /// Answers of the network.
     visits: Arc<AtomicU64>,
 }
@@ -174,7 +200,7 @@ impl Desk {
         job: JobId,
         assignment: Assignment,
         stop: CancellationToken,
-        events: mpsc::Sender<WorkerEvent>,
+        progress: watch::Sender<Said>,
     ) -> Self {
         let caller = Caller::new(tokio::runtime::Handle::current(), stop.clone());
         Desk {
@@ -183,14 +209,13 @@ impl Desk {
             assignment,
             stop,
             caller,
-            events,
             log: Mutex::default(),
             counters: Mutex::default(),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             came_early: AtomicU64::new(0),
             sessions: Mutex::default(),
-            said: Mutex::default(),
+            progress,
             visits: Arc::default(),
         }
     }
@@ -277,16 +302,14 @@ impl Desk {
         read.map_err(|error| TaskError::of_read(file, error.into()))
     }
 
+    /// The attempt is so far, and begins with what comes next.
     fn progress(&self, done: u64, total: u64) {
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if said.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
-            return;
-        }
-        *said = Some(Instant::now());
-        let Assignment { task, attempt, .. } = self.assignment;
-        let event = WorkerEvent::Progress { job: self.job, task, attempt, done, total };
-        // One progress more or less: the next one says more.
-        let _ = self.events.try_send(event);
+        self.progress.send_replace(Said { done, total, item: None });
+    }
+
+    /// An item of its is so far.
+    fn item_progress(&self, item: ItemProgress) {
+        self.progress.send_modify(|said| said.item = Some(item));
     }
 
     /// None when the attempt was stopped: nobody waits for it.
@@ -495,7 +518,10 @@ impl Listener for Ear {
     }
 
     fn progress(&mut self, done: u64, total: u64) {
-        self.desk.progress(done, total);
+        match &self.heard {
+            Some(heard) => self.desk.item_progress(heard.progress(done, total)),
+            None => self.desk.progress(done, total),
+        }
     }
 
     fn count(&mut self, counted: Counters) -> bool {

@@ -98,6 +98,112 @@ fn an_open_job_takes_items_until_it_is_closed() {
 }
 
 #[test]
+fn a_gift_that_is_given_again_with_its_key_is_taken_once_whatever_happened_meanwhile() {
+    let mut swarm = Swarm::of(1);
+    let id = submit(&swarm[0], &echo("open = true"));
+    let path = format!("/jobs/{id}/items?key=mine");
+    // Long enough that the journal keeps it as a file.
+    let items = json!(["a", "b".repeat(5_000)]);
+    let first = swarm[0].api().post(&path, &items).ok();
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok());
+    let give = |node: &Node, with: &[&str]| {
+        let lines: String = (0..1500).map(|n| format!("line {n}\n")).collect();
+        let give = node.cli(["job", "give", &id, "--key", "other"]).stdin(lines);
+        let _ = with.iter().fold(give, |give, arg| give.arg(arg)).within(JOB).run().ok();
+    };
+    give(&swarm[0], &[]);
+    swarm[0].kill();
+    swarm[0].start();
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok());
+    give(&swarm[0], &["--close"]);
+    let view = swarm[0].job_done(&id);
+    assert_eq!(view["items"]["done"], 1502, "{view:#}");
+    let over = || swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(["x"])).status == 409;
+    eventually(SOON, "the job is over", || over().then_some(()));
+    assert_eq!(first, swarm[0].api().post(&path, &items).ok(), "it was taken before the end");
+    let long = "k".repeat(129);
+    let refused = swarm[0].api().post(&format!("/jobs/{id}/items?key={long}"), &items);
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!("IPDC-7005")));
+}
+
+#[test]
+fn what_an_items_code_says_of_its_progress_is_in_the_jobs_view() {
+    let swarm = Swarm::of(2);
+    let wat = "(module (import \"ipdc\" \"progress\" (func $progress (param i64 i64)))
+        (memory (export \"memory\") 1)
+        (func (export \"ipdc_alloc\") (param i32) (result i32) (i32.const 0))
+        (func (export \"run\") (param i32 i32)
+          (call $progress (i64.const 1) (i64.const 4))
+          (call $progress (i64.const 2) (i64.const 4))
+          (loop $again (br $again))))";
+    let toml = "kind = \"cl\"\nrun = \"run.wat\"\nitems = \"0..2\"\n[limits]\ntime = \"5m\"\n";
+    let id = submit(&swarm[0], &JobDir::new(toml).file("run.wat", wat));
+    let both = json!([{"n": 0, "done": 2, "total": 4}, {"n": 1, "done": 2, "total": 4}]);
+    swarm[0].job_until(&id, "both are half done", |view| view["running_items"] == both);
+    let _ = swarm[0].cli(["job", "cancel", &id]).within(JOB).run().ok();
+    let view = swarm[0].job_until(&id, "cancelled", |view| view["state"] == "cancelled");
+    assert_eq!(view["running_items"], Value::Null, "{view:#}");
+}
+
+#[test]
+fn items_that_are_cancelled_are_stopped_or_never_begun_and_it_outlives_the_node() {
+    let mut swarm = Swarm::of(1);
+    let id = submit(&swarm[0], &echo("open = true"));
+    // More than run at once, and several to a task.
+    let endless = vec!["?"; 300];
+    let _ = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(["a"])).ok();
+    let _ = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(endless)).ok();
+    swarm[0].job_until(&id, "some run", |view| {
+        view["items"]["done"] == 1 && view["stages"][0]["running"].as_u64() > Some(0)
+    });
+    let cancel = |node: &Node, items: std::ops::Range<u32>| -> usize {
+        let items = json!({"items": items.collect::<Vec<_>>()});
+        let answer = node.api().post(&format!("/jobs/{id}/items/cancel"), &items).ok();
+        answer["cancelled"].as_array().unwrap().len()
+    };
+    assert_eq!(cancel(&swarm[0], 0..200), 199, "all but the one that has ended");
+    assert_eq!(cancel(&swarm[0], 0..200), 0, "once");
+    swarm[0].kill();
+    swarm[0].start();
+    let rest = || swarm[0].job_until(&id, "it goes on", |view| view["items"]["cancelled"] == 199);
+    assert_eq!(rest()["state"], "running");
+    assert_eq!(cancel(&swarm[0], 150..400), 101);
+    let _ = swarm[0].cli(["job", "give", &id, "b", "--close"]).within(JOB).run().ok();
+    let view = swarm[0].job_done(&id);
+    let items = json!({"total": 302, "done": 2, "failed": 0, "cancelled": 300, "left_out": 0});
+    assert_eq!(view["items"], items);
+    let result = fs::read_to_string(swarm[0].save_result(&id).join("results.jsonl")).unwrap();
+    let lines: Vec<_> = result.lines().collect();
+    assert_eq!((lines.len(), lines[5]), (302, r#"{"item":"?","n":5,"status":"cancelled"}"#));
+}
+
+#[test]
+fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
+    let mut swarm = Swarm::of(1);
+    let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");
+    let id = submit(&swarm[0], &job);
+    swarm[0].job_until(&id, "three have ended", |view| {
+        let ended = |how: &str| view["items"][how].as_u64().unwrap_or(0);
+        ended("done") + ended("failed") == 3
+    });
+    let follower = swarm[0].cli(["job", "items", &id]).within(JOB).start();
+    let _ = swarm[0].cli(["job", "cancel", &id]).within(JOB).run().ok();
+    swarm[0].job_until(&id, "cancelled", |view| view["state"] == "cancelled");
+    assert_eq!(numbers(&rows(follower.wait(JOB).ok().text())), BTreeSet::from([0, 1, 3]));
+    swarm[0].stop();
+    swarm[0].start();
+    let items = swarm[0].cli(["job", "items", &id, "--failed"]).within(JOB).run().ok();
+    let failed = rows(items.text());
+    assert_eq!((failed.len(), &failed[0]["log"]), (1, &json!(["!b"])));
+
+    for n in 0..8 {
+        let _ = swarm[0].job_done(&submit(&swarm[0], &echo(&format!("items = \"0..{n}\""))));
+    }
+    let gone = swarm[0].cli(["job", "items", &id]).within(JOB).run();
+    let _ = gone.failed(4, &["IPDC-5610", "the last 8 jobs that ended"]);
+}
+
+#[test]
 fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     let mut swarm = Swarm::of(3);
     let list: String = (0..400).map(|n| format!("~{n}\n")).collect();
@@ -105,6 +211,8 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     let id = submit(&swarm[0], &job);
     let some = |view: &Value| view["items"]["done"].as_u64() > Some(40);
     swarm[0].job_until(&id, "some are done", some);
+    let follower = swarm[0].cli(["job", "items", &id]).within(JOB).start();
+    eventually(SOON, "some are followed", || (!follower.stdout().is_empty()).then_some(()));
     let worker = eventually(SOON, "a worker", || swarm.worker_of(&id, &[0]));
     swarm[worker].kill();
     let before = swarm[0].api().get(&format!("/jobs/{id}")).ok()["items"]["done"].as_u64();
@@ -114,6 +222,12 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     assert_eq!(view["items"]["done"], 400);
     let items = swarm[0].cli(["job", "items", &id]).within(JOB).run().ok();
     assert_eq!(numbers(&rows(items.text())), (0..400).collect());
+    let followed = follower.wait(JOB).ok();
+    let followed = rows(followed.text());
+    assert_eq!((followed.len(), numbers(&followed)), (400, (0..400).collect()), "each once");
+    let again = swarm[0].api().get(&format!("/jobs/{id}/items?after=150"));
+    let again = rows(std::str::from_utf8(&again.body).unwrap());
+    assert_eq!(again, followed[150..], "in the same order");
     assert!(before > Some(40), "{before:?} were in the journal");
 }
 

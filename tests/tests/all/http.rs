@@ -24,6 +24,31 @@ fn only_the_holder_of_the_token_is_served() {
 }
 
 #[test]
+fn a_connection_is_kept_when_a_request_had_a_body_that_it_did_not_need() {
+    let mut node = Node::first();
+    let address = node.start().status()["http"].as_str().unwrap().to_owned();
+    let token = std::fs::read_to_string(node.home().join("api.token")).unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    for path in ["resume", "gc", "resume", "gc"].repeat(10) {
+        let (host, token) = (format!("Host: {address}"), token.trim());
+        let auth = format!("Authorization: Bearer {token}");
+        write!(stream, "POST /v1/{path} HTTP/1.1\r\n{host}\r\n{auth}\r\nContent-Length: 2\r\n\r\n")
+            .unwrap();
+        stream.write_all(b"{}").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            let mut byte = [0];
+            let read = stream.read(&mut byte).unwrap();
+            assert_eq!(read, 1, "closed after {}", String::from_utf8_lossy(&answer));
+            answer.extend(byte);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[test]
 fn a_page_in_a_browser_cannot_reach_it_by_another_name_or_from_another_origin() {
     let mut node = Node::first();
     let status = node.start().status();

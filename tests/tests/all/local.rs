@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ipdc_tests::job::{many_splits, parts, sorted_lines};
+use ipdc_tests::job::{guest, many_splits, parts, sorted_lines};
 use ipdc_tests::program::Signal;
 use ipdc_tests::{JOB, JobDir, Node, Program, SOON, alone, eventually, ipdc, root};
 
@@ -64,6 +64,22 @@ fn the_example_in_wat_needs_no_tools() {
     let in_wat = in_wat.expect("an example in wat");
     let run = bare(room.folder()).args(["run", "mr"]).arg(in_wat).args(["--local", "1", "--json"]);
     assert_eq!(run.within(JOB).run().ok().json()["state"], "done");
+}
+
+#[test]
+fn after_a_local_run_items_that_failed_are_found_in_the_result() {
+    let room = Node::new();
+    let job = JobDir::new("kind = \"cl\"\nrun = \"run.wat\"\nitems = \"list\"\nretries = 0\n")
+        .file("run.wat", guest("echo.wat"))
+        .file("list", "a\n!b\n");
+    let out = room.folder().join("out");
+    let run = bare(room.folder()).args(["run", "cl"]).arg(job.path());
+    let ran = run.args(["--local", "1", "--out"]).arg(&out).within(JOB).run();
+    let list = out.join("results.jsonl");
+    let ran = ran.failed(6, &["IPDC-1643", list.to_str().unwrap()]);
+    assert!(!format!("{ran}").contains("ipdc job items"), "its node is gone: {ran}");
+    let failed = std::fs::read_to_string(list).unwrap();
+    assert!(failed.lines().nth(1).unwrap().contains("\"status\":\"failed\""), "{failed}");
 }
 
 #[test]

@@ -181,6 +181,8 @@ fn every_operation_that_is_described_answers_as_described() {
     let items = format!("{path}/items");
     caller.call(("post", "/v1/jobs/{id}/items"), &items, &json!(["one", { "x": 2 }]), 200);
     caller.call(("post", "/v1/jobs/{id}/items"), &items, &json!([""]), 409);
+    let cancel = (format!("{items}/cancel"), json!({ "items": [99] }));
+    caller.call(("post", "/v1/jobs/{id}/items/cancel"), &cancel.0, &cancel.1, 200);
     caller.call(("post", "/v1/jobs/{id}/close"), &format!("{path}/close"), &empty, 200);
     let _ = node.job_done(job);
     let lines = caller.call(("get", "/v1/jobs/{id}/items"), &items, &none, 200).body;

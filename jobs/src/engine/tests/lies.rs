@@ -33,7 +33,8 @@ fn a_report_of_an_attempt_of_another_or_of_nobody_changes_nothing_and_is_remembe
         assert_eq!(lab.blamed(), liar);
         assert_eq!(lab.settled(), (liar, vec![lie]));
         let (task, attempt) = lie;
-        let held = Held { task, attempt, proof: Proof(1), running: true, done: 9, total: 9 };
+        let held =
+            Held { task, attempt, proof: Proof(1), running: true, done: 9, total: 9, item: None };
         let note = ControllerNote::Renew { held: vec![held], free_slots: u32::MAX, granted: None };
         lab.note(liar, Epoch(1), note);
         if task == key.0 {

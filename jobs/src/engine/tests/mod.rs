@@ -160,6 +160,7 @@ impl Lab {
             running,
             done: 0,
             total: 100,
+            item: None,
         });
         let held = held.collect();
         let note = ControllerNote::Renew { held, free_slots: 0, granted: None };

@@ -323,7 +323,7 @@ fn a_worker_whose_policy_grants_fewer_slots_takes_nothing_that_it_could_not_begi
     assert_eq!((helper, stolen.0), (peer(2), held[2].0));
     let (task, attempt) = stolen;
     let proof = crate::message::Proof::default();
-    let held = vec![Held { task, attempt, proof, running: true, done: 0, total: 0 }];
+    let held = vec![Held { task, attempt, proof, running: true, done: 0, total: 0, item: None }];
     let busy = ControllerNote::Renew { held, free_slots: 3, granted: Some(1) };
     lab.note(peer(2), Epoch(1), busy);
     lab.wait(5 * S);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::types::Grant;
 use crate::engine::limits::{WorkerLimits, back_off};
 use crate::ids::{Attempt, Cid, Epoch, FileRef, PeerId, TaskId};
+use crate::kind::ItemProgress;
 use crate::message::{Assignment, Held, Report};
 
 /// The name of an attempt within a job.
@@ -55,6 +56,8 @@ pub(super) struct Mine {
     pub(super) stage: Stage,
     pub(super) done: u64,
     pub(super) total: u64,
+    /// The item that said last how far it is.
+    pub(super) item: Option<ItemProgress>,
 }
 
 /// Where an attempt is.
@@ -121,6 +124,7 @@ impl Job {
             running: matches!(mine.stage, Stage::Recalling | Stage::Running),
             done: mine.done,
             total: mine.total,
+            item: mine.item,
         })
         .collect()
     }

@@ -159,11 +159,12 @@ impl Worker {
             WorkerEvent::Finished { job, task, attempt, outcome, cost } => {
                 self.on_finished(job, (task, attempt), outcome, cost);
             }
-            WorkerEvent::Progress { job, task, attempt, done, total } => {
+            WorkerEvent::Progress { job, task, attempt, done, total, item } => {
                 let mine = self.jobs.get_mut(&job);
                 if let Some(mine) = mine.and_then(|job| job.attempts.get_mut(&(task, attempt))) {
                     mine.done = mine.done.max(done);
                     mine.total = total;
+                    mine.item = item;
                 }
             }
             WorkerEvent::Persisted { seq } => self.on_persisted(seq),
@@ -304,7 +305,8 @@ impl Worker {
             let (arrival, stage) = (self.arrivals, Stage::Recalling);
             self.arrivals += 1;
             fresh.push(assignment.clone());
-            job.attempts.insert(key, Mine { assignment, arrival, stage, done: 0, total: 0 });
+            job.attempts
+                .insert(key, Mine { assignment, arrival, stage, done: 0, total: 0, item: None });
         }
         if !fresh.is_empty() {
             let manifest = job.manifest;

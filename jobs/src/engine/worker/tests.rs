@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::ids::{CODEC_RAW, FileRef, cid_of};
+use crate::kind::ItemProgress;
 use crate::message::{Counters, FailureClass, Held, Payload, Proof};
 
 mod hostile;
@@ -247,7 +248,8 @@ fn a_report_is_repeated_until_it_is_settled() {
 fn held_attempts_are_renewed_four_times_a_lease() {
     let mut lab = Lab::with(1, &[key(0, 1), key(1, 1)]);
     let (task, attempt) = key(0, 1);
-    lab.tell(WorkerEvent::Progress { job: job(1), task, attempt, done: 5, total: 9 });
+    let item = Some(ItemProgress { n: 3, done: 1, total: 2 });
+    lab.tell(WorkerEvent::Progress { job: job(1), task, attempt, done: 5, total: 9, item });
     for _ in 0..4 {
         lab.wait(3 * S);
         let ControllerNote::Renew { held, free_slots, .. } = lab.note(1).body else {
@@ -255,6 +257,7 @@ fn held_attempts_are_renewed_four_times_a_lease() {
         };
         let flags: Vec<_> = held.iter().map(|held| (held.running, held.done)).collect();
         assert_eq!((flags, free_slots), (vec![(true, 5), (false, 0)], 0));
+        assert_eq!((held[0].item, held[1].item), (item, None));
     }
     lab.finish_looking();
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
+use crate::kind::ItemProgress;
 use crate::message::{
     Assignment, Cost, Counters, Outcome, Payload, Report, ToController, ToWorker, Wanted,
 };
@@ -60,6 +61,8 @@ pub enum WorkerEvent {
         done: u64,
         /// Input bytes in all; 0 when not known.
         total: u64,
+        /// Of a task of items: the one that said last how far it is, while it runs.
+        item: Option<ItemProgress>,
     },
     /// This record and all before it are durable.
     Persisted {

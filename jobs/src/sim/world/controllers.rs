@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Gifts, Happening, Wire, World};
-use crate::engine::{Action, Engine, Event, JobPlan, Kept, Needs, Output, Record};
+use crate::engine::{Action, Engine, Event, GiftKey, JobPlan, Kept, Needs, Output, Record};
 use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use crate::kind::Kind;
 use crate::message::{Payload, ToWorker, WorkerOrder};
@@ -119,6 +119,12 @@ impl World {
                     let now = self.now;
                     let known = &mut self.jobs[job];
                     known.laws.on_append(&record)?;
+                    if let Record::Committed { task, attempt, .. } = &record
+                        && !known.laws.was_started(*task, *attempt)
+                    {
+                        // What the controller gave itself is in its journal.
+                        self.nodes[controller].scratch.insert((known.id, *task));
+                    }
                     assert_eq!(seq, (known.journal.len() + known.unwritten.len()) as u64);
                     known.unwritten.push_back((seq, record));
                     known.written_by = known.written_by.max(now + pause);
@@ -135,7 +141,8 @@ impl World {
                     let pause = self.rng.millis(1, 100);
                     self.at(pause, Happening::Read { job, life, task, attempt, file, holders });
                 }
-                Action::Given { ticket, first } => self.given(job, ticket, first.is_ok())?,
+                Action::Given { ticket, first } => self.given(job, ticket, first)?,
+                Action::Withdrawn { items, .. } => self.withdrawn(job, &items)?,
                 Action::Blame { peer, .. } => self.blamed(peer)?,
                 Action::Ended(end) => self.jobs[job].laws.on_told(&end)?,
                 Action::Over => {
@@ -278,32 +285,60 @@ impl World {
         let Gifts { first, end, taken } = gifts.clone();
         let pause = self.rng.millis(200, 4_000);
         self.at(pause, Happening::Give { job });
-        match (first..end).find(|n| !taken.contains(n)) {
-            Some(n) => {
-                let items = growing::root(n);
-                let payload = Payload::Inline(items.clone());
-                self.tell_engine(job, Event::Give { ticket: n.into(), payload, items })
-            }
-            None => self.tell_engine(job, Event::Close),
-        }
-    }
-
-    /// The engine says whether it has what was given.
-    fn given(&mut self, job: usize, ticket: u64, is_taken: bool) -> Result<(), Broken> {
-        let known = &mut self.jobs[job];
-        if !is_taken {
-            return Ok(());
-        }
-        let root = growing::root(ticket as u32);
-        let is_its =
-            |record: &Record| *record == Record::Given { items: Payload::Inline(root.clone()) };
-        if !known.journal.iter().any(is_its) {
-            return Err(Broken::TakenTooEarly);
-        }
-        self.tally.gifts += 1;
-        if let Some(gifts) = &mut known.gifts {
-            gifts.taken.insert(ticket as u32);
+        let Some(n) = (first..end).find(|n| !taken.contains_key(n)) else {
+            return self.tell_engine(job, Event::Close);
+        };
+        self.give_root(job, n)?;
+        let (ticket, items) = (n.into(), (0..u64::from(n)).collect());
+        self.tell_engine(job, Event::Withdraw { ticket, items })?;
+        // It may have lost the answer of this one, or of one before.
+        for again in [n, first] {
+            self.tally.repeated_gifts += 1;
+            self.give_root(job, again)?;
         }
         Ok(())
     }
+
+    fn give_root(&mut self, job: usize, n: u32) -> Result<(), Broken> {
+        let items = growing::root(n);
+        let (key, payload) = (Some(gift_key(n)), Payload::Inline(items.clone()));
+        self.tell_engine(job, Event::Give { ticket: n.into(), key, payload, items })
+    }
+
+    /// The engine says which trees lost tasks to their withdrawal.
+    fn withdrawn(&mut self, job: usize, items: &[u64]) -> Result<(), Broken> {
+        let known = &self.jobs[job];
+        let own = known.journal.iter().filter(|record| match record {
+            Record::Committed { task, attempt, .. } => !known.laws.was_started(*task, *attempt),
+            _ => false,
+        });
+        if own.count() < items.len() {
+            return Err(Broken::TakenTooEarly);
+        }
+        self.tally.withdrawn += items.len() as u64;
+        Ok(())
+    }
+
+    /// The engine says whether it has what was given, and from which item on.
+    fn given(&mut self, job: usize, ticket: u64, first: Result<u64, String>) -> Result<(), Broken> {
+        let known = &mut self.jobs[job];
+        let Ok(first) = first else { return Ok(()) };
+        let n = ticket as u32;
+        let (items, key) = (Payload::Inline(growing::root(n)), Some(gift_key(n)));
+        if !known.journal.contains(&Record::Given { items, key }) {
+            return Err(Broken::TakenTooEarly);
+        }
+        let gifts = known.gifts.as_mut().expect("it was given something");
+        match gifts.taken.insert(n, first) {
+            Some(before) if before != first => Err(Broken::OtherFirst(before, first)),
+            before => {
+                self.tally.gifts += u64::from(before.is_none());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn gift_key(n: u32) -> GiftKey {
+    n.to_string().parse().expect("a number is a key")
 }

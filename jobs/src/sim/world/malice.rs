@@ -116,7 +116,8 @@ impl World {
         let body = match self.malice.between(0, 9) {
             0 => {
                 let done = self.malice.word();
-                let held = vec![Held { task, attempt, proof, running: true, done, total: 0 }];
+                let held =
+                    vec![Held { task, attempt, proof, running: true, done, total: 0, item: None }];
                 ControllerNote::Renew { held, free_slots: u32::MAX, granted: None }
             }
             1 => ControllerNote::Stored { roots: vec![forged_manifest().cid], error: None },

@@ -209,8 +209,8 @@ struct Job {
 struct Gifts {
     first: u32,
     end: u32,
-    /// Those that the submitter was told are taken.
-    taken: BTreeSet<u32>,
+    /// Those that the submitter was told are taken, and from which item on.
+    taken: BTreeMap<u32, u64>,
 }
 
 impl Job {
@@ -358,7 +358,7 @@ impl World {
         };
         let gifts = draw.growing.filter(|growth| growth.gifts > 0).map(|growth| {
             let end = growth.roots + growth.gifts;
-            Gifts { first: growth.roots, end, taken: BTreeSet::new() }
+            Gifts { first: growth.roots, end, taken: BTreeMap::new() }
         });
         if gifts.is_some() {
             self.at(draw.at, Happening::Give { job: n });
@@ -474,7 +474,9 @@ impl World {
             }
             Happening::Halfway { node, life, run } if self.nodes[node].life == life => {
                 let (job, task, attempt) = run;
-                let event = WorkerEvent::Progress { job, task, attempt, done: 50, total: 100 };
+                let item = None;
+                let event =
+                    WorkerEvent::Progress { job, task, attempt, done: 50, total: 100, item };
                 self.tell_worker(node, event)
             }
             Happening::Ran { node, life, run } if self.nodes[node].life == life => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use ipdc_jobs::code::{Code, Python};
 use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, JobId, cid_of};
-use ipdc_jobs::kind::{Call, Calls, Given, Guest, ReadAt, TaskError};
+use ipdc_jobs::kind::{Call, Calls, Given, Guest, Heard, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Counters;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,7 @@ impl Calls for Items {
         Some(Call {
             file: file.filter(|_| input.starts_with(b"file")),
             input,
-            heard: Arc::default(),
+            heard: Arc::new(Heard::of(0)),
         })
     }
 
