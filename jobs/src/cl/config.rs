@@ -96,14 +96,11 @@ impl Config {
     /// What a worker must have, and let the job use.
     pub(super) fn needs(&self) -> Needs {
         let producer = match &self.items {
-            Source::Producer(code) => Some(code.runtime()),
+            Source::Producer(code) => Some(code),
             _ => None,
         };
-        Needs {
-            runtimes: producer.into_iter().chain([self.run.runtime()]).collect(),
-            fetch: self.fetch.as_ref().map(Rules::reach),
-            ..Needs::default()
-        }
+        let fetch = self.fetch.as_ref().map(Rules::reach);
+        Needs { fetch, ..Code::needs(producer.into_iter().chain([&self.run])) }
     }
 
     /// What the job's guests may read and fetch.

@@ -12,6 +12,8 @@
 //! | [`answer`] | what came of its last fetch |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
+//! | [`lines`] | what commands and native programs write, as records and log |
+//! | [`process`] | native programs, confined by the kernel |
 //! | [`python`] | Python code, by a command that interprets it |
 //! | [`trace`] | where a guest was when it failed |
 //! | [`ticker`] | the clock that interrupts a guest, while one runs |
@@ -26,7 +28,9 @@ mod command;
 mod compile;
 mod imports;
 mod instance;
+mod lines;
 mod preview1;
+mod process;
 mod python;
 mod room;
 mod side;
@@ -61,6 +65,7 @@ use ticker::Ticker;
 
 pub use allowance::Allowance;
 pub use compile::{Compiler, MODULE_LIMIT, compile_if_asked};
+pub use process::{Options as ProcessOptions, Processes, Trouble, launch_if_asked};
 pub use trace::{Call, Place};
 
 /// Characters of a module's own names, and of what the compiler says, that an error shows.
@@ -74,10 +79,12 @@ const CHECK_MS: u64 = 30_000;
 /// work, whatever is done with them.
 const PIECE: usize = 1 << 20;
 
-/// The node's wasm runtime. Clones share it; nothing is set up before the first use.
+/// What runs the node's guests. Clones share it; for wasm, nothing is set up before the first use.
 #[derive(Clone)]
 pub struct Runtime {
     shared: Arc<Shared>,
+    /// What runs native programs, where somebody may and they can be confined.
+    processes: Option<Processes>,
 }
 
 struct Shared {
@@ -203,6 +210,12 @@ pub(crate) enum GuestError {
     /// A command ended with another exit code than 0.
     #[error("the command ended with exit code {0}")]
     Exit(u32),
+    /// A native program was ended by a signal.
+    #[error("the program was ended by signal {0}")]
+    Signal(i32),
+    /// A native program had more processes than it may.
+    #[error("the program wanted more processes than it may have")]
+    Tasks,
     /// A command that does not run what it is given.
     #[error("the command did not say which Python it is")]
     NoPython,
@@ -230,6 +243,8 @@ impl GuestError {
             GuestError::Enqueue(_) => "IPDC-5317",
             GuestError::NoFetch => "IPDC-5502",
             GuestError::Exit(_) => "IPDC-5310",
+            GuestError::Signal(_) => "IPDC-5318",
+            GuestError::Tasks => "IPDC-5321",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {
                 "IPDC-5313"
@@ -281,7 +296,14 @@ impl Runtime {
         source: WasmBacktraceDetails,
     ) -> Self {
         let (room, machine) = (Room::new(memory), OnceLock::new());
-        Runtime { shared: Arc::new(Shared { directory, compiler, room, source, machine }) }
+        let shared = Arc::new(Shared { directory, compiler, room, source, machine });
+        Runtime { shared, processes: None }
+    }
+
+    /// The same, which runs native programs too.
+    #[must_use]
+    pub fn with_processes(self, processes: Option<Processes>) -> Self {
+        Runtime { processes, ..self }
     }
 
     /// `code`, ready to run; `read` gives a module (wasm, or wat text) that is not here compiled.
@@ -294,13 +316,20 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         stop: &CancellationToken,
     ) -> Result<Program, TaskError> {
-        let module = self.module(code.module(), read, stop)?;
+        let module = || self.module(code.module(), &read, stop);
         let form = match code {
-            Code::Python(python) => Form::Python(command::linked(&module)?, Script::call(python)),
-            Code::Module(_) if command::is_command(&module) => {
-                Form::Command(command::linked(&module)?)
+            Code::Process(native) => Form::Process(self.processes()?.program(native)?),
+            Code::Python(python) => {
+                Form::Python(command::linked(&module()?)?, Script::call(python))
             }
-            Code::Module(_) => Form::Functions(instance::linked(&module)?),
+            Code::Module(_) => {
+                let module = module()?;
+                if command::is_command(&module) {
+                    Form::Command(command::linked(&module)?)
+                } else {
+                    Form::Functions(instance::linked(&module)?)
+                }
+            }
         };
         Ok(Program { runtime: self.clone(), form })
     }
@@ -318,17 +347,25 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         listener: Box<dyn Listener>,
     ) -> Result<(), String> {
-        let module = self.module(code.module(), read, &CancellationToken::new());
-        let module = module.map_err(|error| error.to_string())?;
+        let module = || {
+            let module = self.module(code.module(), read, &CancellationToken::new());
+            module.map_err(|error| error.to_string())
+        };
         let checked = match code {
+            // More cannot be said of it where it is not to run.
+            Code::Process(_) => Ok(()),
             Code::Python(python) => {
                 let script = Script::check(python);
-                let checked = self.interpret(&module, script, function, listener);
+                let checked = self.interpret(&module()?, script, function, listener);
                 return checked.map(drop).map_err(|error| error.to_string());
             }
-            Code::Module(_) if command::is_command(&module) => command::linked(&module).map(drop),
             Code::Module(_) => {
-                instance::linked(&module).and_then(|_| check_exports(&module, function))
+                let module = module()?;
+                if command::is_command(&module) {
+                    command::linked(&module).map(drop)
+                } else {
+                    instance::linked(&module).and_then(|_| check_exports(&module, function))
+                }
             }
         };
         checked.map_err(|error| error.to_string())
@@ -391,6 +428,11 @@ impl Runtime {
         State::new(allowance.clone(), memory, listener, side, self.machine().ticker.hold())
     }
 
+    fn processes(&self) -> Result<&Processes, Trouble> {
+        let why = "it runs none, as its policy or its log says";
+        self.processes.as_ref().ok_or_else(|| Trouble::new(why))
+    }
+
     fn module(
         &self,
         file: &FileRef,
@@ -418,7 +460,7 @@ impl Runtime {
     }
 }
 
-/// Code that is compiled and has what it imports.
+/// Code that is ready to run: of wasm, compiled and with what it imports.
 pub struct Program {
     runtime: Runtime,
     form: Form,
@@ -428,6 +470,7 @@ enum Form {
     Functions(InstancePre<State>),
     Command(InstancePre<Process>),
     Python(InstancePre<Process>, Script),
+    Process(process::Program),
 }
 
 impl Program {
@@ -449,6 +492,7 @@ impl Program {
             }
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script.clone())),
+            Form::Process(program) => return Ok(program.instantiate(allowance, listener, given)),
         };
         Ok(Box::new(self.runtime.command(linked, script, allowance, listener, given)))
     }

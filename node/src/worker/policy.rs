@@ -17,8 +17,8 @@ use crate::config::{self, Config, Hours};
 /// is somebody at work, and no desktop at rest takes as much.
 const BUSY: f32 = 0.25;
 
-/// The runtimes that there are in every node: each is the one sandbox.
-const HAS: [Runtime; 3] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python];
+/// The runtimes that a node may have.
+const HAS: [Runtime; 4] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python, Runtime::Process];
 
 /// What this node runs, and for whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,10 +93,24 @@ impl Policy {
     /// The names of the runtimes that this node has and lets somebody use.
     #[must_use]
     pub fn offered(&self) -> Vec<String> {
-        let all = std::iter::once(&self.members).chain(self.owners.values());
-        let offered: BTreeSet<Runtime> = all.flat_map(|terms| &terms.runtimes).copied().collect();
-        let has = |runtime: &&Runtime| HAS.contains(runtime);
-        offered.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
+        let offered = HAS.into_iter().filter(|runtime| self.grants(*runtime));
+        offered.map(|runtime| runtime.name().to_owned()).collect()
+    }
+
+    /// Whether this node lets somebody use `runtime`.
+    #[must_use]
+    pub fn grants(&self, runtime: Runtime) -> bool {
+        let mut all = std::iter::once(&self.members).chain(self.owners.values());
+        all.any(|terms| terms.runtimes.contains(&runtime))
+    }
+
+    /// The same for everybody, but without `runtime`: the node turned out not to have it.
+    #[must_use]
+    pub fn without(mut self, runtime: Runtime) -> Policy {
+        for terms in std::iter::once(&mut self.members).chain(self.owners.values_mut()) {
+            terms.runtimes.remove(&runtime);
+        }
+        self
     }
 
     /// Whether this node lets somebody fetch from the network.
