@@ -429,8 +429,7 @@ impl Runtime {
     }
 
     fn processes(&self) -> Result<&Processes, Trouble> {
-        let why = "it runs none, as its policy or its log says";
-        self.processes.as_ref().ok_or_else(|| Trouble::new(why))
+        self.processes.as_ref().ok_or_else(|| Trouble::new("none are run here"))
     }
 
     fn module(

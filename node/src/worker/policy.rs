@@ -330,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn native_programs_are_offered_when_somebody_is_named_and_the_node_can_run_them() {
+        assert!(!policy("").grants(Runtime::Process));
+        let named =
+            policy("[policy.owners.ann]\nruntimes = [\"wasm\", \"process\", \"container\"]");
+        assert!(named.grants(Runtime::Process));
+        assert_eq!(named.offered(), ["wasm", "wasi", "python", "process"]);
+        let native = Claim { needs: runs(Runtime::Process), ..claim(peer()) };
+        let judge =
+            |policy: &Policy, owner| code(policy.judge(&native, owner, Used::default(), &now()));
+        assert_eq!(judge(&named, "ann"), None);
+        assert_eq!(judge(&named, "bob"), Some("IPDC-5415"));
+        let unable = named.without(Runtime::Process);
+        assert_eq!(unable.offered(), ["wasm", "wasi", "python"]);
+        assert_eq!(judge(&unable, "ann"), Some("IPDC-5415"));
+    }
+
+    #[test]
     fn an_owner_has_terms_of_its_own_and_those_of_all_where_they_say_nothing() {
         let peer = peer();
         let policy = policy(&format!(

@@ -84,21 +84,30 @@ impl Group {
     /// # Errors
     /// When there is none: no such groups are mounted, or they are not given on.
     pub(super) fn own() -> io::Result<Group> {
+        let own = |controller| cgroup::own(controller).unwrap_or_default();
+        Group::of(&own(None), own(Some("memory")).first(), own(Some("pids")).first())
+    }
+
+    /// As [`Group::own`], for a process whose groups of version 2 are `unified`, the deepest first, and of version 1
+    /// these.
+    fn of(
+        unified: &[PathBuf],
+        memory: Option<&PathBuf>,
+        tasks: Option<&PathBuf>,
+    ) -> io::Result<Group> {
         let gives_on = |folder: &Path| {
             let given = fs::read_to_string(folder.join("cgroup.subtree_control"));
             let given = given.unwrap_or_default();
             ["memory", "pids"].iter().all(|name| given.split_whitespace().any(|one| one == *name))
         };
-        if let Some(unified) = cgroup::own(None) {
-            // A group that has processes cannot give memory on: one above it does.
-            let folder = unified.iter().find(|folder| gives_on(folder));
-            if let Some(folder) = folder {
-                return Ok(Group { names: &V2, memory: folder.clone(), tasks: folder.clone() });
-            }
+        // A group that has processes cannot give memory on: one above it does.
+        if let Some(folder) = unified.iter().find(|folder| gives_on(folder)) {
+            return Ok(Group { names: &V2, memory: folder.clone(), tasks: folder.clone() });
         }
-        let own = |controller| cgroup::own(Some(controller)).and_then(|all| all.into_iter().next());
-        match (own("memory"), own("pids")) {
-            (Some(memory), Some(tasks)) => Ok(Group { names: &V1, memory, tasks }),
+        match (memory, tasks) {
+            (Some(memory), Some(tasks)) => {
+                Ok(Group { names: &V1, memory: memory.clone(), tasks: tasks.clone() })
+            }
             _ => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
                 "no control group here gives `memory` and `pids` on to groups below it",
@@ -221,4 +230,63 @@ fn number(file: &Path, key: &str) -> u64 {
     let text = fs::read_to_string(file).unwrap_or_default();
     let number = text.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
     number.unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A folder that stands for a tree of groups of version 2, in which the upper one gives on.
+    fn tree() -> (tempfile::TempDir, Vec<PathBuf>) {
+        let folder = tempfile::tempdir().unwrap();
+        let own: Vec<_> =
+            ["slice/service", "slice", ""].iter().map(|path| folder.path().join(path)).collect();
+        fs::create_dir_all(&own[0]).unwrap();
+        for (group, given) in own.iter().zip(["", "cpu memory pids\n", "cpu memory pids\n"]) {
+            fs::write(group.join("cgroup.subtree_control"), given).unwrap();
+        }
+        (folder, own)
+    }
+
+    #[test]
+    fn in_version_2_programs_are_below_the_deepest_group_that_gives_on() {
+        let (folder, own) = tree();
+        let v1 = folder.path().join("v1");
+        let above = Group::of(&own, Some(&v1), Some(&v1)).unwrap();
+        assert_eq!((&above.memory, above.names), (&own[1], &V2));
+        let group = above.create("ipdc-x").unwrap();
+        assert_eq!(group.doors(), [own[1].join("ipdc-x/cgroup.procs")]);
+        group.give_on().unwrap();
+        group.limit_memory(1 << 20).unwrap();
+        group.limit_tasks().unwrap();
+        let read = |name: &str| fs::read_to_string(group.memory.join(name)).unwrap();
+        assert_eq!(read("cgroup.subtree_control"), "+memory +pids");
+        assert_eq!(read("memory.max"), "1048576");
+        assert_eq!(read("memory.swap.max"), "0");
+        assert_eq!(read("pids.max"), TASKS.to_string());
+    }
+
+    #[test]
+    fn what_happened_in_a_group_of_version_2_is_read() {
+        let (_folder, own) = tree();
+        let group = Group::of(&own, None, None).unwrap().create("ipdc-x").unwrap();
+        assert_eq!(group.events(), Events::default());
+        let write = |name: &str, text: &str| fs::write(group.memory.join(name), text).unwrap();
+        write("memory.events", "low 0\nhigh 0\nmax 9\noom 5\noom_kill 3\noom_group_kill 7\n");
+        write("memory.events.local", "max 9\noom 4\noom_kill 3\n");
+        write("pids.events", "max 2\n");
+        assert_eq!(group.events(), Events { kills: 3, full: 4, refused: 2 });
+    }
+
+    #[test]
+    fn where_memory_is_given_on_in_neither_version_there_is_no_group() {
+        let (_folder, own) = tree();
+        fs::write(own[1].join("cgroup.subtree_control"), "cpu memory").unwrap();
+        fs::write(own[2].join("cgroup.subtree_control"), "cpu").unwrap();
+        assert!(Group::of(&own, None, Some(&own[0])).is_err());
+        let (memory, tasks) = (PathBuf::from("/memory/own"), PathBuf::from("/pids"));
+        let group = Group::of(&own, Some(&memory), Some(&tasks)).unwrap();
+        assert_eq!((group.memory, group.tasks, group.names), (memory, tasks, &V1));
+    }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, pidfd_open,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, nice, pidfd_open,
     set_parent_process_death_signal, setrlimit, wait,
 };
 use rustix::thread::{
@@ -42,6 +42,10 @@ const REAP: Duration = Duration::from_millis(100);
 
 /// Files that a program may have open at a time: what most systems give.
 const OPEN_LIMIT: u64 = 1_024;
+
+/// How much programs give way: the node answers others, and the machine's user works, before them. Where nothing else
+/// wants the processors they have them all.
+const NICE: i32 = 10;
 
 /// How often a program is started again that somebody seems to write: a process of the node that was started at
 /// the same moment holds the file open until it runs its own program, some milliseconds later.
@@ -169,6 +173,7 @@ fn give_up() -> io::Result<()> {
             removed => removed?,
         }
     }
+    nice(NICE)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Nofile, OPEN_LIMIT)?;
     // The first that the kernel ends when the machine's memory is short.

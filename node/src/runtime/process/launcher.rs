@@ -92,10 +92,8 @@ impl Launcher {
 
     /// What it says, once there is something to be read from [`Launcher::socket`].
     pub(super) fn answer(&self) -> Result<Answer, Trouble> {
-        match order::receive(&self.socket).map_err(Trouble::of("its answer"))? {
-            Some((answer, _)) => Ok(answer),
-            None => Err(Trouble("its launcher ended".to_owned())),
-        }
+        let received = order::receive(&self.socket).map_err(Trouble::of("its answer"))?;
+        Ok(received.map_or(Answer::Failed("its launcher ended".to_owned()), |(answer, _)| answer))
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {

@@ -13,13 +13,15 @@ use ipdc_jobs::message::FailureClass;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 
+use super::Trouble;
 use super::group::Events;
 use super::launcher::Launcher;
 use super::order::{Answer, End, Order};
+use super::pool::Processes;
 use super::root::WORK;
-use super::{Processes, Trouble};
 use crate::runtime::allowance::Allowance;
 use crate::runtime::imports::{Outlet, Sink};
+use crate::runtime::instance::no_room;
 use crate::runtime::lines::{Lines, Words};
 use crate::runtime::{GuestError, Listener};
 
@@ -70,19 +72,40 @@ impl Run {
         let until = Instant::now() + self.allowance.left();
         let pipes = Pipes::open(&mut launcher, self.tenant, &order)?;
         let mut stderr = Words::default();
-        let ended = self.attend(&launcher, pipes, input, until, &mut stderr);
+        let answer = self.attend(&launcher, pipes, input, until, &mut stderr);
         self.allowance.set_left(until.saturating_duration_since(Instant::now()));
         stderr.end(&mut self.outlet);
-        let ended = match ended {
-            // It may be that the kernel ended the launcher for the program's memory.
-            Err(TaskError::Failed { .. }) if launcher.events().full_since(before) => {
-                return Err(GuestError::Memory(limits.memory).into());
+        // A launcher whose program did not end, or that ended itself, is dropped, and with it all that it had.
+        let answer = answer?;
+        let judged = self.judge(&answer, before, launcher.events());
+        if matches!(answer, Answer::Ended(_) | Answer::NotStarted(_)) {
+            self.processes.give_back(launcher);
+        }
+        judged.map_err(|error| match error {
+            TaskError::Failed { class: FailureClass::Guest, code, message } => {
+                let message = format!("{message}{}", stderr.last());
+                TaskError::Failed { class: FailureClass::Guest, code, message }
             }
-            ended => ended?,
+            other => other,
+        })
+    }
+
+    /// What the end of a run means, with what happened in its control group `before` it and until `now`.
+    fn judge(&self, answer: &Answer, before: Events, now: Events) -> Result<(), TaskError> {
+        let memory = self.allowance.limits.memory;
+        let error = match answer {
+            Answer::Ended(End::Code(0)) => return Ok(()),
+            Answer::NotStarted(number) => return Err(not_started(&explain(*number))),
+            // Also when that was the end of the launcher.
+            _ if now.kills > before.kills && now.full > before.full => GuestError::Memory(memory),
+            _ if now.kills > before.kills => return Err(no_room(memory, self.processes.memory())),
+            _ if now.refused > before.refused => GuestError::Tasks,
+            Answer::Ended(End::Code(code)) => GuestError::Exit(*code as u32),
+            Answer::Ended(End::Signal(signal)) => GuestError::Signal(*signal),
+            Answer::Failed(why) => return Err(Trouble::new(why).into()),
+            Answer::Ready => return Err(Trouble::new("its launcher began anew").into()),
         };
-        let judged = judge(ended, before, launcher.events(), &self.allowance, &stderr);
-        self.processes.give_back(launcher);
-        judged
+        Err(error.into())
     }
 
     /// Its environment: nothing of the node's.
@@ -161,32 +184,6 @@ impl Guest for Run {
     fn form(&self) -> Form {
         Form::Command
     }
-}
-
-/// What the end of a run means.
-fn judge(
-    answer: Answer,
-    before: Events,
-    now: Events,
-    allowance: &Allowance,
-    stderr: &Words,
-) -> Result<(), TaskError> {
-    let error = match answer {
-        Answer::Ended(End::Code(0)) => return Ok(()),
-        Answer::Ended(_) if now.full_since(before) => GuestError::Memory(allowance.limits.memory),
-        Answer::Ended(_) if now.refused > before.refused => GuestError::Tasks,
-        Answer::Ended(End::Code(code)) => GuestError::Exit(code as u32),
-        Answer::Ended(End::Signal(signal)) => GuestError::Signal(signal),
-        Answer::NotStarted(number) => return Err(not_started(&explain(number))),
-        Answer::Failed(why) => return Err(Trouble(why).into()),
-        Answer::Ready => return Err(Trouble("its launcher began anew".to_owned()).into()),
-    };
-    Err(match error.into() {
-        TaskError::Failed { class, code, message } => {
-            TaskError::Failed { class, code, message: format!("{message}{}", stderr.last()) }
-        }
-        other => other,
-    })
 }
 
 /// What the number of an error means when a program is started.

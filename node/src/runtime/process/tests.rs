@@ -6,20 +6,23 @@
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ipdc_jobs::ids::{CODEC_RAW, Cid, cid_of};
-use ipdc_jobs::kind::ReadAt;
+use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, cid_of};
+use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
-use ipdc_jobs::message::Counters;
-use ipdc_jobs::native::Machine;
+use ipdc_jobs::message::{Counters, FailureClass};
+use ipdc_jobs::native::{Machine, Native};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::group::Group;
+use super::{Options, Processes};
+use crate::config::Uids;
+use crate::runtime::{Allowance, Listener};
 
 /// A node that runs programs.
 struct World {
@@ -62,13 +65,16 @@ impl Listener for Heard {
     }
 }
 
+/// What all programs of a test have together.
+const ROOM: u64 = 1 << 30;
+
 fn options(folder: &TempDir, name: &str) -> Options {
     Options {
         program: ipdc_tests::ipdc(),
         folder: folder.path().join("processes"),
         name: name.to_owned(),
         uids: Uids::DYNAMIC,
-        memory: 1 << 30,
+        memory: ROOM,
         idle: 2,
     }
 }
@@ -313,6 +319,15 @@ fn a_program_that_wants_too_much_memory_is_ended_and_told_so() {
         assert!(message.contains("64 MiB"), "{message}");
     }
     assert_eq!(world.says("echo fine"), "fine");
+}
+
+#[test]
+fn a_program_that_wants_more_memory_than_its_node_has_is_not_to_blame() {
+    let Some(mut world) = world("room") else { return };
+    world.limits.memory = ROOM * 2;
+    let ended = world.sh("tail /dev/zero", b"");
+    let Err(TaskError::Failed { class, code, .. }) = &ended else { panic!("{ended:?}") };
+    assert_eq!((*class, *code), (FailureClass::TooSmall, "IPDC-5312"), "{ended:?}");
 }
 
 #[test]
