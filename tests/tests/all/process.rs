@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 
 use ipdc_tests::job::many_splits;
 use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually};
@@ -24,6 +25,26 @@ fn allow(node: &mut Node, more: &str) {
         "[policy.owners.\"{owner}\"]\nruntimes = [\"wasm\", \"process\"]\n{more}"
     ));
     node.start();
+}
+
+/// Stops a node that ran native programs: nothing of them is left on the machine.
+fn stop(node: &mut Node) {
+    let group = format!("ipdc-{}", node.peer_id());
+    let processes = node.home().join("processes");
+    node.stop();
+    let left = below(Path::new("/sys/fs/cgroup"), &group);
+    assert!(left.is_none(), "{left:?}");
+    assert_eq!(fs::read_dir(processes).unwrap().count(), 0);
+}
+
+/// The first directory of this name below `folder`.
+fn below(folder: &Path, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let mut folders = entries.filter(|entry| entry.file_type().is_ok_and(|is| is.is_dir()));
+    folders.find_map(|entry| match entry.file_name() == name {
+        true => Some(entry.path()),
+        false => below(&entry.path(), name),
+    })
 }
 
 /// A job whose items go through the script.
@@ -66,6 +87,7 @@ fn a_native_program_runs_where_its_owner_is_named_and_nowhere_else() {
     }
     let workers: BTreeSet<_> = rows.iter().map(|row| row["worker"].as_str().unwrap()).collect();
     assert_eq!(workers, BTreeSet::from([named.as_str()]));
+    stop(&mut swarm[1]);
 }
 
 #[test]
@@ -88,6 +110,7 @@ fn native_programs_map_combine_and_reduce_as_wasm_does() {
     let id = node.submit(job.path(), input.to_str().unwrap());
     let _ = node.job_done(&id);
     node.assert_counts(&id, &counts);
+    stop(&mut node);
 }
 
 #[test]
@@ -115,6 +138,7 @@ fn what_a_native_program_fails_with_is_told_with_its_item() {
     assert_eq!(codes, ["IPDC-5310", "IPDC-5318", "IPDC-5303", "IPDC-5302"], "{ran}");
     assert_eq!(rows[0]["output"], "fine");
     assert_eq!(rows[1]["log"][0], "on its log");
+    stop(&mut node);
 }
 
 #[test]
@@ -141,6 +165,7 @@ fn a_node_that_cannot_confine_programs_says_so_and_does_not_offer_to_run_them() 
     swarm[1].start();
     assert_eq!(swarm[1].status()["no_process"], Value::Null);
     eventually(SOON, "it offers to", || offered(&swarm).contains("process").then_some(()));
+    stop(&mut swarm[1]);
 }
 
 /// The runtimes that the first node knows the second one to offer.

@@ -109,6 +109,11 @@ impl Launcher {
         self.tenant == tenant
     }
 
+    /// Bytes of the files in its folder.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.len).sum()
+    }
+
     /// Whether it has this program.
     pub(super) fn has(&self, program: &FileRef) -> bool {
         self.files.get(&path_of_program()) == Some(program)

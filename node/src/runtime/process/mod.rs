@@ -39,6 +39,7 @@ mod tests;
 #[cfg(target_os = "linux")]
 mod uid;
 
+#[cfg(target_os = "linux")]
 use std::fmt::Display;
 use std::path::PathBuf;
 
@@ -84,6 +85,7 @@ impl Trouble {
         Trouble(what.to_owned())
     }
 
+    #[cfg(target_os = "linux")]
     fn of<E: Display>(what: &str) -> impl FnOnce(E) -> Trouble {
         move |error| Trouble(format!("{what}: {error}"))
     }

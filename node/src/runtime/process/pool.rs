@@ -16,6 +16,10 @@ use super::run::{self, Run};
 use super::{Options, Trouble};
 use crate::runtime::{Allowance, Listener};
 
+/// Bytes of files on the disk that a launcher may hold while it has nothing to do: most programs, and what is copied
+/// again in less time than a launcher needs to start.
+const KEPT: u64 = 32 << 20;
+
 /// What runs native programs. Clones share it.
 #[derive(Clone)]
 pub struct Processes {
@@ -111,6 +115,14 @@ impl Processes {
         self.shared.options.memory
     }
 
+    /// The attempt is over: a launcher that holds much for it goes.
+    fn leave(&self, tenant: u64) {
+        let goes = |one: &mut Launcher| one.is_of(tenant) && one.bytes() > KEPT;
+        let gone: Vec<_> = self.idle().extract_if(.., goes).collect();
+        // Ending them takes milliseconds, in which others may want one.
+        drop(gone);
+    }
+
     /// Keeps a launcher for the next who needs one.
     pub(super) fn give_back(&self, launcher: Launcher) {
         let mut idle = self.idle();
@@ -137,5 +149,11 @@ impl Program {
     ) -> Box<dyn Guest> {
         let program = (self.program, self.tenant);
         Box::new(Run::new(self.processes.clone(), program, allowance.clone(), listener, given))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.processes.leave(self.tenant);
     }
 }

@@ -271,6 +271,32 @@ fn side_files_and_params_are_there_and_change_with_what_is_given() {
 }
 
 #[test]
+fn large_files_of_an_attempt_are_gone_when_it_is_over_and_small_ones_serve_the_next() {
+    let Some(world) = world("large") else { return };
+    let held = || -> u64 {
+        let folders = std::fs::read_dir(world.folder.path().join("processes")).unwrap().flatten();
+        let lists = folders.map(|folder| std::fs::read_dir(folder.path().join("job")).unwrap());
+        lists.flatten().map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    for (bytes, left) in [(1_usize, 1), (40 << 20, 0)] {
+        let files = [("large".to_owned(), world.file(&vec![b'x'; bytes]))].into();
+        let program =
+            Native { program: world.file(b"#!/bin/sh\nwc -c < /job/large\n"), machine: None };
+        let program = world.processes.program(&program).unwrap();
+        let allowance = Allowance::new(&world.limits, world.stop.clone());
+        let given = Given { files, ..Given::default() };
+        let mut guest = program.instantiate(&allowance, Box::new(world.heard.clone()), given);
+        for _ in 0..2 {
+            let said = call(&mut *guest, b"").unwrap();
+            assert_eq!(said, [record(&bytes.to_string(), "")]);
+            assert_eq!(held(), bytes as u64);
+        }
+        drop(program);
+        assert_eq!(held(), left);
+    }
+}
+
+#[test]
 fn nothing_that_a_run_leaves_is_there_for_the_next() {
     let Some(world) = world("leaves") else { return };
     let leave = "ls -A /work /tmp/ /dev/shm/; echo x > left; mkdir d; echo y > /tmp/d/y; chmod 0 d; (setsid sleep 77071 &)";
