@@ -109,6 +109,10 @@ impl Launcher {
         self.tenant == tenant
     }
 
+    pub(super) fn lives(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Bytes of the files in its folder.
     pub(super) fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.len).sum()

@@ -44,20 +44,24 @@ impl Processes {
     pub fn start(options: Options) -> Result<Processes, Trouble> {
         let group = Group::own().and_then(|own| own.create(&options.name));
         let group = group.map_err(Trouble::of("its control group"))?;
-        group.give_on().map_err(Trouble::of("its control group"))?;
-        group.limit_memory(options.memory).map_err(Trouble::of("its memory limit"))?;
-        let _ = fs::remove_dir_all(&options.folder);
-        fs::create_dir_all(&options.folder).map_err(Trouble::of("its folder"))?;
         let (idle, next) = (Mutex::default(), AtomicU64::new(1));
         let processes = Processes { shared: Arc::new(Shared { options, group, idle, next }) };
-        match processes.launcher() {
-            Ok(first) => processes.give_back(first),
-            Err(trouble) => {
-                processes.stop();
-                return Err(trouble);
-            }
+        let prepared = processes.prepare();
+        if prepared.is_err() {
+            processes.stop();
         }
-        Ok(processes)
+        prepared.map(|()| processes)
+    }
+
+    fn prepare(&self) -> Result<(), Trouble> {
+        let Shared { options: Options { folder, memory, .. }, group, .. } = &*self.shared;
+        group.give_on().map_err(Trouble::of("its control group"))?;
+        group.limit_memory(*memory).map_err(Trouble::of("its memory limit"))?;
+        // If something is still there, it cannot be made anew either.
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir(folder).map_err(Trouble::of("its folder"))?;
+        self.give_back(self.launcher()?);
+        Ok(())
     }
 
     /// Ends every launcher, and what runs there.
@@ -92,22 +96,34 @@ impl Processes {
         let Options { program, folder, uids, .. } = &self.shared.options;
         let name = self.number().to_string();
         let group = self.shared.group.create(&name).map_err(Trouble::of("its control group"))?;
-        Launcher::start(program, folder.join(name), group, *uids)
+        let folder = folder.join(name);
+        let started = Launcher::start(program, folder.clone(), group.clone(), *uids);
+        if started.is_err() {
+            // What is left in spite of that goes when the node stops.
+            let _ = group.remove();
+            let _ = fs::remove_dir_all(folder);
+        }
+        started
     }
 
-    /// A launcher that has nothing to do: the attempt's last one, else one that has the program, else any.
+    /// A launcher that has nothing to do; a new one, if there is none.
     pub(super) fn take(&self, tenant: u64, program: &FileRef) -> Result<Launcher, Trouble> {
+        while let Some(mut launcher) = self.take_idle(tenant, program) {
+            // The kernel may have ended it, as the first one when the machine's memory was short.
+            if launcher.lives() {
+                return Ok(launcher);
+            }
+        }
+        self.launcher()
+    }
+
+    /// The attempt's last launcher, else one that has the program, else any.
+    fn take_idle(&self, tenant: u64, program: &FileRef) -> Option<Launcher> {
         let mut idle = self.idle();
         let best = idle.iter().position(|one| one.is_of(tenant));
         let best = best.or_else(|| idle.iter().position(|one| one.has(program)));
         let any = idle.len().checked_sub(1);
-        match best.or(any) {
-            Some(at) => Ok(idle.swap_remove(at)),
-            None => {
-                drop(idle);
-                self.launcher()
-            }
-        }
+        Some(idle.swap_remove(best.or(any)?))
     }
 
     /// Bytes of memory that all programs have together.

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ipdc_jobs::ids::{CODEC_RAW, Cid, FileRef, cid_of};
@@ -16,6 +16,7 @@ use ipdc_jobs::kind::{Given, Guest, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::{Counters, FailureClass};
 use ipdc_jobs::native::{Machine, Native};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -395,6 +396,27 @@ fn a_program_of_an_attempt_that_is_stopped_is_ended_at_once() {
 }
 
 #[test]
+fn a_launcher_that_was_killed_is_replaced() {
+    let Some(world) = world("replaced") else { return };
+    assert_eq!(world.says("echo fine"), "fine");
+    let me = format!("PPid:\t{}\n", std::process::id());
+    let is_mine = |entry: &std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        status.contains(&me)
+    };
+    let mut mine = std::fs::read_dir("/proc").unwrap().flatten().filter(is_mine);
+    let outer = mine.next().unwrap().file_name().into_string().unwrap();
+    kill_process(Pid::from_raw(outer.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let until = Instant::now() + Duration::from_secs(5);
+    let state = || std::fs::read_to_string(format!("/proc/{outer}/stat")).unwrap();
+    while !state().contains(") Z ") {
+        assert!(Instant::now() < until, "it is not dead: {}", state());
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(world.says("echo fine"), "fine");
+}
+
+#[test]
 fn what_is_written_without_end_goes_no_further_than_the_limits() {
     let Some(mut world) = world("flood") else { return };
     let (code, _) = world.fails("tr '\\0' x < /dev/zero");
@@ -424,9 +446,9 @@ fn when_the_node_is_killed_so_is_what_it_runs_and_the_next_start_sweeps() {
     }
     node.kill().unwrap();
     node.wait().unwrap();
-    let until = std::time::Instant::now() + Duration::from_secs(5);
+    let until = Instant::now() + Duration::from_secs(5);
     while running("77075") > 0 {
-        assert!(std::time::Instant::now() < until, "it outlived its node");
+        assert!(Instant::now() < until, "it outlived its node");
         thread::sleep(Duration::from_millis(5));
     }
     let left = Group::own().unwrap();
