@@ -29,7 +29,7 @@ macro_rules! serve {
 }
 
 mod descriptors;
-mod device;
+pub(super) mod device;
 mod files;
 
 use sha2::{Digest as _, Sha256};

@@ -14,7 +14,7 @@ use crate::runtime::imports::Outlet;
 use crate::runtime::shown;
 
 /// The longest request, in bytes: an error with its cause, or a hundred log lines.
-const REQUEST_LIMIT: usize = 64 << 10;
+pub(in crate::runtime) const REQUEST_LIMIT: usize = 64 << 10;
 
 /// What can be asked.
 #[derive(Deserialize)]
@@ -28,6 +28,14 @@ enum Call {
     Count { name: String, by: u64 },
     /// Ends the run: it cannot go on, and says why.
     Fail { message: String },
+}
+
+/// Why a request has no answer.
+pub(in crate::runtime) enum Ended {
+    /// It has more than [`REQUEST_LIMIT`] bytes.
+    TooLong,
+    /// The run cannot go on, and says why.
+    GaveUp(String),
 }
 
 /// The device, as one run has it.
@@ -47,18 +55,34 @@ impl Device {
         outlet: &mut Outlet,
     ) -> Result<(), wasmtime::Error> {
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if self.request.len() + part.len() > REQUEST_LIMIT {
-                self.request.clear();
-                return Err(Errno::TooLong.into());
-            }
-            self.request.extend_from_slice(part);
-            if part.ends_with(b"\n") {
-                let request = std::mem::take(&mut self.request);
-                self.answer = answer(&request, outlet)?;
+            let answer = self.take(part, outlet).map_err(|ended| match ended {
+                Ended::TooLong => wasmtime::Error::from(Errno::TooLong),
+                Ended::GaveUp(why) => GaveUp(why).into(),
+            })?;
+            if let Some(answer) = answer {
+                self.answer = answer;
                 self.given = 0;
             }
         }
         Ok(())
+    }
+
+    /// Takes bytes of one request; the line that answers it, when they are its end.
+    pub(in crate::runtime) fn take(
+        &mut self,
+        part: &[u8],
+        outlet: &mut Outlet,
+    ) -> Result<Option<Vec<u8>>, Ended> {
+        if self.request.len() + part.len() > REQUEST_LIMIT {
+            self.request.clear();
+            return Err(Ended::TooLong);
+        }
+        self.request.extend_from_slice(part);
+        if !part.ends_with(b"\n") {
+            return Ok(None);
+        }
+        let request = std::mem::take(&mut self.request);
+        answer(&request, outlet).map(Some)
     }
 
     /// Bytes of the answer into `room`; none when it was read to its end.
@@ -72,7 +96,7 @@ impl Device {
 }
 
 /// Does what `request` asks; the line that answers it. An error ends the run.
-fn answer(request: &[u8], outlet: &mut Outlet) -> Result<Vec<u8>, wasmtime::Error> {
+fn answer(request: &[u8], outlet: &mut Outlet) -> Result<Vec<u8>, Ended> {
     let done = match serde_json::from_slice(request) {
         Ok(Call::Log { text }) => {
             outlet.log(text.as_bytes());
@@ -85,7 +109,7 @@ fn answer(request: &[u8], outlet: &mut Outlet) -> Result<Vec<u8>, wasmtime::Erro
         Ok(Call::Count { name, by }) => {
             outlet.count(name.as_bytes(), by).map_err(|error| TaskError::from(error).to_string())
         }
-        Ok(Call::Fail { message }) => return Err(GaveUp(shown(&message)).into()),
+        Ok(Call::Fail { message }) => return Err(Ended::GaveUp(shown(&message))),
         Err(error) => Err(format!("this is no request: {error}")),
     };
     let answer = match done {

@@ -10,14 +10,14 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::io::{DupFlags, Errno, FdFlags, dup2, dup3, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, kill_process_group, nice, pidfd_open,
     set_parent_process_death_signal, setrlimit, wait,
@@ -36,6 +36,9 @@ use crate::config::Uids;
 /// The arguments that make a process of this program a launcher, outer and inner.
 pub(super) const OUTER: &str = "launch-processes";
 const INNER: &str = "launch-processes-inside";
+
+/// The descriptor that a program has for what it asks.
+const ASKS: i32 = 3;
 
 /// How often the dead are looked for whose parents did not wait for them.
 const REAP: Duration = Duration::from_millis(100);
@@ -137,7 +140,7 @@ fn inner(place: &Place, uid: u32) -> Result<(), String> {
     let node = io::stdin();
     let say = |answer| order::send(&node, &answer, &[]).map_err(cannot("the node is gone"));
     say(Answer::Ready)?;
-    let mut room = None;
+    let (mut room, mut third) = (None, reserve(&node).map_err(cannot("its descriptors"))?);
     loop {
         let received = order::receive::<Order>(&node).map_err(cannot("the node's order"))?;
         let Some((order, pipes)) = received else { return Ok(()) };
@@ -145,7 +148,7 @@ fn inner(place: &Place, uid: u32) -> Result<(), String> {
         if let Some(room) = order.fresh {
             root::fresh_work(uid, room).map_err(cannot("its working directory"))?;
         }
-        match start(&order, pipes, uid) {
+        match start(&order, pipes, &mut third, uid) {
             Err(error) => say(Answer::NotStarted(error.raw_os_error().unwrap_or_default()))?,
             Ok(program) => {
                 let Some(end) = attend(&program, &node).map_err(cannot("its end"))? else {
@@ -184,9 +187,15 @@ fn limit(resource: Resource, most: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
-/// Starts the program.
-fn start(order: &Order, pipes: Vec<OwnedFd>, uid: u32) -> io::Result<Child> {
-    let [stdin, stdout, stderr] =
+/// Takes the descriptor 3, which programs have for what they ask.
+fn reserve(any: impl AsFd) -> io::Result<OwnedFd> {
+    let third = fcntl_dupfd_cloexec(any, ASKS)?;
+    if third.as_raw_fd() == ASKS { Ok(third) } else { Err(io::ErrorKind::AddrInUse.into()) }
+}
+
+/// Starts the program. While it is started its socket is this process's `third`.
+fn start(order: &Order, pipes: Vec<OwnedFd>, third: &mut OwnedFd, uid: u32) -> io::Result<Child> {
+    let [stdin, stdout, stderr, asks] =
         <[OwnedFd; order::PIPES]>::try_from(pipes).map_err(|_| io::ErrorKind::InvalidInput)?;
     limit(Resource::Fsize, order.file_size)?;
     let path = Path::new("/").join(root::CODE).join(root::PROGRAM);
@@ -201,16 +210,19 @@ fn start(order: &Order, pipes: Vec<OwnedFd>, uid: u32) -> io::Result<Child> {
         .stdin(Stdio::from(stdin))
         .stdout(Stdio::from(stdout))
         .stderr(Stdio::from(stderr));
+    dup2(asks, third)?;
     let mut left = BUSY_RETRIES;
-    loop {
+    let started = loop {
         match command.spawn() {
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && left > 0 => {
-                left -= 1
+                left -= 1;
             }
-            started => return started,
+            started => break started,
         }
         std::thread::sleep(BUSY_PAUSE);
-    }
+    };
+    dup3(io::stdin(), third, DupFlags::CLOEXEC)?;
+    started
 }
 
 /// Waits until the program ends, then ends all that it left. None when the node went away before.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`pool`] | what runs programs on a node: its launchers, and those that have nothing to do |
 //! | [`run`] | a program as a guest: one run a call |
+//! | [`pipes`] | what a run has open: its input, what it writes, what it asks |
 //! | [`launcher`] | a process that starts programs, as the node has it |
 //! | [`inside`] | the same, as it is inside |
 //! | [`order`] | what the two say to each other |
@@ -28,6 +29,8 @@ mod inside;
 mod launcher;
 #[cfg(target_os = "linux")]
 mod order;
+#[cfg(target_os = "linux")]
+mod pipes;
 #[cfg(target_os = "linux")]
 mod pool;
 #[cfg(target_os = "linux")]

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 /// in one piece.
 const PACKET_LIMIT: usize = 192 << 10;
 
-/// The pipes of a run.
-pub(super) const PIPES: usize = 3;
+/// What comes with an order: stdin, stdout, stderr, and the socket on which the program asks its host.
+pub(super) const PIPES: usize = 4;
 
 /// To a launcher: run the program, with the pipes that come with this.
 #[derive(Debug, Serialize, Deserialize)]

@@ -3,26 +3,26 @@
 //! What it writes goes on as it comes; nothing of it is held but one line. Its stdin is written as far as it reads,
 //! so neither waits for the other for ever. Each wait ends when the run's time is up or its attempt is stopped.
 
-use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io;
 use std::time::{Duration, Instant};
 
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Form, Given, Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::Errno;
 
 use super::Trouble;
 use super::group::Events;
 use super::launcher::Launcher;
 use super::order::{Answer, End, Order};
+use super::pipes::Pipes;
 use super::pool::Processes;
 use super::root::WORK;
 use crate::runtime::allowance::Allowance;
 use crate::runtime::imports::{Outlet, Sink};
 use crate::runtime::instance::no_room;
 use crate::runtime::lines::{Lines, Words};
+use crate::runtime::preview1::device::Device;
 use crate::runtime::{GuestError, Listener};
 
 /// How often it is looked whether the attempt was stopped.
@@ -71,8 +71,9 @@ impl Run {
         let before = launcher.events();
         let until = Instant::now() + self.allowance.left();
         let pipes = Pipes::open(&mut launcher, self.tenant, &order)?;
-        let mut stderr = Words::default();
-        let answer = self.attend(&launcher, pipes, input, until, &mut stderr);
+        let (mut stdout, mut stderr) = (Lines::default(), Words::default());
+        let both = (&mut stdout, &mut stderr);
+        let answer = self.attend(&launcher, pipes, input, until, both);
         self.allowance.set_left(until.saturating_duration_since(Instant::now()));
         stderr.end(&mut self.outlet);
         // A launcher whose program did not end, or that ended itself, is dropped, and with it all that it had.
@@ -81,6 +82,8 @@ impl Run {
         if matches!(answer, Answer::Ended(_) | Answer::NotStarted(_)) {
             self.processes.give_back(launcher);
         }
+        // A last line without an end is a line.
+        let judged = judged.and_then(|()| stdout.end(&mut self.outlet));
         judged.map_err(|error| match error {
             TaskError::Failed { class: FailureClass::Guest, code, message } => {
                 let message = format!("{message}{}", stderr.last());
@@ -117,60 +120,52 @@ impl Run {
             ("LANG", "C.UTF-8"),
             ("IPDC_PARAMS", &params),
             ("IPDC_INPUT", &self.given.input),
+            ("IPDC_FD", "3"),
         ];
         all.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
-    /// Gives it `input` and takes what it writes, until it ended.
+    /// Gives it `input`, takes what it writes and does what it asks, until it ended.
     fn attend(
         &mut self,
         launcher: &Launcher,
         mut pipes: Pipes,
         mut input: &[u8],
         until: Instant,
-        stderr: &mut Words,
+        (stdout, stderr): (&mut Lines, &mut Words),
     ) -> Result<Answer, TaskError> {
-        let (mut stdout, mut ended) = (Lines::default(), None);
+        let (mut device, mut ended) = (Device::default(), None);
         let mut room = vec![0; PIECE];
-        while ended.is_none() || pipes.has_output() {
-            if self.allowance.stop.is_cancelled() {
-                return Err(TaskError::Stopped);
+        loop {
+            match ended {
+                Some(answer) if pipes.are_closed() => return Ok(answer),
+                _ if self.allowance.stop.is_cancelled() => return Err(TaskError::Stopped),
+                _ => {}
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(GuestError::Time(self.allowance.limits.time_ms).into());
             }
             if input.is_empty() || ended.is_some() {
-                pipes.stdin = None;
+                pipes.close_stdin();
             }
-            let ready = pipes.wait(launcher, ended.is_none(), left.min(LOOK))?;
-            if ready.stdin
-                && let Some(stdin) = &mut pipes.stdin
-            {
-                match stdin.write(input) {
-                    Ok(written) => input = &input[written..],
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // It need not read all of it.
-                    Err(_) => input = &[],
-                }
+            let ready = pipes.wait(ended.is_none().then_some(launcher), left.min(LOOK))?;
+            if ready.stdin {
+                input = pipes.write_stdin(input);
             }
-            if ready.stdout
-                && let Some(bytes) = take(&mut pipes.stdout, &mut room)?
-            {
-                stdout.write(bytes, &mut self.outlet)?;
+            if ready.stdout {
+                stdout.write(pipes.read_stdout(&mut room)?, &mut self.outlet)?;
             }
-            if ready.stderr
-                && let Some(bytes) = take(&mut pipes.stderr, &mut room)?
-            {
-                stderr.write(bytes, &mut self.outlet);
+            if ready.stderr {
+                stderr.write(pipes.read_stderr(&mut room)?, &mut self.outlet);
+            }
+            if ready.asks {
+                pipes.serve(&mut device, &mut self.outlet, &mut room)?;
             }
             if ready.launcher {
                 ended = Some(launcher.answer()?);
             }
         }
-        // A last line without an end is a line.
-        stdout.end(&mut self.outlet)?;
-        ended.ok_or(TaskError::Stopped)
     }
 }
 
@@ -200,78 +195,4 @@ pub(super) fn not_started(why: &str) -> TaskError {
         code: "IPDC-5319",
         message: format!("the program cannot be started here: {why}"),
     }
-}
-
-/// The node's ends of a run's pipes.
-struct Pipes {
-    stdin: Option<PipeWriter>,
-    stdout: Option<PipeReader>,
-    stderr: Option<PipeReader>,
-}
-
-/// What can be done without waiting.
-struct Ready {
-    stdin: bool,
-    stdout: bool,
-    stderr: bool,
-    launcher: bool,
-}
-
-impl Pipes {
-    /// Has `launcher` run its program with fresh pipes.
-    fn open(launcher: &mut Launcher, tenant: u64, order: &Order) -> Result<Pipes, Trouble> {
-        let pipe = || io::pipe().map_err(Trouble::of("a pipe"));
-        let ((its_stdin, stdin), (stdout, its_stdout), (stderr, its_stderr)) =
-            (pipe()?, pipe()?, pipe()?);
-        ioctl_fionbio(&stdin, true).map_err(Trouble::of("a pipe"))?;
-        let its = [its_stdin.as_fd(), its_stdout.as_fd(), its_stderr.as_fd()];
-        launcher.run(tenant, order, &its)?;
-        Ok(Pipes { stdin: Some(stdin), stdout: Some(stdout), stderr: Some(stderr) })
-    }
-
-    fn has_output(&self) -> bool {
-        self.stdout.is_some() || self.stderr.is_some()
-    }
-
-    /// Waits for something to do, `within` this time; on the launcher, if it `runs` the program.
-    fn wait(&self, launcher: &Launcher, runs: bool, within: Duration) -> Result<Ready, Trouble> {
-        let socket = launcher.socket();
-        let mut waiting = Vec::with_capacity(4);
-        let mut add = |there: bool, fd, flags| {
-            there.then(|| {
-                waiting.push(PollFd::from_borrowed_fd(fd, flags));
-                waiting.len() - 1
-            })
-        };
-        let stdin = self.stdin.as_ref().and_then(|pipe| add(true, pipe.as_fd(), PollFlags::OUT));
-        let stdout = self.stdout.as_ref().and_then(|pipe| add(true, pipe.as_fd(), PollFlags::IN));
-        let stderr = self.stderr.as_ref().and_then(|pipe| add(true, pipe.as_fd(), PollFlags::IN));
-        let socket = add(runs, socket, PollFlags::IN);
-        let within = Timespec::try_from(within).expect("some milliseconds are one");
-        match poll(&mut waiting, Some(&within)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Trouble::of("its pipes")(error)),
-        }
-        let is_ready = |at: Option<usize>| at.is_some_and(|at| !waiting[at].revents().is_empty());
-        Ok(Ready {
-            stdin: is_ready(stdin),
-            stdout: is_ready(stdout),
-            stderr: is_ready(stderr),
-            launcher: is_ready(socket),
-        })
-    }
-}
-
-/// The next bytes of `pipe`, which has some; none, and it is closed, when it is at its end.
-fn take<'a>(
-    pipe: &mut Option<PipeReader>,
-    room: &'a mut [u8],
-) -> Result<Option<&'a [u8]>, TaskError> {
-    let read = pipe.as_mut().map_or(Ok(0), |pipe| pipe.read(room));
-    let read = read.map_err(|error| TaskError::from(Trouble::of("its pipes")(error)))?;
-    if read == 0 {
-        *pipe = None;
-        return Ok(None);
-    }
-    Ok(Some(&room[..read]))
 }

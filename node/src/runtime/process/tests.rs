@@ -60,8 +60,11 @@ impl Listener for Heard {
     fn log(&mut self, line: &str) {
         self.lines.lock().unwrap().push(line.to_owned());
     }
-    fn progress(&mut self, _: u64, _: u64) {}
-    fn count(&mut self, _: Counters) -> bool {
+    fn progress(&mut self, done: u64, total: u64) {
+        self.log(&format!("{done} of {total}"));
+    }
+    fn count(&mut self, counted: Counters) -> bool {
+        self.log(&format!("{counted:?}"));
         true
     }
 }
@@ -184,6 +187,24 @@ fn lines_go_in_and_records_come_out_and_stderr_is_the_log() {
 }
 
 #[test]
+fn a_program_asks_its_host_by_descriptor_3_and_is_answered_line_by_line() {
+    let Some(world) = world("asks") else { return };
+    let asks = "echo '{\"call\":\"progress\",\"done\":1,\"total\":2}' >&3; read answer <&3; echo \"$answer\"
+        echo 'nonsense' >&3; read answer <&3; echo \"$answer\" | cut -c1-9
+        for i in 1 2 3; do echo '{\"call\":\"count\",\"name\":\"seen\",\"by\":2}' >&3; done";
+    assert_eq!(world.says(asks), "{\"ok\":null}\n{\"error\":");
+    assert_eq!(*world.heard.lines.lock().unwrap(), ["1 of 2", "{\"seen\": 6}"]);
+    let (code, message) =
+        world.fails("echo '{\"call\":\"fail\",\"message\":\"no luck\"}' >&3; sleep 99");
+    assert_eq!((code, message.as_str()), ("IPDC-5316", "no luck"));
+    // Who never reads the answers is asked to wait, and its requests count all the same.
+    let many = "yes '{\"call\":\"count\",\"name\":\"many\",\"by\":1}' | head -50000 >&3 & sleep 0.2; head -50000 <&3 | wc -l";
+    assert_eq!(world.says(many), "50000");
+    assert_eq!(world.heard.lines.lock().unwrap().last().unwrap(), "{\"many\": 50000}");
+    assert_eq!(world.fails("head -c 100000 /dev/zero >&3; sleep 99").0, "IPDC-5311");
+}
+
+#[test]
 fn megabytes_pass_both_ways_at_once_and_input_need_not_be_read() {
     let Some(world) = world("megabytes") else { return };
     let input = b"0123456789abcde\n".repeat(1 << 18);
@@ -206,9 +227,13 @@ fn a_program_is_nobody_in_a_place_of_its_own() {
     assert_eq!([gid, groups], [uid, uid]);
     assert_eq!(*cwd, "/work");
     let names: Vec<_> = env.split(' ').filter_map(|one| Some(one.split_once('=')?.0)).collect();
-    assert_eq!(names, ["HOME", "IPDC_INPUT", "IPDC_PARAMS", "LANG", "PATH", "PWD"], "{env}");
-    // Three, and the one that `ls` reads.
-    assert_eq!(*open, "4");
+    assert_eq!(
+        names,
+        ["HOME", "IPDC_FD", "IPDC_INPUT", "IPDC_PARAMS", "LANG", "PATH", "PWD"],
+        "{env}"
+    );
+    // Three, the one by which it asks, and the one that `ls` reads.
+    assert_eq!(*open, "5");
     let rights = world.says("grep -E '^(Cap|NoNewPrivs|Groups)' /proc/self/status");
     for line in rights.lines() {
         let (name, value) = line.split_once(':').unwrap();
