@@ -25,6 +25,7 @@ pub(crate) enum Figure {
     Appended,
     PythonCount,
     ItemRate,
+    ProcessRate,
     ItemMemory,
     ItemThereAndBack,
     CrawlRate,
@@ -175,6 +176,12 @@ pub(crate) const TABLES: &[Table] = &[
                 5000.0,
             )
             .aim(20_000.0),
+            Row::at_least(
+                Figure::ProcessRate,
+                "items that are native programs, a process each, that do nothing",
+                "/s",
+                600.0,
+            ),
             Row::at_most(
                 Figure::ItemMemory,
                 "100,000 items in a job, memory of its controller",

@@ -77,6 +77,7 @@ const PARTS: &[Part] = &[
     Part { figures: &[Figure::Again, Figure::Appended], measure: count::again },
     Part { figures: &[Figure::PythonCount], measure: python::count },
     Part { figures: &[Figure::ItemRate, Figure::ItemMemory], measure: items::many },
+    Part { figures: &[Figure::ProcessRate], measure: items::native },
     Part { figures: &[Figure::ItemThereAndBack], measure: items::one },
     Part { figures: &[Figure::CrawlRate, Figure::CrawlPolite], measure: items::crawl },
     Part { figures: &[Figure::Sort], measure: sort::total },

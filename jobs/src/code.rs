@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::Runtime;
+use crate::engine::{Needs, Runtime};
 use crate::ids::FileRef;
 use crate::kind::JobFiles;
+use crate::native::{HEAD, Native};
 use crate::spec::{Located, Section};
 
 /// A function of the user's: where its code is.
@@ -20,6 +21,8 @@ pub enum Code {
     Module(FileRef),
     /// A Python function.
     Python(Python),
+    /// A native program.
+    Process(Native),
 }
 
 /// Python code and what runs it.
@@ -37,6 +40,9 @@ pub struct Python {
 /// What the path of a module ends with.
 const MODULES: [&str; 2] = [".wasm", ".wat"];
 
+/// What a WebAssembly module begins with, however it is named.
+const WASM: &[u8] = b"\0asm";
+
 /// What the path of a Python file ends with.
 const PYTHON: &str = ".py";
 
@@ -45,13 +51,13 @@ const PYTHON: &str = ".py";
 const PYTHON_FILES_LIMIT: usize = 100;
 
 impl Code {
-    /// What a path to code ends with, for those that gave another text.
-    pub const EXPECTED: &str = "a .wasm, .wat or .py file";
+    /// What code is, for those that gave another text.
+    pub const EXPECTED: &str = "a .wasm, .wat or .py file or a native program";
 
-    /// Whether `path` names code, by what it ends with.
+    /// Whether `path` names code: by what it ends with, or because it is there.
     #[must_use]
-    pub fn is_named_by(path: &str) -> bool {
-        path.ends_with(PYTHON) || MODULES.iter().any(|end| path.ends_with(end))
+    pub fn is_named_by(path: &str, files: &dyn JobFiles) -> bool {
+        Form::named(path).is_some() || files.find(path).is_some()
     }
 
     /// The code at `path`, which `key` of `section` names: it has a function of the key's name. None,
@@ -62,15 +68,16 @@ impl Code {
         path: &Located<String>,
         files: &dyn JobFiles,
     ) -> Option<Code> {
-        if !Code::is_named_by(&path.value) {
+        if !Code::is_named_by(&path.value, files) {
             let message = format!("`{key}` is \"{}\"; expected {}", path.value, Code::EXPECTED);
             section.error(path.line, message);
             return None;
         }
         let file = find(section, key, path, files)?;
-        let code = match path.value.ends_with(PYTHON) {
-            false => Ok(Code::Module(file)),
-            true => Python::of(&path.value, files).map(Code::Python),
+        let code = match Form::named(&path.value) {
+            Some(Form::Module) => Ok(Code::Module(file)),
+            Some(Form::Python) => Python::of(&path.value, files).map(Code::Python),
+            None => Code::by_head(file, files),
         };
         let checked = code.and_then(|code| files.check(&code, key).map(|()| code));
         match checked {
@@ -82,22 +89,60 @@ impl Code {
         }
     }
 
-    /// What a node must have, and let the submitter use, to run it.
+    /// The code in a file whose name says nothing.
+    fn by_head(file: FileRef, files: &dyn JobFiles) -> Result<Code, String> {
+        let head = files.head(&file, HEAD).map_err(|error| error.to_string())?;
+        if head.starts_with(WASM) {
+            return Ok(Code::Module(file));
+        }
+        Native::of(file, &head).map(Code::Process).map_err(|error| error.to_string())
+    }
+
+    /// What a node must have, and let the submitter use, to run all of these.
+    pub fn needs<'a>(all: impl IntoIterator<Item = &'a Code>) -> Needs {
+        let mut needs = Needs::default();
+        for code in all {
+            needs.runtimes.insert(code.runtime());
+            if let Code::Process(Native { machine: Some(machine), .. }) = code {
+                needs.labels.insert(machine.label());
+            }
+        }
+        needs
+    }
+
+    /// What runs it.
     #[must_use]
     pub fn runtime(&self) -> Runtime {
         match self {
             Code::Module(_) => Runtime::Wasm,
             Code::Python(_) => Runtime::Python,
+            Code::Process(_) => Runtime::Process,
         }
     }
 
-    /// The module that runs: the code itself, or what interprets it.
+    /// The file that runs: the code itself, or what interprets it.
     #[must_use]
     pub fn module(&self) -> &FileRef {
         match self {
             Code::Module(file) => file,
             Code::Python(python) => &python.interpreter,
+            Code::Process(native) => &native.program,
         }
+    }
+}
+
+/// A form of code that the end of its path names.
+enum Form {
+    Module,
+    Python,
+}
+
+impl Form {
+    fn named(path: &str) -> Option<Form> {
+        if path.ends_with(PYTHON) {
+            return Some(Form::Python);
+        }
+        MODULES.iter().any(|end| path.ends_with(end)).then_some(Form::Module)
     }
 }
 

@@ -170,6 +170,11 @@ impl JobFiles for World {
         World::read(self, file).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn head(&self, file: &FileRef, limit: usize) -> io::Result<Bytes> {
+        let bytes = JobFiles::read(self, file, file.len)?;
+        Ok(bytes.slice(..limit.min(bytes.len())))
+    }
+
     fn paths(&self) -> Vec<String> {
         locked(&self.names).keys().cloned().collect()
     }

@@ -90,6 +90,10 @@ impl JobFiles for AnyDirectory {
         Err(io::ErrorKind::NotFound.into())
     }
 
+    fn head(&self, _: &FileRef, _: usize) -> io::Result<Bytes> {
+        Ok(Bytes::from_static(b"#!/bin/sh\n"))
+    }
+
     fn paths(&self) -> Vec<String> {
         ["map.py", "deep/other.py"].map(str::to_owned).into()
     }

@@ -321,6 +321,11 @@ pub trait JobFiles {
     /// # Errors
     /// When it is longer than `limit` or cannot be read.
     fn read(&self, file: &FileRef, limit: u64) -> io::Result<Bytes>;
+    /// The first bytes of a file found: `limit` of them, or all.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn head(&self, file: &FileRef, limit: usize) -> io::Result<Bytes>;
     /// The paths of all its files.
     fn paths(&self) -> Vec<String>;
     /// The Python interpreter that its code is to be run by.
@@ -330,7 +335,7 @@ pub trait JobFiles {
     fn interpreter(&self) -> Result<FileRef, String>;
     /// Checks that `code` can be run and has `function`: a module (or wat) exports `memory`,
     /// `ipdc_alloc` and the function, or is a command, and imports nothing but what the sandbox
-    /// has; Python files compile.
+    /// has; Python files compile. Of a native program nothing is known before it runs.
     ///
     /// # Errors
     /// What is wrong with it, for the user.
@@ -661,11 +666,12 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Whether the guest's code broke off: it trapped, gave up, ended with an error of its own, asked for too much memory, or passed a wrong
+    /// Whether the guest's code broke off: it trapped, was killed by a signal, gave up, ended with an error of its own, asked for too much memory, or passed a wrong
     /// pointer. That may lie in the records it was given; that its time was up does not.
     #[must_use]
     pub fn is_trap(&self) -> bool {
-        const TRAPS: [&str; 5] = ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310", "IPDC-5316"];
+        const TRAPS: [&str; 6] =
+            ["IPDC-5301", "IPDC-5303", "IPDC-5304", "IPDC-5310", "IPDC-5316", "IPDC-5318"];
         matches!(self, TaskError::Failed { code, .. } if TRAPS.contains(code))
     }
 

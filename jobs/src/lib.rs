@@ -10,6 +10,7 @@
 //! | [`ids`] | the names: peers, jobs, tasks, attempts, epochs, content |
 //! | [`spec`] | `job.toml`: parsing and checking |
 //! | [`code`] | user code, as a job names it |
+//! | [`native`] | native programs, as far as their first bytes tell |
 //! | [`manifest`] | the signed, frozen description of a submitted job |
 //! | [`message`] | what controllers and workers say to each other |
 //! | [`log`] | what user code logs: its last lines |
@@ -41,6 +42,7 @@ pub mod manifest;
 pub mod memo;
 pub mod message;
 pub mod mr;
+pub mod native;
 mod record;
 #[cfg(any(test, feature = "planted-faults"))]
 pub mod sim;

@@ -332,6 +332,12 @@ impl Home {
         self.file("cache")
     }
 
+    /// Native programs that run, and what they are given.
+    #[must_use]
+    pub fn processes(&self) -> PathBuf {
+        self.file("processes")
+    }
+
     /// What a node in the background says.
     #[must_use]
     pub fn log(&self) -> PathBuf {

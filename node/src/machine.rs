@@ -1,6 +1,6 @@
 //! What this node says of the machine it runs on: of as much of it as the node may use.
 
-mod cgroup;
+pub(crate) mod cgroup;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,15 @@ pub fn cpus() -> u32 {
 pub fn memory() -> u64 {
     let machine = System::new_with_specifics(what()).total_memory();
     cgroup::memory().map_or(machine, |group| group.limit.min(machine))
+}
+
+/// The program that runs now, to be run again in another process.
+#[must_use]
+pub fn own_program() -> PathBuf {
+    // On Linux it is there even when the file has been replaced by a newer one.
+    let own = PathBuf::from("/proc/self/exe");
+    let named = || std::env::current_exe().unwrap_or_else(|_| "ipdc".into());
+    if own.exists() { own } else { named() }
 }
 
 /// Looks at the machine.

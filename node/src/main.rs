@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
+use ipdc_node::runtime;
+
 fn main() -> ExitCode {
     ipdc_node::heap::set_up();
-    ipdc_node::runtime::compile_if_asked().unwrap_or_else(ipdc_node::cli::main)
+    let asked = runtime::compile_if_asked().or_else(runtime::launch_if_asked);
+    asked.unwrap_or_else(ipdc_node::cli::main)
 }

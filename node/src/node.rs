@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipdc_jobs::engine;
 use ipdc_jobs::ids::PeerId;
+use ipdc_jobs::native::Machine;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -28,7 +29,7 @@ use crate::interpreters::Interpreters;
 use crate::interrupt::Interrupts;
 use crate::machine::{self, Sampler};
 use crate::post::Post;
-use crate::runtime::{Compiler, Runtime};
+use crate::runtime::{Compiler, ProcessOptions, Processes, Runtime, Trouble};
 use crate::state::{Db, StateError, pause};
 use crate::swarm::certificate::{CERTIFICATE_LIFE, now_ms};
 use crate::swarm::facts::PeerFacts;
@@ -120,6 +121,9 @@ pub struct Node {
     pub worker: Worker,
     /// What interprets code.
     pub interpreters: Interpreters,
+    processes: Option<Processes>,
+    /// Why it runs no native programs, although its policy lets somebody.
+    no_process: Option<String>,
     post: Post,
     db: Db,
     /// What happened here, and for whom.
@@ -167,7 +171,20 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let keypair = identity::load(&home.identity())?;
     let me = keypair.public().to_peer_id();
     let room = Room::divide(machine::memory(), machine::cpus(), config.node.slots);
-    let policy = Policy::new(&config);
+    let mut policy = Policy::new(&config);
+    let (mut processes, mut no_process) = (None, None);
+    if policy.grants(engine::Runtime::Process) {
+        match start_processes(home, &config, me, room).await {
+            Ok(started) => processes = Some(started),
+            Err(trouble) => {
+                tracing::error!(%trouble, "[IPDC-5320] no native programs run here; docs/process.md says what they take");
+                policy = policy.without(engine::Runtime::Process);
+                no_process = Some(trouble.to_string());
+            }
+        }
+    }
+    let machine = Machine::of_name(std::env::consts::ARCH).filter(|_| processes.is_some());
+    let labels = config.node.labels.iter().cloned().chain(machine.map(Machine::label)).collect();
     let mut sampler = Sampler::new(home.path());
     let mut first_facts = PeerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -175,7 +192,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         cpus: machine::cpus(),
         runtimes: policy.offered(),
         fetch: policy.grants_fetch(),
-        labels: config.node.labels.clone(),
+        labels,
         slots: room.slots,
         paused: pause::since(&db).await?.is_some(),
         ..PeerFacts::default()
@@ -195,6 +212,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
     let compiler = Compiler::apart(room.guests);
     let runtime = Runtime::new(home.cache().join("wasm"), room.guests, compiler);
+    let runtime = runtime.with_processes(processes.clone());
     let interpreters = Interpreters::new(db.clone(), blocks.clone(), runtime.clone());
     let mqtt = broker::Options::new(&config.mqtt, &home.mqtt_password()?);
     let broker = broker::start(mqtt).await?;
@@ -258,6 +276,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         controller,
         worker,
         interpreters,
+        processes,
+        no_process,
         post: post.clone(),
         db,
         audit,
@@ -275,6 +295,25 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
     tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
     Ok(node)
+}
+
+/// What runs native programs, if they can be confined here.
+async fn start_processes(
+    home: &Home,
+    config: &Config,
+    me: PeerId,
+    room: Room,
+) -> Result<Processes, Trouble> {
+    let options = ProcessOptions {
+        program: machine::own_program(),
+        folder: home.processes(),
+        name: format!("ipdc-{me}"),
+        uids: config.process.uids,
+        memory: room.guests,
+        idle: room.slots as usize,
+    };
+    let started = tokio::task::spawn_blocking(move || Processes::start(options)).await;
+    started.unwrap_or_else(|broken| Err(Trouble::new(&broken.to_string())))
 }
 
 fn swarm_options(
@@ -398,6 +437,7 @@ impl Node {
             working_for: self.working_for(),
             disk: self.blocks.pins().du().await?.into(),
             paused: self.facts.borrow().paused,
+            no_process: self.no_process.clone(),
             draining: self.stop.is_cancelled(),
         })
     }
@@ -505,6 +545,10 @@ impl Node {
         self.stop.cancel();
         self.controller.drain();
         self.worker.drain(DRAIN_BOUND).await;
+        if let Some(processes) = self.processes.clone() {
+            // What fails is in the log.
+            let _ = tokio::task::spawn_blocking(move || processes.stop()).await;
+        }
         self.stopped.cancel();
         self.post.close().await;
         self.broker.shutdown().await;

@@ -86,6 +86,9 @@ pub struct Status {
     /// Whether its user paused it: it takes no new attempts.
     #[serde(default)]
     pub paused: bool,
+    /// Why it runs no native programs, although its policy lets somebody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_process: Option<String>,
 }
 
 /// Jobs that a node controls and that have not ended.

@@ -17,6 +17,9 @@ use crate::native::LONG;
 /// Items of the large job.
 const MANY: u64 = 100_000;
 
+/// Items that are a process each.
+const NATIVE: u64 = 2_000;
+
 /// Items that go there and back one after the other, and those before that warm the nodes up.
 const ONE_BY_ONE: usize = 500;
 const WARM_UP: usize = 50;
@@ -51,6 +54,23 @@ pub(super) fn many(_: &Bench, noted: &mut Noted) {
     noted.insert(Figure::ItemRate, reached(MANY as f64 / seconds(&view), remark));
     let peak = swarm[0].memory("VmHWM");
     noted.insert(Figure::ItemMemory, reached(peak as f64 / 1e6, "its peak"));
+}
+
+/// `true`, of which a run is what the system needs for a process.
+pub(super) fn native(_: &Bench, noted: &mut Noted) {
+    let swarm = Swarm::configured(NODES, "[policy]\nmembers = [\"wasm\", \"process\"]\n");
+    let why = &swarm[0].status()["no_process"];
+    assert!(why.is_null(), "{why}");
+    let program = fs::read("/bin/true").expect("a system with programs");
+    let job = |items: u64| {
+        let toml = format!("kind = \"cl\"\nrun = \"true\"\nitems = \"0..{items}\"\n");
+        JobDir::new(&toml).file("true", &program)
+    };
+    run(&swarm[0], &job(200));
+    let view = run(&swarm[0], &job(NATIVE));
+    assert_eq!(view["items"]["done"], NATIVE);
+    let remark = format!("{NATIVE} items in {} tasks", view["tasks"]);
+    noted.insert(Figure::ProcessRate, reached(NATIVE as f64 / seconds(&view), remark));
 }
 
 pub(super) fn one(_: &Bench, noted: &mut Noted) {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::engine::Runtime;
 use crate::fake::{Last, Native, World};
 use crate::ids::TaskId;
 use crate::kind::{Finished, Step, Withdrawn};
@@ -51,6 +52,41 @@ fn config(world: &World, job: &str) -> Value {
     let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
     let text = format!("kind = \"cl\"\nrun = \"run.wasm\"\n{job}");
     spec::check(&text, spec::FILE, nothing, world).unwrap().remove(0).1
+}
+
+#[test]
+fn a_native_program_is_frozen_with_its_machine_and_has_no_network() {
+    let world = World::new();
+    world.name("tool", b"#!/bin/sh\n");
+    world.name("made", b"\0asm\x01\0\0\0");
+    world.name("notes", b"nothing that runs");
+    let check = |toml: &str| {
+        let (params, inputs) = Default::default();
+        let nothing = spec::Overrides { input: None, params: &params, inputs: &inputs };
+        let text = format!("kind = \"cl\"\nitems = \"0..3\"\n{toml}");
+        spec::check(&text, spec::FILE, nothing, &world).map(|mut jobs| jobs.remove(0).1)
+    };
+    let config = check("run = \"tool\"\n").unwrap();
+    assert_eq!(Items.needs(&config).runtimes, [Runtime::Process].into());
+    assert_eq!(config["run"]["program"]["len"], 10);
+    // What its name does not say its first bytes do.
+    let wasm = check("run = \"made\"\n").unwrap();
+    assert_eq!(Items.needs(&wasm).runtimes, [Runtime::Wasm].into());
+    for (toml, said) in [
+        ("run = \"notes\"\n", "job.toml:3: `notes` cannot be used: it is no program"),
+        ("run = \"gone\"\n", "job.toml:3: `run` is \"gone\"; expected a .wasm"),
+        (
+            "run = \"tool\"\n[fetch]\nagent = \"bot (me@x)\"\n",
+            "job.toml:4: `fetch` is given and `run` is a native",
+        ),
+        (
+            "run = \"tool\"\n[enqueue]\ndepth = 1\n",
+            "job.toml:4: `enqueue` is given and `run` is a native",
+        ),
+    ] {
+        let errors = check(toml).unwrap_err();
+        assert!(errors[0].to_string().starts_with(said), "{errors:?}");
+    }
 }
 
 /// A job under way.

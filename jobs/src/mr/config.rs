@@ -1,13 +1,13 @@
 //! The part of `job.toml` that is map-reduce's own, checked against the job directory and frozen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::chunk::{FIXED_LIMIT, RecordKind};
 use crate::code::{self, Code};
-use crate::engine::Runtime;
+use crate::engine::Needs;
 use crate::ids::FileRef;
 use crate::kind::{Given, JobFiles};
 use crate::spec::{JobSpec, Located, Section, SpecError};
@@ -144,10 +144,10 @@ impl Config {
         self.partition == Partition::Range && self.partitions > 1
     }
 
-    /// What runs the job's code.
-    pub(super) fn runtimes(&self) -> BTreeSet<Runtime> {
+    /// What a worker must have, and let the job use.
+    pub(super) fn needs(&self) -> Needs {
         let steps = [&self.combine, &self.reduce].into_iter().flatten().filter_map(Step::code);
-        steps.chain([&self.map]).map(Code::runtime).collect()
+        Code::needs(steps.chain([&self.map]))
     }
 
     /// What the job's guests may read, in a task on records of `input`.
@@ -271,7 +271,7 @@ fn step(
         return Some(Step::Builtin(builtin));
     }
     let name = function.name();
-    if !Code::is_named_by(&text.value) {
+    if !Code::is_named_by(&text.value, files) {
         let fitting = Builtin::NAMES.iter().filter(|(_, builtin)| fits(builtin));
         let names: Vec<_> = fitting.map(|(name, _)| *name).collect();
         let names = names.join(", ");
@@ -289,7 +289,10 @@ fn step(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::engine::Runtime;
     use crate::fake::World;
     use crate::spec;
 
@@ -333,7 +336,7 @@ mod tests {
                 "job.toml:3: unknown key `reducer`; did you mean `reduce`?",
                 "job.toml:4: `workers` is -1; expected a whole number from 1 to 10000",
                 "job.toml:5: `combine` is \"summ\"; expected one of sum, min, max, count, first, \
-                 concat, distinct, or a .wasm, .wat or .py file",
+                 concat, distinct, or a .wasm, .wat or .py file or a native program",
                 "job.toml:6: `partitions` is 2000; expected a whole number from 0 to 1024",
                 "job.toml:8: `files.x` names \"y\", which is not in the directory",
             ]
@@ -373,7 +376,7 @@ mod tests {
         let frozen = serde_json::to_value(&config).unwrap();
         assert_eq!(frozen["map"], serde_json::to_value(config.map.module()).unwrap());
         assert_eq!(frozen["reduce"]["module"]["len"], 8);
-        assert_eq!(config.runtimes(), BTreeSet::from([Runtime::Wasm]));
+        assert_eq!(config.needs().runtimes, BTreeSet::from([Runtime::Wasm]));
     }
 
     #[test]
@@ -388,7 +391,7 @@ mod tests {
         assert_eq!(python.main, "map.py");
         assert_eq!(python.interpreter.len, "python.wasm".len() as u64);
         assert!(python.files.keys().eq(["deep/words.py", "map.py"]));
-        assert_eq!(config.runtimes(), BTreeSet::from([Runtime::Python]));
+        assert_eq!(config.needs().runtimes, BTreeSet::from([Runtime::Python]));
     }
 
     #[test]

@@ -17,8 +17,6 @@
 //!
 //! It touches the world only through [`Tree`] and [`Host`].
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -92,9 +90,8 @@ impl Kind for MapReduce {
 
     fn needs(&self, config: &Value) -> Needs {
         // What cannot be read is never run; it is judged like what every node has.
-        let runtimes = Config::read(config)
-            .map_or_else(|_| BTreeSet::from([Runtime::Wasm]), |config| config.runtimes());
-        Needs { runtimes, ..Needs::default() }
+        let wasm = || Needs { runtimes: [Runtime::Wasm].into(), ..Needs::default() };
+        Config::read(config).map_or_else(|_| wasm(), |config| config.needs())
     }
 
     fn plan(&self, config: &Value, input: &dyn Tree) -> Result<Vec<TaskSpec>, PlanError> {

@@ -328,6 +328,9 @@ impl Answer for view::Status {
             let view::WorkingFor { job, submitter, attempts } = work;
             line("works for", format!("job {job} of {submitter}: {attempts} attempts"))?;
         }
+        if let Some(why) = &self.no_process {
+            line("process", format!("not offered, although [policy] names who may: {why}"))?;
+        }
         let disk = &self.disk;
         let held = disk.durable + disk.scratch + disk.memo + disk.cache;
         line("disk", format!("{} used, {} free", size(held), size(self.disk.free)))

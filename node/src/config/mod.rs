@@ -21,9 +21,11 @@ use serde::{Deserialize, Serialize};
 mod hours;
 mod layers;
 mod size;
+mod uids;
 
 pub use hours::Hours;
 pub use size::Size;
+pub use uids::Uids;
 
 /// The `ipdc.toml` of a new home: every setting with its default, as comments.
 pub const DEFAULT_TOML: &str = include_str!("../../../ipdc.toml");
@@ -49,6 +51,8 @@ pub struct Config {
     pub limits: Limits,
     /// For whom the node works.
     pub policy: Policy,
+    /// Native programs.
+    pub process: Process,
 }
 
 /// The node itself.
@@ -227,6 +231,20 @@ impl Default for Policy {
             fetch_rate: None,
             owners: BTreeMap::new(),
         }
+    }
+}
+
+/// Native programs, where the policy lets somebody run them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// The users that they run as: nobody else's.
+    pub uids: Uids,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Process { uids: Uids::DYNAMIC }
     }
 }
 

@@ -10,20 +10,23 @@ use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
 use ipdc_jobs::engine::Record;
 use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
-use ipdc_jobs::kind::{self, JobFiles};
+use ipdc_jobs::kind::{self, JobFiles, ReadAt as _};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
 use ipdc_jobs::spec::{self, JobSpec, Located, Source, SpecError};
 use ipdc_jobs::steps::{Input, Output, Place, Step, Steps};
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::drive::to_json;
 use super::{Context, Controller, following};
 use crate::audit::{Entry, What};
+use crate::blocks::Blocks;
 use crate::blocks::fetch::Session;
 use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
-use crate::blocks::{Blocks, unixfs};
+use crate::blocks::unixfs::{self, BlockingReader, Caller};
+
 use crate::interpreters::{Interpreters, Opener};
 use crate::runtime::Runtime;
 use crate::state::StateError;
@@ -525,6 +528,11 @@ impl JobFiles for Directory {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let read = self.blocks.read(&self.session, file, limit);
         Handle::current().block_on(read).map_err(io::Error::other)
+    }
+
+    fn head(&self, file: &FileRef, limit: usize) -> io::Result<Bytes> {
+        let caller = Caller::new(Handle::current(), CancellationToken::new());
+        BlockingReader::open(self.session.clone(), file, caller)?.read_at(0, limit)
     }
 
     fn paths(&self) -> Vec<String> {

@@ -13,6 +13,15 @@ pub(super) struct Memory {
     pub(super) free: u64,
 }
 
+/// This process's group in the tree for `controller` of version 1, or in that of version 2, and those above
+/// it, the deepest first; none when no such tree is mounted.
+pub(crate) fn own(controller: Option<&str>) -> Option<Vec<PathBuf>> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mount = mounts.lines().filter_map(Mount::parse).find(|mount| mount.is_for(controller))?;
+    mount.groups(&own)
+}
+
 /// The memory of the narrowest of this process's groups; none without a limit.
 pub(super) fn memory() -> Option<Memory> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -66,12 +75,13 @@ impl Group {
 fn groups(own: &str, mounts: &str) -> Vec<Group> {
     let mut groups = Vec::new();
     for mount in mounts.lines().filter_map(Mount::parse) {
-        let Some(path) = own.lines().find_map(|line| mount.path_of(line)) else { continue };
-        // In a container the path may be that of the host, and the mount the container's own part.
-        let below = Path::new(path).strip_prefix(mount.root).unwrap_or(Path::new(""));
-        let deepest = Path::new(mount.at).join(below);
-        let inside = deepest.ancestors().take_while(|folder| folder.starts_with(mount.at));
-        groups.extend(inside.map(|folder| Group { folder: folder.into(), names: mount.names }));
+        let names = match mount.controllers {
+            None => &V2,
+            Some(_) if mount.is_for(Some("memory")) => &V1,
+            Some(_) => continue,
+        };
+        let folders = mount.groups(own).unwrap_or_default();
+        groups.extend(folders.into_iter().map(|folder| Group { folder, names }));
     }
     groups
 }
@@ -82,32 +92,52 @@ struct Mount<'a> {
     root: &'a str,
     /// Where it is mounted.
     at: &'a str,
-    names: &'static Names,
+    /// What it controls, with other options; none, in version 2, which has one tree for all.
+    controllers: Option<&'a str>,
 }
 
 impl<'a> Mount<'a> {
-    /// The mount of a line of `mountinfo`, if it is one of groups that limit memory:
+    /// The mount of a line of `mountinfo`, if it is one of groups:
     /// `id parent device ROOT AT options … - TYPE source OPTIONS`.
     fn parse(line: &'a str) -> Option<Self> {
         let (mount, system) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(3);
         let (root, at) = (mount.next()?, mount.next()?);
         let mut system = system.split(' ');
-        let names = match (system.next()?, system.nth(1)?) {
-            ("cgroup2", _) => &V2,
-            ("cgroup", options) if options.split(',').any(|option| option == "memory") => &V1,
+        let controllers = match (system.next()?, system.nth(1)?) {
+            ("cgroup2", _) => None,
+            ("cgroup", options) => Some(options),
             _ => return None,
         };
-        Some(Mount { root, at, names })
+        Some(Mount { root, at, controllers })
+    }
+
+    /// Whether it is the tree for `controller` of version 1, or for none that of version 2.
+    fn is_for(&self, controller: Option<&str>) -> bool {
+        match (self.controllers, controller) {
+            (None, None) => true,
+            (Some(all), Some(one)) => all.split(',').any(|name| name == one),
+            _ => false,
+        }
+    }
+
+    /// The group in this tree of a process with this `/proc/self/cgroup`, and those above it.
+    fn groups(&self, own: &str) -> Option<Vec<PathBuf>> {
+        let path = own.lines().find_map(|line| self.path_of(line))?;
+        // In a container the path may be that of the host, and the mount the container's own part.
+        let below = Path::new(path).strip_prefix(self.root).unwrap_or(Path::new(""));
+        let deepest = Path::new(self.at).join(below);
+        let inside = deepest.ancestors().take_while(|folder| folder.starts_with(self.at));
+        Some(inside.map(PathBuf::from).collect())
     }
 
     /// The process's group in this tree, from a line of `/proc/self/cgroup`: `id:controllers:PATH`;
     /// version 2 has no controllers there.
     fn path_of<'l>(&self, line: &'l str) -> Option<&'l str> {
         let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let is_ours = match self.names.limit == V2.limit {
-            true => controllers.is_empty(),
-            false => controllers.split(',').any(|controller| controller == "memory"),
+        let is_ours = match self.controllers {
+            None => controllers.is_empty(),
+            Some(_) => controllers.split(',').any(|controller| self.is_for(Some(controller))),
         };
         is_ours.then_some(path)
     }

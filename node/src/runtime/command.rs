@@ -8,28 +8,20 @@
 //!
 //! [`preview1`](super::preview1) has the functions that it may import.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use ipdc_jobs::kind::{Call, Form, Guest, RECORD_LIMIT, TaskError};
-use memchr::memchr;
+use ipdc_jobs::kind::{Call, Form, Guest, TaskError};
 use wasmtime::{ExternType, InstancePre, Linker, Module, Store};
 
 use super::calls::{Once, Order, Source};
-use super::imports::{LOG_LINE, Outlet, Sink};
+use super::imports::Sink;
 use super::instance::{State, explain};
+use super::lines::{Lines, Words};
 use super::preview1::{self, World};
 use super::python::Script;
 use super::{GuestError, shown};
 
 /// What a command begins with; a module that exports it is one.
 const START: &str = "_start";
-
-/// The longest line of a command's output: a record.
-const LINE_LIMIT: usize = RECORD_LIMIT;
-
-/// Lines of stderr that an error shows: a message and where it comes from.
-const LAST_WORDS: usize = 5;
 
 /// Whether `module` is a command.
 pub(super) fn is_command(module: &Module) -> bool {
@@ -283,89 +275,6 @@ impl Stdin {
         room[..read].copy_from_slice(&rest[..read]);
         self.given += read;
         read
-    }
-}
-
-/// Makes records of lines.
-#[derive(Default)]
-struct Lines {
-    /// The beginning of a line whose end has not come.
-    begun: Vec<u8>,
-}
-
-impl Lines {
-    fn write(&mut self, mut bytes: &[u8], outlet: &mut Outlet) -> Result<(), TaskError> {
-        while let Some(newline) = memchr(b'\n', bytes) {
-            let (line, rest) = (&bytes[..newline], &bytes[newline + 1..]);
-            if self.begun.is_empty() {
-                emit(line, outlet)?;
-            } else {
-                self.begin(line)?;
-                emit(&self.begun, outlet)?;
-                self.begun.clear();
-            }
-            bytes = rest;
-        }
-        self.begin(bytes)
-    }
-
-    fn begin(&mut self, bytes: &[u8]) -> Result<(), TaskError> {
-        if self.begun.len() + bytes.len() > LINE_LIMIT {
-            return Err(GuestError::Line(LINE_LIMIT).into());
-        }
-        self.begun.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn end(&mut self, outlet: &mut Outlet) -> Result<(), TaskError> {
-        let last = std::mem::take(&mut self.begun);
-        if last.is_empty() { Ok(()) } else { emit(&last, outlet) }
-    }
-}
-
-/// A line is a key and, after the first tab, a value.
-fn emit(line: &[u8], outlet: &mut Outlet) -> Result<(), TaskError> {
-    match memchr(b'\t', line) {
-        Some(tab) => outlet.emit(&line[..tab], &line[tab + 1..]),
-        None => outlet.emit(line, b""),
-    }
-}
-
-/// Makes log lines of what comes on stderr, and remembers the last ones.
-#[derive(Default)]
-struct Words {
-    begun: Vec<u8>,
-    last: VecDeque<String>,
-}
-
-impl Words {
-    fn write(&mut self, bytes: &[u8], outlet: &mut Outlet) {
-        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let text = part.strip_suffix(b"\n").unwrap_or(part);
-            let room = LOG_LINE.saturating_sub(self.begun.len());
-            self.begun.extend_from_slice(&text[..text.len().min(room)]);
-            if text.len() < part.len() {
-                self.end(outlet);
-            }
-        }
-    }
-
-    fn end(&mut self, outlet: &mut Outlet) {
-        if self.begun.is_empty() {
-            return;
-        }
-        outlet.log(&self.begun);
-        if self.last.len() == LAST_WORDS {
-            self.last.pop_front();
-        }
-        self.last.push_back(String::from_utf8_lossy(&self.begun).into_owned());
-        self.begun.clear();
-    }
-
-    /// `: what it said last`, when it said something.
-    fn last(&self) -> String {
-        let lines: Vec<_> = self.last.iter().map(String::as_str).collect();
-        if lines.is_empty() { String::new() } else { format!(": {}", lines.join("; ")) }
     }
 }
 

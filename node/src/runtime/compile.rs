@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, WasmBacktraceDetails};
 
 use super::{GuestError, config, shown};
+use crate::machine;
 
 /// The longest module that is looked at, in bytes. The largest known useful one, CPython, has 26 MB.
 pub const MODULE_LIMIT: usize = 64 << 20;
@@ -61,11 +62,7 @@ impl Compiler {
     /// In another process of the program that runs now, in a node that has `memory` bytes for guests.
     #[must_use]
     pub fn apart(memory: u64) -> Self {
-        // On Linux it is there even when the file has been replaced by a newer one.
-        let own = PathBuf::from("/proc/self/exe");
-        let named = || std::env::current_exe().unwrap_or_else(|_| "ipdc".into());
-        let program = if own.exists() { own } else { named() };
-        Compiler::Apart { program, memory: memory.min(MEMORY) }
+        Compiler::Apart { program: machine::own_program(), memory: memory.min(MEMORY) }
     }
 
     /// What comes of the module `code`, written to `to`: its digest, then itself.

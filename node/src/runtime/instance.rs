@@ -356,7 +356,7 @@ impl Guest for Instance {
 
 /// The node's trouble and not the guest's: another worker may have room for the `wanted` bytes, or, when
 /// they are more than this one has for all guests, only a larger one.
-fn no_room(wanted: u64, room: u64) -> TaskError {
+pub(super) fn no_room(wanted: u64, room: u64) -> TaskError {
     let class = if wanted > room { FailureClass::TooSmall } else { FailureClass::Worker };
     let message =
         format!("the guest wants {wanted} bytes of memory; this node has {room} for all guests");

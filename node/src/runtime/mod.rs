@@ -14,6 +14,9 @@
 //! | [`answer`] | what came of its last fetch |
 //! | [`command`] | WASI commands: programs with stdin and stdout |
 //! | [`preview1`] | what a command may call |
+//! | [`lines`] | what commands and native programs write, as records and log |
+//! | [`requests`] | what both ask their host |
+//! | [`process`] | native programs, confined by the kernel |
 //! | [`python`] | Python code, by a command that interprets it |
 //! | [`server`] | an interpreter that stays for many calls |
 //! | [`trace`] | where a guest was when it failed |
@@ -30,9 +33,12 @@ mod command;
 mod compile;
 mod imports;
 mod instance;
+mod lines;
 mod outbox;
 mod preview1;
+mod process;
 mod python;
+mod requests;
 mod room;
 mod server;
 mod side;
@@ -71,6 +77,7 @@ use ticker::Ticker;
 pub use allowance::Allowance;
 pub use calls::Attempt;
 pub use compile::{Compiler, MODULE_LIMIT, compile_if_asked};
+pub use process::{Options as ProcessOptions, Processes, Trouble, launch_if_asked};
 pub use trace::{Frame, Place};
 
 /// Characters of a module's own names, and of what the compiler says, that an error shows.
@@ -84,10 +91,12 @@ const CHECK_MS: u64 = 30_000;
 /// work, whatever is done with them.
 const PIECE: usize = 1 << 20;
 
-/// The node's wasm runtime. Clones share it; nothing is set up before the first use.
+/// What runs the node's guests. Clones share it; for wasm, nothing is set up before the first use.
 #[derive(Clone)]
 pub struct Runtime {
     shared: Arc<Shared>,
+    /// What runs native programs, where somebody may and they can be confined.
+    processes: Option<Processes>,
 }
 
 struct Shared {
@@ -223,6 +232,12 @@ pub(crate) enum GuestError {
     /// A command ended with another exit code than 0.
     #[error("the command ended with exit code {0}")]
     Exit(u32),
+    /// A native program was ended by a signal.
+    #[error("the program was ended by signal {0}")]
+    Signal(i32),
+    /// A native program had more processes than it may.
+    #[error("the program wanted more processes than it may have")]
+    Tasks,
     /// A command that does not run what it is given.
     #[error("the command did not say which Python it is")]
     NoPython,
@@ -250,6 +265,8 @@ impl GuestError {
             GuestError::Enqueue(_) => "IPDC-5317",
             GuestError::NoFetch => "IPDC-5502",
             GuestError::Exit(_) => "IPDC-5310",
+            GuestError::Signal(_) => "IPDC-5318",
+            GuestError::Tasks => "IPDC-5321",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {
                 "IPDC-5313"
@@ -302,7 +319,14 @@ impl Runtime {
         source: WasmBacktraceDetails,
     ) -> Self {
         let (room, machine) = (Room::new(memory), OnceLock::new());
-        Runtime { shared: Arc::new(Shared { directory, compiler, room, source, machine }) }
+        let shared = Arc::new(Shared { directory, compiler, room, source, machine });
+        Runtime { shared, processes: None }
+    }
+
+    /// The same, which runs native programs too.
+    #[must_use]
+    pub fn with_processes(self, processes: Option<Processes>) -> Self {
+        Runtime { processes, ..self }
     }
 
     /// `code`, ready to run; `read` gives a module (wasm, or wat text) that is not here compiled.
@@ -315,13 +339,20 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         stop: &CancellationToken,
     ) -> Result<Program, TaskError> {
-        let module = self.module(code.module(), read, stop)?;
+        let module = || self.module(code.module(), &read, stop);
         let form = match code {
-            Code::Python(python) => Form::Python(command::linked(&module)?, Script::call(python)),
-            Code::Module(_) if command::is_command(&module) => {
-                Form::Command(command::linked(&module)?)
+            Code::Process(native) => Form::Process(self.processes()?.program(native)?),
+            Code::Python(python) => {
+                Form::Python(command::linked(&module()?)?, Script::call(python))
             }
-            Code::Module(_) => Form::Functions(instance::linked(&module)?),
+            Code::Module(_) => {
+                let module = module()?;
+                if command::is_command(&module) {
+                    Form::Command(command::linked(&module)?)
+                } else {
+                    Form::Functions(instance::linked(&module)?)
+                }
+            }
         };
         Ok(Program { runtime: self.clone(), form })
     }
@@ -339,17 +370,25 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         listener: Box<dyn Listener>,
     ) -> Result<(), String> {
-        let module = self.module(code.module(), read, &CancellationToken::new());
-        let module = module.map_err(|error| error.to_string())?;
+        let module = || {
+            let module = self.module(code.module(), read, &CancellationToken::new());
+            module.map_err(|error| error.to_string())
+        };
         let checked = match code {
+            // More cannot be said of it where it is not to run.
+            Code::Process(_) => Ok(()),
             Code::Python(python) => {
                 let script = Script::check(python);
-                let checked = self.interpret(&module, script, function, listener);
+                let checked = self.interpret(&module()?, script, function, listener);
                 return checked.map(drop).map_err(|error| error.to_string());
             }
-            Code::Module(_) if command::is_command(&module) => command::linked(&module).map(drop),
             Code::Module(_) => {
-                instance::linked(&module).and_then(|_| check_exports(&module, function))
+                let module = module()?;
+                if command::is_command(&module) {
+                    command::linked(&module).map(drop)
+                } else {
+                    instance::linked(&module).and_then(|_| check_exports(&module, function))
+                }
             }
         };
         checked.map_err(|error| error.to_string())
@@ -427,6 +466,10 @@ impl Runtime {
         State::new(attempt, memory, side, self.machine().ticker.hold())
     }
 
+    fn processes(&self) -> Result<&Processes, Trouble> {
+        self.processes.as_ref().ok_or_else(|| Trouble::new("none are run here"))
+    }
+
     fn module(
         &self,
         file: &FileRef,
@@ -454,7 +497,7 @@ impl Runtime {
     }
 }
 
-/// Code that is compiled and has what it imports.
+/// Code that is ready to run: of wasm, compiled and with what it imports.
 pub struct Program {
     runtime: Runtime,
     form: Form,
@@ -464,6 +507,7 @@ enum Form {
     Functions(InstancePre<State>),
     Command(InstancePre<Process>),
     Python(InstancePre<Process>, Script),
+    Process(process::Program),
 }
 
 impl Program {
@@ -480,6 +524,7 @@ impl Program {
             }
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script.clone())),
+            Form::Process(program) => return Ok(Box::new(program.instantiate(attempt, given))),
         };
         Ok(Box::new(self.runtime.command(linked, script, attempt, given)))
     }
@@ -501,6 +546,16 @@ impl Program {
                     let guest = self.runtime.alone(linked, &call, attempt, given.clone());
                     let ended =
                         guest.and_then(|mut guest| guest.run(function, &call.input, &mut orders));
+                    orders.ended(ended);
+                }
+                return;
+            }
+            Form::Process(program) => {
+                while let Some(Order { call, attempt }) = orders.next() {
+                    let mut given = given.clone();
+                    given.files.extend(call.file.map(|(name, file)| (name.to_owned(), file)));
+                    let mut run = program.instantiate(attempt, given);
+                    let ended = run.call_for(function, &call.input, &mut orders);
                     orders.ended(ended);
                 }
                 return;

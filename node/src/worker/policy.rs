@@ -17,8 +17,8 @@ use crate::config::{self, Config, Hours};
 /// is somebody at work, and no desktop at rest takes as much.
 const BUSY: f32 = 0.25;
 
-/// The runtimes that there are in every node: each is the one sandbox.
-const HAS: [Runtime; 3] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python];
+/// The runtimes that a node may have.
+const HAS: [Runtime; 4] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python, Runtime::Process];
 
 /// What this node runs, and for whom.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,10 +93,24 @@ impl Policy {
     /// The names of the runtimes that this node has and lets somebody use.
     #[must_use]
     pub fn offered(&self) -> Vec<String> {
-        let all = std::iter::once(&self.members).chain(self.owners.values());
-        let offered: BTreeSet<Runtime> = all.flat_map(|terms| &terms.runtimes).copied().collect();
-        let has = |runtime: &&Runtime| HAS.contains(runtime);
-        offered.iter().filter(has).map(|runtime| runtime.name().to_owned()).collect()
+        let offered = HAS.into_iter().filter(|runtime| self.grants(*runtime));
+        offered.map(|runtime| runtime.name().to_owned()).collect()
+    }
+
+    /// Whether this node lets somebody use `runtime`.
+    #[must_use]
+    pub fn grants(&self, runtime: Runtime) -> bool {
+        let mut all = std::iter::once(&self.members).chain(self.owners.values());
+        all.any(|terms| terms.runtimes.contains(&runtime))
+    }
+
+    /// The same for everybody, but without `runtime`: the node turned out not to have it.
+    #[must_use]
+    pub fn without(mut self, runtime: Runtime) -> Policy {
+        for terms in std::iter::once(&mut self.members).chain(self.owners.values_mut()) {
+            terms.runtimes.remove(&runtime);
+        }
+        self
     }
 
     /// Whether this node lets somebody fetch from the network.
@@ -313,6 +327,23 @@ mod tests {
         let greedy = Claim { limits, ..member };
         let refused = policy.judge(&greedy, "ann", Used::default(), &now()).unwrap_err();
         assert!(refused.to_string().contains("bytes of memory"), "{refused}");
+    }
+
+    #[test]
+    fn native_programs_are_offered_when_somebody_is_named_and_the_node_can_run_them() {
+        assert!(!policy("").grants(Runtime::Process));
+        let named =
+            policy("[policy.owners.ann]\nruntimes = [\"wasm\", \"process\", \"container\"]");
+        assert!(named.grants(Runtime::Process));
+        assert_eq!(named.offered(), ["wasm", "wasi", "python", "process"]);
+        let native = Claim { needs: runs(Runtime::Process), ..claim(peer()) };
+        let judge =
+            |policy: &Policy, owner| code(policy.judge(&native, owner, Used::default(), &now()));
+        assert_eq!(judge(&named, "ann"), None);
+        assert_eq!(judge(&named, "bob"), Some("IPDC-5415"));
+        let unable = named.without(Runtime::Process);
+        assert_eq!(unable.offered(), ["wasm", "wasi", "python"]);
+        assert_eq!(judge(&unable, "ann"), Some("IPDC-5415"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod nodes;
 mod openapi;
 mod outsider;
 mod policy;
+mod process;
 mod python;
 mod steps;
 mod stranger;
