@@ -39,7 +39,7 @@ class Target:
     key: Hashable
     submission: Callable[[], dict[str, Any]]
     encode: Callable[[tuple, dict], str]
-    decode: Callable[[bytes], Any]
+    decode: Callable[[bytes, dict[str, Any]], Any]
 
 
 class Swarm(Executor):
@@ -148,9 +148,23 @@ class Swarm(Executor):
         return Target(
             key=shipped,
             submission=lambda: {"kind": "cl", "files": shipped.files(self._limits)},
-            encode=_values.encode_call,
-            decode=_values.decode,
+            encode=lambda args, kwargs: _values.encode_call(args, kwargs, self._keep),
+            decode=self._decode,
         )
+
+    def _decode(self, output: bytes, files: dict[str, Any]) -> Any:
+        """What a function gave; `files` are those that it wrote, by their paths."""
+
+        def find(name: str, kept: dict[str, Any]) -> _values.File:
+            return self._node.file(name, kept if "cid" in kept else files[kept["out"]])
+
+        return _values.decode(output, find)
+
+    def _keep(self, file: _values.File) -> dict[str, Any]:
+        """Adds a file to the swarm, once."""
+        if file._block is None:
+            file._block = self._node.add(file)
+        return file._block
 
     def _target_of_dir(self, directory: Path) -> Target:
         return Target(
@@ -183,7 +197,7 @@ def _item(args: tuple, kwargs: dict) -> str:
     return args[0] if isinstance(args[0], str) else json.dumps(args[0])
 
 
-def _text_of(output: bytes) -> Union[str, bytes]:
+def _text_of(output: bytes, files: dict[str, Any]) -> Union[str, bytes]:
     """What an item of a job directory gave: text where it is UTF-8."""
     try:
         return output.decode()

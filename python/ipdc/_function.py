@@ -40,9 +40,9 @@ from function import FUNCTION as function
 
 
 def run(item):
-    args, kwargs = ipdc_values.decode_call(item)
+    args, kwargs = ipdc_values.decode_call(item, ipdc_values.find_by_cid)
     try:
-        return ipdc_values.encode(function(*args, **kwargs))
+        return ipdc_values.encode(function(*args, **kwargs), ipdc_values.keep_in_out)
     except BaseException as error:
         ipdc.log("{RAISED}" + type(error).__qualname__)
         raise

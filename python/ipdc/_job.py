@@ -20,6 +20,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 from ._errors import IpdcError, JobError, NodeError, NodeUnreachable, RemoteError
 from ._node import Node, Silence
+from ._values import File
 
 GIFT_ITEMS = 1000
 """How many items are given in one request, at most: it takes the node some milliseconds."""
@@ -66,6 +67,9 @@ class ItemFuture(Future):
     _number: Optional[int] = None
     _was_taken_back = False
 
+    files: dict[str, File] = {}
+    """The files that the item wrote to /out, by their paths there, once it has ended well."""
+
     def cancel(self) -> bool:
         """Whether the item is cancelled, before or now. `result` raises CancelledError then."""
         if super().cancel():
@@ -98,7 +102,7 @@ class Job:
     When the job ended because nothing was given to it for long, the next item opens another.
     """
 
-    def __init__(self, node: Node, open_job: Callable[[], str], decode: Callable[[bytes], Any], in_flight: int):
+    def __init__(self, node: Node, open_job: Callable[[], str], decode: Callable[[bytes, dict[str, Any]], Any], in_flight: int):
         self._node = node
         self._open_job = open_job
         self._decode = decode
@@ -347,21 +351,23 @@ class Job:
         elif line["status"] != "done":
             future.set_exception(RemoteError(self._id or "", line))
         elif "cid" in line:
-            self._fetchers.submit(self._fetch, line["cid"], future)
+            self._fetchers.submit(self._fetch, line, future)
         else:
-            self._answer(line.get("output", "").encode(), future)
+            self._answer(line.get("output", "").encode(), line, future)
 
-    def _fetch(self, cid: str, future: ItemFuture) -> None:
+    def _fetch(self, line: dict[str, Any], future: ItemFuture) -> None:
         try:
-            output = self._node.cat(cid)
+            output = self._node.cat(line["cid"])
         except Exception as error:
             future.set_exception(error)
         else:
-            self._answer(output, future)
+            self._answer(output, line, future)
 
-    def _answer(self, output: bytes, future: ItemFuture) -> None:
+    def _answer(self, output: bytes, line: dict[str, Any], future: ItemFuture) -> None:
         try:
-            result = self._decode(output)
+            files = line.get("files", {})
+            result = self._decode(output, files)
+            future.files = {path: self._node.file(path.rpartition("/")[2], block) for path, block in files.items()}
         except Exception as error:
             future.set_exception(error)
         else:

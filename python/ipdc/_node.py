@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Iterator, Optional, Union
 from urllib.parse import quote, urlencode
 
 from ._errors import NodeError, NodeUnreachable
+from ._values import File
 
 ANSWER_S = 60.0
 """The longest that a node may stay silent, in seconds. It holds an answer back for 30 at most."""
@@ -81,6 +82,18 @@ class Node:
         with open(path, "rb") as file:
             return self._json("POST", ("files",), {"pin": str(pin).lower()}, file, headers)
 
+    def add(self, file: File) -> dict[str, Any]:
+        """Adds a file to the swarm: what stands for it, its `cid` and `bytes`."""
+        size = file.size
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        with file.open() as content:
+            added = self._json("POST", ("files",), {}, content, headers)
+        return {"cid": added["cid"], "bytes": size}
+
+    def file(self, name: str, block: dict[str, Any]) -> File:
+        """A file of the swarm, which is fetched when it is read."""
+        return File._of_block(name, block, copy=lambda to: self._copy(to, block["cid"]))
+
     def cat(self, *path: str) -> bytes:
         """The bytes of a file of the swarm: its CID, or that of a directory and names below it."""
         connection, response = self._ask("GET", ("cat", *path), {})
@@ -88,11 +101,14 @@ class Node:
 
     def save(self, *path: str, to: Path) -> None:
         """Writes a file of the swarm to the file `to`."""
+        with open(to, "wb") as file:
+            self._copy(file, *path)
+
+    def _copy(self, to: BinaryIO, *path: str) -> None:
         connection, response = self._ask("GET", ("cat", *path), {})
         try:
-            with open(to, "wb") as file:
-                while piece := response.read(PIECE):
-                    file.write(piece)
+            while piece := response.read(PIECE):
+                to.write(piece)
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
         finally:

@@ -7,95 +7,149 @@ A value is None, bool, int, float, str, bytes, File, or a list, tuple or dict (w
 has stands for itself; the rest is an object with one key that begins with `$`.
 """
 
+import io
 import json
 
 
 class File:
-    """A small file as an argument or a result: a name and its bytes.
+    """A file as an argument or a result: a name and its bytes.
 
-    `File(path)` reads the file `path`; `File(name, data)` makes one of bytes.
+    `File(path)` is the file at `path`, which is read when it is sent; `File(name, data)` is one of bytes. Short ones
+    travel inside their value, others as blocks of the swarm, read where they are needed.
     """
 
-    LIMIT = 32 << 10
-    """The longest, in bytes: an item is 64 KiB of text, of which base64 takes four thirds of this, and the other
-    arguments have the rest."""
+    INLINE = 8 << 10
+    """The longest that travels inside its value, in bytes: several fit an item of 64 KiB."""
 
     def __init__(self, path, data=None):
         text = str(path)
         self.name = text.replace("\\", "/").rpartition("/")[2]
+        # Where its bytes are: here, in a file, or what copies them to a file.
+        self._data = None if data is None else bytes(data)
+        self._path = text if data is None else None
+        self._copy = None
+        # How it is known in the swarm, once it is: its `cid` and `bytes`.
+        self._block = None
         if data is None:
-            with open(text, "rb") as file:
-                data = file.read(self.LIMIT + 1)
-        if len(data) > self.LIMIT:
-            raise NotImplementedError(
-                f"{self.name} is longer than {self.LIMIT} bytes, and a file travels inside its item: code in the"
-                " sandbox cannot read a file by its CID yet. Cut it, or make a job directory of kind cl whose"
-                " `items` is a directory (docs/items.md)"
-            )
-        self.data = bytes(data)
+            open(text, "rb").close()
+
+    @classmethod
+    def _of_block(cls, name, block, copy=None, path=None):
+        """A file of the swarm, whose bytes `copy` writes to a file, or which lies at `path`."""
+        file = cls(name, b"")
+        file._data, file._block, file._copy, file._path = None, block, copy, path
+        return file
+
+    @property
+    def size(self):
+        """Its length in bytes."""
+        if self._data is not None:
+            return len(self._data)
+        if self._block is not None:
+            return self._block["bytes"]
+        import os
+
+        return os.stat(self._path).st_size
+
+    def open(self):
+        """A binary file to read it from, at its beginning."""
+        if self._data is not None:
+            return io.BytesIO(self._data)
+        if self._path is not None:
+            return open(self._path, "rb")
+        import tempfile
+
+        file = tempfile.TemporaryFile()
+        self._copy(file)
+        file.seek(0)
+        return file
 
     def read(self):
         """Its bytes."""
-        return self.data
+        with self.open() as file:
+            return file.read()
 
     def text(self):
         """Its text, as UTF-8."""
-        return self.data.decode()
+        return self.read().decode()
 
     def save(self, path):
-        """Writes it to the file `path`. Not in the sandbox, which has nothing to write to."""
-        with open(path, "wb") as file:
-            file.write(self.data)
+        """Writes it to the file `path`; in the sandbox, below /out."""
+        import shutil
+
+        with self.open() as file, open(path, "wb") as to:
+            shutil.copyfileobj(file, to)
 
     def __eq__(self, other):
-        return isinstance(other, File) and (self.name, self.data) == (other.name, other.data)
+        return isinstance(other, File) and self.name == other.name and self.read() == other.read()
 
     def __hash__(self):
-        return hash((self.name, self.data))
+        return hash(self.name)
 
     def __repr__(self):
-        return f"File({self.name!r}, {len(self.data)} bytes)"
+        return f"File({self.name!r}, {self.size} bytes)"
 
 
-def encode(value):
-    """The value as JSON. TypeError, which names the place, when something in it does not travel."""
-    return json.dumps(_plain(value, "the value"), separators=(",", ":"))
+def encode(value, keep):
+    """The value as JSON. `keep(file)` takes what is too long to be inside, and gives what stands for it. TypeError,
+    which names the place, when something in it does not travel."""
+    return json.dumps(_plain(value, "the value", keep), separators=(",", ":"))
 
 
-def encode_call(args, kwargs):
+def encode_call(args, kwargs, keep):
     """The arguments of a call as JSON."""
-    plain = [_plain(arg, f"argument {n}") for n, arg in enumerate(args, 1)]
-    named = [[name, _plain(arg, f"argument `{name}`")] for name, arg in kwargs.items()]
+    plain = [_plain(arg, f"argument {n}", keep) for n, arg in enumerate(args, 1)]
+    named = [[name, _plain(arg, f"argument `{name}`", keep)] for name, arg in kwargs.items()]
     return json.dumps([plain, named], separators=(",", ":"))
 
 
-def decode(text):
-    """The value that `encode` wrote."""
-    return _value(json.loads(text))
+def decode(text, find):
+    """The value that `encode` wrote. `find(name, kept)` gives the file of this name that `keep` gave `kept` for."""
+    return _value(json.loads(text), find)
 
 
-def decode_call(text):
+def decode_call(text, find):
     """The arguments that `encode_call` wrote: a list, and a dict."""
     plain, named = json.loads(text)
-    return [_value(arg) for arg in plain], {name: _value(arg) for name, arg in named}
+    return [_value(arg, find) for arg in plain], {name: _value(arg, find) for name, arg in named}
 
 
-def _plain(value, where):
+def keep_in_out(file):
+    """In the sandbox: what a function gives is written to /out, unless it is there or came by its CID."""
+    import os
+
+    if file._block is not None:
+        return file._block
+    path = file._path
+    if path is None or not path.startswith("/out/"):
+        taken = len(os.listdir("/out"))
+        path = next(path for n in range(taken, 2 * taken + 1) if not os.path.exists(path := f"/out/file-{n}"))
+        file.save(path)
+    return {"out": path[len("/out/") :], "bytes": file.size}
+
+
+def find_by_cid(name, kept):
+    """In the sandbox: a file by its CID."""
+    return File._of_block(name, kept, path="/ipfs/" + kept["cid"])
+
+
+def _plain(value, where, keep):
     kind = type(value)
     if value is None or kind in (bool, int, float, str):
         return value
     if kind is bytes:
         return {"$bytes": _base64(value)}
     if kind is File:
-        return {"$file": [value.name, _base64(value.data)]}
+        short = value._block is None and value.size <= File.INLINE
+        return {"$file": [value.name, _base64(value.read()) if short else keep(value)]}
     if kind in (list, tuple):
-        plain = [_plain(part, f"{where}[{n}]") for n, part in enumerate(value)]
+        plain = [_plain(part, f"{where}[{n}]", keep) for n, part in enumerate(value)]
         return plain if kind is list else {"$tuple": plain}
     if kind is dict:
         for key in value:
             if type(key) is not str:
                 raise TypeError(f"{where} is a dict with the key {key!r}; expected keys that are str")
-        plain = {key: _plain(part, f"{where}[{key!r}]") for key, part in value.items()}
+        plain = {key: _plain(part, f"{where}[{key!r}]", keep) for key, part in value.items()}
         # A dict that looks like one of ours.
         return {"$dict": plain} if len(plain) == 1 and next(iter(plain)).startswith("$") else plain
     raise TypeError(
@@ -104,9 +158,9 @@ def _plain(value, where):
     )
 
 
-def _value(plain):
+def _value(plain, find):
     if type(plain) is list:
-        return [_value(part) for part in plain]
+        return [_value(part, find) for part in plain]
     if type(plain) is not dict:
         return plain
     if len(plain) == 1:
@@ -114,12 +168,13 @@ def _value(plain):
         if key == "$bytes":
             return _bytes(given)
         if key == "$file":
-            return File(given[0], _bytes(given[1]))
+            name, kept = given
+            return File(name, _bytes(kept)) if type(kept) is str else find(name, kept)
         if key == "$tuple":
-            return tuple(_value(part) for part in given)
+            return tuple(_value(part, find) for part in given)
         if key == "$dict":
             plain = given
-    return {key: _value(part) for key, part in plain.items()}
+    return {key: _value(part, find) for key, part in plain.items()}
 
 
 def _base64(data):

@@ -63,7 +63,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.job = self.open()
 
     def open(self, in_flight=100):
-        return Job(self.node, lambda: "job", bytes.decode, in_flight)
+        return Job(self.node, lambda: "job", lambda output, files: output.decode(), in_flight)
 
     def end(self):
         self.job.close()
@@ -179,7 +179,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         def refused():
             raise NodeError(400, {"code": "IPDC-4001", "message": "no"})
 
-        job = Job(self.node, refused, bytes.decode, 100)
+        job = Job(self.node, refused, lambda output, files: output.decode(), 100)
         with self.assertRaisesRegex(NodeError, "IPDC-4001: no"):
             job.put("a").result(WAIT_S)
         for unused in (job, self.job):
@@ -195,7 +195,7 @@ class OpenJobs(Waiting, unittest.TestCase):
             goes_on.wait(WAIT_S)
             raise NodeError(400, {"message": "no"})
 
-        job = Job(self.node, refused_late, bytes.decode, 100)
+        job = Job(self.node, refused_late, lambda output, files: output.decode(), 100)
         first = job.put("a")
         self.wait_for(first.running)
         job.put("b")

@@ -23,6 +23,21 @@ def divide(a, b):
     return inner()
 
 
+def write_files(count):
+    import os
+
+    import ipdc
+
+    os.makedirs("/out/deep", exist_ok=True)
+    files = []
+    for n in range(count):
+        path = f"/out/deep/{n}"
+        with open(path, "w") as to:
+            to.write(f"file {n}")
+        files.append(ipdc.File(path))
+    return files
+
+
 def split_file(file, at):
     import ipdc
 
@@ -69,6 +84,23 @@ class Functions(NodeTest):
     def test_a_file_and_an_int_give_two_files_and_an_int(self):
         answer = self.swarm.submit(split_file, File("in.txt", b"one,two"), 3).result(WAIT_S)
         self.assertEqual(answer, {"first": File("first", b"one"), "rest": File("rest", b",two"), "len": 7})
+
+    def test_long_files_go_in_and_out_as_blocks(self):
+        data = bytes(range(256)) * 8192
+        answer = self.swarm.submit(split_file, File("in.bin", data), 3).result(WAIT_S)
+        first, rest = answer["first"], answer["rest"]
+        self.assertEqual((first.read(), rest.size, answer["len"]), (data[:3], len(data) - 3, len(data)))
+        self.assertEqual(rest, File("rest", data[3:]))
+        # What came is given on without being sent again.
+        again = self.swarm.submit(split_file, rest, 1).result(WAIT_S)
+        self.assertEqual(again["rest"].read(), data[4:])
+
+    def test_what_is_written_to_out_is_a_file_of_the_result(self):
+        future = self.swarm.submit(write_files, 3)
+        answer = future.result(WAIT_S)
+        self.assertEqual([file.text() for file in answer], ["file 0", "file 1", "file 2"])
+        self.assertEqual(sorted(future.files), ["deep/2", "deep/1", "deep/0"][::-1])
+        self.assertEqual(future.files["deep/1"].read(), b"file 1")
 
     def test_wrong_values_and_functions_are_refused_before_anything_is_sent(self):
         with self.assertRaisesRegex(TypeError, "argument 1"):
