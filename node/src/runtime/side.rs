@@ -30,8 +30,8 @@ pub(super) const IPFS: &str = "ipfs";
 /// How the names of those begin.
 const BY_CID: &str = "ipfs/";
 
-/// Files by CID that one call may look up: each is remembered until its end.
-const LOOKED_UP: usize = 1_024;
+/// Files by CID that one call may find: each is remembered until its end.
+const FOUND_LIMIT: usize = 1_024;
 
 /// Where its code is, if it is one that runs code.
 pub(super) const CODE: &str = "code";
@@ -43,6 +43,8 @@ pub(super) struct Side {
     folder: Option<&'static str>,
     /// The file of the call under way, if it has one.
     of_call: Option<String>,
+    /// The names of files that were found by their CIDs, for the call under way.
+    found: Vec<String>,
     /// What it writes, if it may.
     pub(super) outbox: Option<Outbox>,
     open: BTreeMap<Vec<u8>, Box<dyn ReadAt>>,
@@ -50,7 +52,14 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn new(given: Given) -> Self {
-        Side { given, folder: None, of_call: None, outbox: None, open: BTreeMap::new() }
+        Side {
+            given,
+            folder: None,
+            of_call: None,
+            found: Vec::new(),
+            outbox: None,
+            open: BTreeMap::new(),
+        }
     }
 
     /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`, and what it
@@ -70,9 +79,8 @@ impl Side {
     /// In the place of the last call's file there is this one, if any. What was opened for that call is not for this.
     pub(super) fn turn(&mut self, file: Option<(&'static str, FileRef)>) {
         self.open.clear();
-        self.given.files.retain(|name, _| !name.starts_with(BY_CID));
-        if let Some(last) = self.of_call.take() {
-            self.given.files.remove(&last);
+        for gone in self.found.drain(..).chain(self.of_call.take()) {
+            self.given.files.remove(&gone);
         }
         if let Some((name, file)) = file {
             let name =
@@ -128,10 +136,10 @@ impl Side {
             return Ok(true);
         }
         let cid = name.strip_prefix(BY_CID).and_then(|cid| cid.parse().ok());
-        let known = self.given.files.keys().filter(|name| name.starts_with(BY_CID)).count();
-        let (Some(cid), true) = (cid, known < LOOKED_UP) else { return Ok(false) };
+        let (Some(cid), true) = (cid, self.found.len() < FOUND_LIMIT) else { return Ok(false) };
         let Some(file) = listener.find(&cid)? else { return Ok(false) };
         self.given.files.insert(name.to_owned(), file);
+        self.found.push(name.to_owned());
         Ok(true)
     }
 
