@@ -11,8 +11,9 @@ use ipdc_jobs::native::Machine;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::{self, ApiError};
 use crate::audit::{Audit, Entry, What};
@@ -42,6 +43,9 @@ use crate::view::{
     WorkingFor,
 };
 use crate::worker::{self, Policy, Room, Worker};
+
+/// How long answers under way may take when all else has stopped: who asked the node to stop is to hear that it does.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How long a stopping node waits for the attempts that run; what is left then is handed back by
 /// its silence.
@@ -134,6 +138,8 @@ pub struct Node {
     started: Instant,
     stop: CancellationToken,
     stopped: CancellationToken,
+    /// What answers over HTTP.
+    answering: TaskTracker,
 }
 
 /// Runs a node until it is told to stop, by a signal or by [`Node::ask_to_stop`].
@@ -287,12 +293,13 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         started,
         stop: CancellationToken::new(),
         stopped: CancellationToken::new(),
+        answering: TaskTracker::new(),
     });
     tokio::spawn(heap::watch(told.borrow().memory));
     let worker = node.worker.clone();
     tokio::spawn(sampler.watch(facts, move || worker.load().running));
     node.set_going(told, mail.controllers, to_worker);
-    tokio::spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
+    node.answering.spawn(api::serve(http, Arc::clone(&node), home.api_token()?));
     tokio::spawn(api::serve_mqtt(Arc::clone(&node)));
     Ok(node)
 }
@@ -554,6 +561,9 @@ impl Node {
         self.broker.shutdown().await;
         self.swarm.shutdown().await;
         self.audit.flush().await;
+        self.answering.close();
+        // Who follows something is cut off.
+        let _ = timeout(LAST_ANSWERS, self.answering.wait()).await;
     }
 }
 
