@@ -479,8 +479,7 @@ pub trait Calls {
     /// # Errors
     /// What ends the call.
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError>;
-    /// A file that the call under way wrote, when it has ended well but for this. `name` is a path, `/` between
-    /// parts, none of which is empty, `.` or `..`.
+    /// A file that the call under way wrote, when it has ended well but for this. `name` [is a path](is_path).
     ///
     /// # Errors
     /// What ends the call.
@@ -489,6 +488,12 @@ pub trait Calls {
     fn again(&mut self);
     /// The call under way has ended.
     fn ended(&mut self, ended: Result<(), TaskError>);
+}
+
+/// Whether `name` is a path down from a directory: `/` between parts, none of which is empty, `.` or `..`.
+#[must_use]
+pub fn is_path(name: &str) -> bool {
+    name.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// One call of a guest.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::ids::FileRef;
-use crate::kind::{Gave, Lasting, Row};
+use crate::kind::{self, Gave, Lasting, Row};
 
 use super::item::{Body, ITEM_LIMIT, Items, is_zero};
 use super::plan::Group;
@@ -165,8 +165,7 @@ impl Ended {
 
     /// Whether it has the form that a worker gives it.
     fn is_plain(&self) -> bool {
-        let is_path = |name: &String| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        self.item.len() <= ITEM_LIMIT && self.files.keys().all(is_path)
+        self.item.len() <= ITEM_LIMIT && self.files.keys().all(|name| kind::is_path(name))
     }
 
     pub(super) fn is_good(&self) -> bool {

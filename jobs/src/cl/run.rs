@@ -42,8 +42,8 @@ const WRITE: usize = 128 << 10;
 /// Runs these items, as many of them as there is time for.
 pub(super) fn items(config: &Config, items: &Items, host: &dyn Host) -> Result<Payload, TaskError> {
     let all = items.read(host)?;
-    let (program, given) = (host.program(&config.run)?, config.given());
-    let given = kind::Given { write: true, ..given };
+    let program = host.program(&config.run)?;
+    let given = kind::Given { write: true, ..config.given() };
     let runner = Runner { program, given, inline: config.inline, host };
     // Who waits for a host can let another go on.
     let threads = if config.fetch.is_some() { PARALLEL.min(all.len()) } else { 1 };

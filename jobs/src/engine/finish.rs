@@ -304,25 +304,12 @@ impl Engine {
     }
 
     fn done(&mut self, storing: &Storing, note: Option<String>) {
-        self.end_with(End {
-            state: EndState::Done,
-            result: Some(storing.result),
-            report: Some(storing.report),
-            error: None,
-            note,
-            same_as: None,
-        });
+        let (result, report) = (Some(storing.result), Some(storing.report));
+        self.end_with(End { result, report, note, ..End::of(EndState::Done) });
     }
 
     pub(super) fn on_cancel(&mut self) {
-        self.end_with(End {
-            state: EndState::Cancelled,
-            result: None,
-            report: None,
-            error: None,
-            note: None,
-            same_as: None,
-        });
+        self.end_with(End::of(EndState::Cancelled));
     }
 
     /// Ends the job with a cause.
@@ -331,14 +318,7 @@ impl Engine {
         let log = log.lines.into_iter().skip(before).collect();
         let message = clip(&message, FAILURE_TEXT_LIMIT);
         let error = JobError { code: code.to_owned(), message, task, log };
-        self.end_with(End {
-            state: EndState::Failed,
-            result: None,
-            report: None,
-            error: Some(error),
-            note: None,
-            same_as: None,
-        });
+        self.end_with(End { error: Some(error), ..End::of(EndState::Failed) });
     }
 
     /// Writes the end, once. Nothing is written after it.

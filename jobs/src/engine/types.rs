@@ -364,6 +364,14 @@ pub struct End {
     pub same_as: Option<JobId>,
 }
 
+impl End {
+    /// One of which nothing is said but how.
+    #[must_use]
+    pub fn of(state: EndState) -> Self {
+        End { state, result: None, report: None, error: None, note: None, same_as: None }
+    }
+}
+
 /// How a job ended, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -229,14 +229,10 @@ impl Controller {
         let Known { job: same_as, result, report } = known;
         let (pins, reason) = (self.context.blocks.pins(), Reason::Result(job));
         match tokio::try_join!(pins.pin(result, reason), pins.pin(report, reason)) {
-            Ok(_) => Ok(Some(End {
-                state: EndState::Done,
-                result: Some(result),
-                report: Some(report),
-                error: None,
-                note: None,
-                same_as: Some(same_as),
-            })),
+            Ok(_) => {
+                let (result, report, same_as) = (Some(result), Some(report), Some(same_as));
+                Ok(Some(End { result, report, same_as, ..End::of(EndState::Done) }))
+            }
             Err(PinError::NotWhole { .. }) => {
                 pins.release(reason).await?;
                 Ok(None)

@@ -334,14 +334,7 @@ fn a_take_over_after_the_result_was_built_does_not_build_it_again() {
 fn a_take_over_of_an_ended_job_says_goodbye_once_more() {
     let mut plan = job(1, 0, &[1]);
     plan.epoch = Epoch(2);
-    let end = End {
-        state: EndState::Cancelled,
-        result: None,
-        report: None,
-        error: None,
-        note: None,
-        same_as: None,
-    };
+    let end = End::of(EndState::Cancelled);
     let journal = vec![Record::Epoch { epoch: Epoch(1) }, Record::Ended(end.clone())];
     let mut lab = Lab::recovered(plan, journal);
     assert_eq!(lab.next(), Action::Ended(end.clone()));

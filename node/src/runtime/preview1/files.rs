@@ -8,6 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use ipdc_jobs::kind::is_path;
+
 use super::{Errno, STDERR};
 use crate::runtime::outbox::{OUT, Outbox};
 use crate::runtime::side::{CODE, IPFS, JOB, Side};
@@ -94,11 +96,10 @@ pub(super) fn is_below(directory: &str, path: &str) -> bool {
 /// The files that have a place here, by their names, in the order of these, each with its index and its length;
 /// then those that were written. A name is a path; one that is none has no place.
 fn files(side: &Side) -> impl Iterator<Item = (u32, &str, u64)> {
-    let is_path = |name: &str| name.split('/').all(|part| !matches!(part, "" | "." | ".."));
     let files = (0..).zip(side.files()).map(|(index, (name, file))| (index, name, file.len));
     let written = side.outbox.iter().flat_map(Outbox::files);
     let written = written.map(|(path, serial, len)| (WRITTEN.saturating_add(serial), path, len));
-    files.filter(move |(_, name, _)| is_path(name)).chain(written)
+    files.filter(|(_, name, _)| is_path(name)).chain(written)
 }
 
 /// What is in the directory with this path. Where a file has the name of a directory, that is not shown.

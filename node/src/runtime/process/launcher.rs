@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipdc_jobs::ids::FileRef;
-use ipdc_jobs::kind::TaskError;
+use ipdc_jobs::kind::{TaskError, is_path};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Trouble;
@@ -140,7 +140,7 @@ impl Launcher {
         named: &BTreeMap<String, FileRef>,
         listener: &mut dyn Listener,
     ) -> Result<(), TaskError> {
-        let named = named.iter().filter(|(name, _)| is_path(name));
+        let named = named.iter().filter(|(name, _)| is_path(name) && !name.contains('\0'));
         let named = named.map(|(name, file)| (format!("{JOB}/{name}"), *file));
         let wanted: BTreeMap<_, _> = named.chain([(path_of_program(), *program)]).collect();
         let gone: Vec<_> =
@@ -186,11 +186,6 @@ impl Drop for Launcher {
 
 fn path_of_program() -> String {
     format!("{CODE}/{PROGRAM}")
-}
-
-/// Whether a side file's name is a path below the folder.
-fn is_path(name: &str) -> bool {
-    !name.contains('\0') && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// Writes the bytes of `file` to a new file at `to` that a program may read, and run.
