@@ -3,7 +3,7 @@
 use std::fs::File;
 
 use ipdc_jobs::ids::FileRef;
-use ipdc_jobs::kind::{Call, Calls, ReadAt, TaskError};
+use ipdc_jobs::kind::{Call, Calls, Given, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
 use ipdc_jobs::message::Counters;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,22 @@ impl Listener for Nobody {
 pub(super) struct Orders<'a> {
     pub(super) calls: &'a mut dyn Calls,
     pub(super) attempts: &'a dyn Fn(&Call) -> Attempt,
+}
+
+impl Orders<'_> {
+    /// Has `serve` make each call, to a guest of its own that may read what is `given` to all and the call's file.
+    pub(super) fn each_alone(
+        &mut self,
+        given: &Given,
+        serve: impl Fn(Attempt, Given, &Call, &mut Self) -> Result<(), TaskError>,
+    ) {
+        while let Some(Order { call, attempt }) = self.next() {
+            let mut given = given.clone();
+            given.files.extend(call.file.map(|(name, file)| (name.to_owned(), file)));
+            let ended = serve(attempt, given, &call, self);
+            self.ended(ended);
+        }
+    }
 }
 
 impl Source for Orders<'_> {

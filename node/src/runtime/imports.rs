@@ -81,7 +81,7 @@ impl Outlet {
     /// What the guest emits goes to `source` from now on, until [`Outlet::close`].
     pub(super) fn open(&mut self, source: &mut (dyn Source + '_)) {
         let source: NonNull<dyn Source + '_> = NonNull::from(source);
-        // SAFETY: only the lifetime changes. Who opens the outlet, `Instance::call` and `Command::run`, holds the
+        // SAFETY: only the lifetime changes. Who opens the outlet, `Instance::run`, `Command::run` and a process's `Run::call_for`, holds the
         // borrow for longer than the pointer stays here: they close the outlet before they return, on every path.
         #[allow(unsafe_code)]
         let source = unsafe {

@@ -64,7 +64,7 @@ use wasmtime::{
 use crate::config::Size;
 use crate::fetch::{Fetched, Request};
 use cache::Cache;
-use calls::{Order, Orders, Source as _};
+use calls::{Orders, Source as _};
 use command::{Command, Process};
 use instance::{Instance, MemoryCap, STACK_LIMIT, State, TABLE_LIMIT};
 use outbox::Outbox;
@@ -448,19 +448,6 @@ impl Runtime {
         Command::new(linked.clone(), state, script)
     }
 
-    /// A fresh instance for one call.
-    fn alone(
-        &self,
-        linked: &InstancePre<State>,
-        call: &Call,
-        attempt: Attempt,
-        given: Given,
-    ) -> Result<Instance, TaskError> {
-        let mut side = Side::new(given);
-        side.turn(call.file);
-        Instance::new(linked, self.state(attempt, side))
-    }
-
     fn state(&self, attempt: Attempt, side: Side) -> State {
         let memory = MemoryCap::new(attempt.allowance.limits.memory, self.shared.room.share());
         State::new(attempt, memory, side, self.machine().ticker.hold())
@@ -542,23 +529,15 @@ impl Program {
         let mut orders = Orders { calls, attempts };
         let (linked, script) = match &self.form {
             Form::Functions(linked) => {
-                while let Some(Order { call, attempt }) = orders.next() {
-                    let guest = self.runtime.alone(linked, &call, attempt, given.clone());
-                    let ended =
-                        guest.and_then(|mut guest| guest.run(function, &call.input, &mut orders));
-                    orders.ended(ended);
-                }
-                return;
+                return orders.each_alone(given, |attempt, given, call, orders| {
+                    let state = self.runtime.state(attempt, Side::new(given));
+                    Instance::new(linked, state)?.run(function, &call.input, orders)
+                });
             }
             Form::Process(program) => {
-                while let Some(Order { call, attempt }) = orders.next() {
-                    let mut given = given.clone();
-                    given.files.extend(call.file.map(|(name, file)| (name.to_owned(), file)));
-                    let mut run = program.instantiate(attempt, given);
-                    let ended = run.call_for(function, &call.input, &mut orders);
-                    orders.ended(ended);
-                }
-                return;
+                return orders.each_alone(given, |attempt, given, call, orders| {
+                    program.instantiate(attempt, given).call_for(function, &call.input, orders)
+                });
             }
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script)),

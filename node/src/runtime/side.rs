@@ -39,9 +39,7 @@ pub(super) const CODE: &str = "code";
 /// A guest's view of what it was given.
 pub(super) struct Side {
     given: Given,
-    /// Where side files are among all that there are; none, where there is nothing else.
-    folder: Option<&'static str>,
-    /// The file of the call under way, if it has one.
+    /// The file of the call under way, of a command that serves several, if it has one.
     of_call: Option<String>,
     /// The names of files that were found by their CIDs, for the call under way.
     found: Vec<String>,
@@ -52,14 +50,7 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn new(given: Given) -> Self {
-        Side {
-            given,
-            folder: None,
-            of_call: None,
-            found: Vec::new(),
-            outbox: None,
-            open: BTreeMap::new(),
-        }
+        Side { given, of_call: None, found: Vec::new(), outbox: None, open: BTreeMap::new() }
     }
 
     /// What a command sees: side files and its own code as one tree of files, `job/…` and `code/…`, and what it
@@ -73,18 +64,18 @@ impl Side {
             files.into_iter().map(move |(name, file)| (format!("{folder}/{name}"), file))
         };
         let files = under(JOB, given.files).chain(under(CODE, code)).collect();
-        Side { folder: Some(JOB), outbox, ..Side::new(Given { files, ..given }) }
+        Side { outbox, ..Side::new(Given { files, ..given }) }
     }
 
-    /// In the place of the last call's file there is this one, if any. What was opened for that call is not for this.
+    /// In the tree, in the place of the last call's file, there is this one, if any. What was opened for that call is not
+    /// for this.
     pub(super) fn turn(&mut self, file: Option<(&'static str, FileRef)>) {
         self.open.clear();
         for gone in self.found.drain(..).chain(self.of_call.take()) {
             self.given.files.remove(&gone);
         }
         if let Some((name, file)) = file {
-            let name =
-                self.folder.map_or_else(|| name.to_owned(), |folder| format!("{folder}/{name}"));
+            let name = format!("{JOB}/{name}");
             self.given.files.insert(name.clone(), file);
             self.of_call = Some(name);
         }
