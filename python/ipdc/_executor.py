@@ -163,7 +163,8 @@ class Swarm(Executor):
     def _keep(self, file: _values.File) -> dict[str, Any]:
         """Adds a file to the swarm, once."""
         if file._block is None:
-            file._block = self._node.add(file)
+            added = self._node.add(file)
+            file._block = {"cid": added["cid"], "bytes": added["size"]}
         return file._block
 
     def _target_of_dir(self, directory: Path) -> Target:

@@ -10,6 +10,7 @@ from typing import Any, Iterator, Optional
 
 from ._errors import JobError
 from ._node import Node
+from ._values import File
 
 WAIT_S = 20
 """For how many seconds the node is asked to hold back the answer while a job goes on: 30 at most."""
@@ -32,7 +33,7 @@ def add_dir(node: Node, directory: Path) -> str:
     """Adds a directory to the swarm; its CID. Directories with a CACHEDIR.TAG stay behind, as with `ipdc run`."""
     entries = []
     for path in _files(directory):
-        added = node.add_file(path)
+        added = node.add(File(path))
         entries.append({"path": path.relative_to(directory).as_posix(), **added})
         if len(entries) > ENTRIES:
             raise ValueError(f"{directory} has more than {ENTRIES} files")

@@ -76,19 +76,11 @@ class Node:
         data = json.dumps(body).encode()
         return self._json("POST", path, query, data, {"Content-Type": "application/json"})
 
-    def add_file(self, path: Path, pin: bool = False) -> dict[str, Any]:
-        """Adds a file to the swarm; `cid` and `size`."""
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
-        with open(path, "rb") as file:
-            return self._json("POST", ("files",), {"pin": str(pin).lower()}, file, headers)
-
     def add(self, file: File) -> dict[str, Any]:
-        """Adds a file to the swarm: what stands for it, its `cid` and `bytes`."""
-        size = file.size
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        """Adds a file to the swarm; `cid` and `size`."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.size)}
         with file.open() as content:
-            added = self._json("POST", ("files",), {}, content, headers)
-        return {"cid": added["cid"], "bytes": size}
+            return self._json("POST", ("files",), {}, content, headers)
 
     def file(self, name: str, block: dict[str, Any]) -> File:
         """A file of the swarm, which is fetched when it is read."""
