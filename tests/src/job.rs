@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::root;
+use crate::site::Site;
 use crate::text::{Text, write_counts};
 
 /// A job directory in a temp folder.
@@ -42,6 +43,28 @@ impl JobDir {
         );
         let slow_sum = burning("slow-sum.wat", "(; rounds a key ;)", burn_key);
         Self::new(&toml).file("words.wat", words_wat(burn)).file("slow-sum.wat", slow_sum)
+    }
+
+    /// Items that give themselves, as `more` of `job.toml` says.
+    #[must_use]
+    pub fn echo(more: &str) -> Self {
+        let toml = format!("kind = \"cl\"\nrun = \"echo.wat\"\n{more}");
+        Self::new(&toml).file("echo.wat", guest("echo.wat"))
+    }
+
+    /// The example's crawler, from the first page of `site` on, with these keys of `[enqueue]` and `[fetch]`.
+    ///
+    /// # Panics
+    /// When the examples are not built.
+    #[must_use]
+    pub fn crawl(site: &Site, enqueue: &str, fetch: &str) -> Self {
+        let code = fs::read(root().join("examples/crawl/crawl.wasm")).expect("make examples");
+        let toml = format!(
+            "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\nretries = 0\n\
+             [enqueue]\n{enqueue}\n[fetch]\nagent = \"test/1.0 (+https://example.org)\"\n\
+             private = [\"127.0.0.0/8\"]\n{fetch}\n"
+        );
+        Self::new(&toml).file("run.wasm", code).file("start", site.url("/page/0\n"))
     }
 
     /// With one more file.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::api::Api;
-use crate::job::{parts, sorted_lines};
+use crate::job::{JobDir, parts, sorted_lines};
 use crate::{Cgroup, JOB, Program, Running, SOON, eventually, ipdc};
 
 /// How long one long poll for a job's news lasts, in seconds.
@@ -252,9 +252,20 @@ impl Node {
     /// When it is not accepted.
     #[must_use]
     pub fn submit(&self, job: &Path, input: &str) -> String {
-        let command =
-            self.cli(["run", "mr"]).arg(job).args(["--input", input, "--detach", "--json"]);
-        let accepted = command.within(JOB).run().ok().json();
+        self.accepted(self.cli(["run", "mr"]).arg(job).args(["--input", input]))
+    }
+
+    /// As [`Node::submit`], of a job of any kind that names its input itself.
+    ///
+    /// # Panics
+    /// When it is not accepted.
+    #[must_use]
+    pub fn detach(&self, job: &JobDir) -> String {
+        self.accepted(self.cli(["run"]).arg(job.path()))
+    }
+
+    fn accepted(&self, run: Program) -> String {
+        let accepted = run.args(["--detach", "--json"]).within(JOB).run().ok().json();
         accepted["job"].as_str().unwrap_or_else(|| panic!("no `job` in {accepted}")).to_owned()
     }
 

@@ -34,6 +34,9 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 
 use crate::text::Rng;
 
+/// What lets all members fetch from such a site, in a node's `ipdc.toml`.
+pub const MAY_FETCH: &str = "[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n";
+
 /// What the small pages say.
 pub const TEXT: &str = "the quick brown fox jumps over the lazy dog\n";
 

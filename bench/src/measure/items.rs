@@ -5,9 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use ipdc_tests::job::guest;
-use ipdc_tests::site::Site;
-use ipdc_tests::{JobDir, Node, Swarm, root};
+use ipdc_tests::site::{MAY_FETCH, Site};
+use ipdc_tests::{JobDir, Node, Swarm};
 use serde_json::{Value, json};
 
 use super::{Bench, NODES, Noted, reached};
@@ -30,11 +29,6 @@ const POLITE_PAGES: u32 = 200;
 /// Requests a second to that one.
 const POLITE_RATE: u32 = 40;
 
-fn echo(more: &str) -> JobDir {
-    let toml = format!("kind = \"cl\"\nrun = \"echo.wat\"\n{more}");
-    JobDir::new(&toml).file("echo.wat", guest("echo.wat"))
-}
-
 /// Runs the job; how it ended.
 fn run(node: &Node, job: &JobDir) -> Value {
     let run = node.cli(["run", "cl"]).arg(job.path()).args(["--no-memo", "--json"]);
@@ -47,8 +41,8 @@ fn seconds(view: &Value) -> f64 {
 
 pub(super) fn many(_: &Bench, noted: &mut Noted) {
     let swarm = Swarm::of(NODES);
-    run(&swarm[0], &echo("items = \"0..2000\""));
-    let view = run(&swarm[0], &echo(&format!("items = \"0..{MANY}\"")));
+    run(&swarm[0], &JobDir::echo("items = \"0..2000\""));
+    let view = run(&swarm[0], &JobDir::echo(&format!("items = \"0..{MANY}\"")));
     assert_eq!(view["items"]["done"], MANY);
     let remark = format!("{MANY} items in {} tasks", view["tasks"]);
     noted.insert(Figure::ItemRate, reached(MANY as f64 / seconds(&view), remark));
@@ -76,10 +70,7 @@ pub(super) fn native(_: &Bench, noted: &mut Noted) {
 pub(super) fn one(_: &Bench, noted: &mut Noted) {
     let swarm = Swarm::of(NODES);
     let (node, api) = (&swarm[0], swarm[0].api());
-    let job = echo("open = true");
-    let submit = node.cli(["run", "cl"]).arg(job.path()).args(["--detach", "--json"]);
-    let accepted = submit.within(LONG).run().ok().json();
-    let id = accepted["job"].as_str().expect("a job ID");
+    let id = &node.detach(&JobDir::echo("open = true"));
     let _ = node.job_until(id, "it is open", |view| view["items"].is_object());
     let mut ended = Ended::of(node, id);
     let mut took: Vec<f64> = (0..WARM_UP + ONE_BY_ONE)
@@ -131,11 +122,10 @@ impl Ended {
 }
 
 pub(super) fn crawl(_: &Bench, noted: &mut Noted) {
-    let toml = "[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n";
-    let swarm = Swarm::configured(NODES, toml);
+    let swarm = Swarm::configured(NODES, MAY_FETCH);
     let crawl = |pages: u32, seed: u64, fetch: &str| {
         let site = Site::start(pages, seed);
-        let view = run(&swarm[0], &crawler(&site, fetch));
+        let view = run(&swarm[0], &JobDir::crawl(&site, "depth = 1000\nitems = 20000", fetch));
         assert_eq!(view["items"]["done"], pages);
         (site, seconds(&view))
     };
@@ -153,15 +143,4 @@ pub(super) fn crawl(_: &Bench, noted: &mut Noted) {
     let share = 100.0 * rate / f64::from(POLITE_RATE);
     let remark = format!("{rate:.1} requests a second of {POLITE_RATE}");
     noted.insert(Figure::CrawlPolite, reached(share, remark));
-}
-
-/// The example's crawler on this site.
-fn crawler(site: &Site, fetch: &str) -> JobDir {
-    let code = fs::read(root().join("examples/crawl/crawl.wasm")).expect("make examples");
-    let toml = format!(
-        "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\n\
-         [enqueue]\ndepth = 1000\nitems = 20000\n\
-         [fetch]\nagent = \"bench/1.0 (+https://example.org)\"\nprivate = [\"127.0.0.0/8\"]\n{fetch}\n"
-    );
-    JobDir::new(&toml).file("run.wasm", code).file("start", site.url("/page/0\n"))
 }

@@ -4,17 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use ipdc_tests::job::{guest, parts};
-use ipdc_tests::site::{self, Site};
+use ipdc_tests::job::parts;
+use ipdc_tests::site::{self, MAY_FETCH, Site};
 use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually, root};
 use serde_json::{Value, json};
 
 /// A job whose items are what they give.
-fn echo(more: &str) -> JobDir {
-    let toml = format!("kind = \"cl\"\nrun = \"echo.wat\"\n{more}");
-    JobDir::new(&toml).file("echo.wat", guest("echo.wat"))
-}
-
 fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -23,16 +18,10 @@ fn numbers(rows: &[Value]) -> BTreeSet<u64> {
     rows.iter().map(|row| row["n"].as_u64().unwrap()).collect()
 }
 
-/// Submits without waiting; the job's ID.
-fn submit(node: &Node, job: &JobDir) -> String {
-    let accepted = node.cli(["run", "cl"]).arg(job.path()).args(["--detach", "--json"]);
-    accepted.within(JOB).run().ok().json()["job"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn items_that_fail_are_told_with_error_and_log_and_the_rest_is_done() {
     let swarm = Swarm::of(3);
-    let job = echo("items = \"list\"\nretries = 1").file("list", "a\n!bad\nb\nc d\n");
+    let job = JobDir::echo("items = \"list\"\nretries = 1").file("list", "a\n!bad\nb\nc d\n");
     let out = swarm[0].folder().join("out");
     let run = swarm[0].cli(["run", "cl"]).arg(job.path()).arg("--follow").arg("--out").arg(&out);
     let ran = run.within(JOB).run().failed(6, &["IPDC-1643", "1 of the 4 items"]);
@@ -62,7 +51,7 @@ fn items_that_fail_are_told_with_error_and_log_and_the_rest_is_done() {
 
 #[test]
 fn the_result_of_many_items_is_the_same_on_one_node_and_on_three_and_is_remembered() {
-    let job = echo("items = \"0..5000\"");
+    let job = JobDir::echo("items = \"0..5000\"");
     let result = |nodes: usize| {
         let swarm = Swarm::of(nodes);
         let run = || {
@@ -82,7 +71,7 @@ fn the_result_of_many_items_is_the_same_on_one_node_and_on_three_and_is_remember
 #[test]
 fn an_open_job_takes_items_until_it_is_closed() {
     let swarm = Swarm::of(2);
-    let id = submit(&swarm[0], &echo("open = true"));
+    let id = swarm[0].detach(&JobDir::echo("open = true"));
     swarm[0].job_until(&id, "open", |view| view["items"]["total"] == 0);
     let _ = swarm[0].cli(["job", "give", &id, "one", "two"]).within(JOB).run().ok();
     swarm[0].job_until(&id, "two items", |view| view["items"]["done"] == 2);
@@ -100,7 +89,7 @@ fn an_open_job_takes_items_until_it_is_closed() {
 #[test]
 fn a_gift_that_is_given_again_with_its_key_is_taken_once_whatever_happened_meanwhile() {
     let mut swarm = Swarm::of(1);
-    let id = submit(&swarm[0], &echo("open = true"));
+    let id = swarm[0].detach(&JobDir::echo("open = true"));
     let path = format!("/jobs/{id}/items?key=mine");
     // Long enough that the journal keeps it as a file.
     let items = json!(["a", "b".repeat(5_000)]);
@@ -137,7 +126,7 @@ fn what_an_items_code_says_of_its_progress_is_in_the_jobs_view() {
           (call $progress (i64.const 2) (i64.const 4))
           (loop $again (br $again))))";
     let toml = "kind = \"cl\"\nrun = \"run.wat\"\nitems = \"0..2\"\n[limits]\ntime = \"5m\"\n";
-    let id = submit(&swarm[0], &JobDir::new(toml).file("run.wat", wat));
+    let id = swarm[0].detach(&JobDir::new(toml).file("run.wat", wat));
     let both = json!([{"n": 0, "done": 2, "total": 4}, {"n": 1, "done": 2, "total": 4}]);
     swarm[0].job_until(&id, "both are half done", |view| view["running_items"] == both);
     let _ = swarm[0].cli(["job", "cancel", &id]).within(JOB).run().ok();
@@ -148,7 +137,7 @@ fn what_an_items_code_says_of_its_progress_is_in_the_jobs_view() {
 #[test]
 fn items_that_are_cancelled_are_stopped_or_never_begun_and_it_outlives_the_node() {
     let mut swarm = Swarm::of(1);
-    let id = submit(&swarm[0], &echo("open = true"));
+    let id = swarm[0].detach(&JobDir::echo("open = true"));
     // More than run at once, and several to a task.
     let endless = vec!["?"; 300];
     let _ = swarm[0].api().post(&format!("/jobs/{id}/items"), &json!(["a"])).ok();
@@ -180,8 +169,8 @@ fn items_that_are_cancelled_are_stopped_or_never_begun_and_it_outlives_the_node(
 #[test]
 fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
     let mut swarm = Swarm::of(1);
-    let job = echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");
-    let id = submit(&swarm[0], &job);
+    let job = JobDir::echo("items = \"list\"\nretries = 0").file("list", "a\n!b\n?\nc\n");
+    let id = swarm[0].detach(&job);
     swarm[0].job_until(&id, "three have ended", |view| {
         let ended = |how: &str| view["items"][how].as_u64().unwrap_or(0);
         ended("done") + ended("failed") == 3
@@ -197,7 +186,7 @@ fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
     assert_eq!((failed.len(), &failed[0]["log"]), (1, &json!(["!b"])));
 
     for n in 0..8 {
-        let _ = swarm[0].job_done(&submit(&swarm[0], &echo(&format!("items = \"0..{n}\""))));
+        let _ = swarm[0].job_done(&swarm[0].detach(&JobDir::echo(&format!("items = \"0..{n}\""))));
     }
     let gone = swarm[0].cli(["job", "items", &id]).within(JOB).run();
     let _ = gone.failed(4, &["IPDC-5610", "the last 8 jobs that ended"]);
@@ -207,8 +196,8 @@ fn what_ended_before_a_job_was_cancelled_is_shown_as_long_as_it_is_kept() {
 fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
     let mut swarm = Swarm::of(3);
     let list: String = (0..400).map(|n| format!("~{n}\n")).collect();
-    let job = echo("items = \"list\"\nmemo = false").file("list", list);
-    let id = submit(&swarm[0], &job);
+    let job = JobDir::echo("items = \"list\"\nmemo = false").file("list", list);
+    let id = swarm[0].detach(&job);
     let some = |view: &Value| view["items"]["done"].as_u64() > Some(40);
     swarm[0].job_until(&id, "some are done", some);
     let follower = swarm[0].cli(["job", "items", &id]).within(JOB).start();
@@ -233,14 +222,7 @@ fn a_job_of_items_survives_the_death_of_its_controller_and_of_a_worker() {
 
 /// Crawls the site from its first page on: the result, and the view of the job.
 fn crawl(swarm: &Swarm, site: &Site, more: &str, fetch: &str) -> (std::path::PathBuf, Value) {
-    let code = fs::read(root().join("examples/crawl/crawl.wasm")).expect("make examples");
-    let toml = format!(
-        "kind = \"cl\"\nrun = \"run.wasm\"\nitems = \"start\"\ninline = \"64KiB\"\nretries = 0\n\
-         [enqueue]\n{more}\n[fetch]\nagent = \"test/1.0 (+https://example.org)\"\n\
-         private = [\"127.0.0.0/8\"]\n{fetch}"
-    );
-    let job = JobDir::new(&toml).file("run.wasm", code).file("start", site.url("/page/0\n"));
-    let id = submit(&swarm[0], &job);
+    let id = swarm[0].detach(&JobDir::crawl(site, more, fetch));
     let view = swarm[0].job_done(&id);
     (swarm[0].save_result(&id), view)
 }
@@ -256,8 +238,6 @@ fn example(site: &Site) -> JobDir {
     let code = fs::read(folder.join("crawl.wasm")).expect("make examples");
     JobDir::new(&toml).file("crawl.wasm", code).file("start", site.url("/page/0\n"))
 }
-
-const MAY_FETCH: &str = "[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n";
 
 /// Lines of `key<TAB>value value …` by key.
 fn lists(dir: &Path) -> BTreeMap<String, BTreeSet<String>> {
@@ -335,10 +315,9 @@ fn a_maze_ends_at_the_number_of_items_and_depth_is_kept() {
 #[test]
 fn without_a_node_that_grants_it_nobody_fetches() {
     let swarm = Swarm::of(1);
-    let toml = "kind = \"cl\"\nrun = \"echo.wat\"\nitems = \"0..3\"\n\
-                [fetch]\nagent = \"test/1.0 (+https://example.org)\"\n";
-    let job = JobDir::new(toml).file("echo.wat", guest("echo.wat"));
-    let id = submit(&swarm[0], &job);
+    let job =
+        JobDir::echo("items = \"0..3\"\n[fetch]\nagent = \"test/1.0 (+https://example.org)\"\n");
+    let id = swarm[0].detach(&job);
     let view = swarm[0].job_until(&id, "a reason", |view| view["waiting"].is_string());
     assert!(view["waiting"].as_str().unwrap().contains("fetch"), "{view:#}");
 }

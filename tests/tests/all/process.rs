@@ -62,8 +62,7 @@ fn a_native_program_runs_where_its_owner_is_named_and_nowhere_else() {
     let mut swarm = Swarm::of(3);
     let job = items("echo \"$1 $(cat) $(id -u)\"", "0..60");
     // Nobody is named yet.
-    let run = swarm[0].cli(["run", "cl"]).arg(job.path()).args(["--detach", "--json"]);
-    let id = run.run().ok().json()["job"].as_str().unwrap().to_owned();
+    let id = swarm[0].detach(&job);
     swarm[0].job_until(&id, "that nobody may run it", |view| {
         view["waiting"].as_str().is_some_and(|why| why.contains("the process runtime"))
     });

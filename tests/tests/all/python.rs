@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipdc_tests::job::{many_splits, parts};
+use ipdc_tests::site::MAY_FETCH;
 use ipdc_tests::{JOB, JobDir, Node, Site, root};
 use serde_json::Value;
 
@@ -102,7 +103,7 @@ fn a_crawler_in_python_finds_what_the_compiled_one_finds() {
     const PAGES: u32 = 60;
     let mut node = node_with_python();
     node.stop();
-    node.configure("[policy]\nfetch = true\nfetch_private = [\"127.0.0.0/8\"]\n");
+    node.configure(MAY_FETCH);
     node.start();
     let site = Site::start(PAGES, 7);
     let crawl = |code: &str| {

@@ -53,12 +53,6 @@ fn last_of(node: &Node, count: u64) -> Vec<Value> {
     views
 }
 
-/// Submits without waiting; the first job's ID.
-fn submit(node: &Node, job: &JobDir) -> String {
-    let accepted = node.cli(["run"]).arg(job.path()).args(["--detach", "--json"]);
-    accepted.within(JOB).run().ok().json()["job"].as_str().unwrap().to_owned()
-}
-
 fn view(node: &Node, job: &str) -> Value {
     node.api().get(&format!("/jobs/{job}")).ok()
 }
@@ -222,7 +216,7 @@ fn slow() -> JobDir {
 fn steps_go_on_after_kills_of_their_node_within_and_between_them() {
     let mut node = Node::first();
     node.start();
-    let first = submit(&node, &slow());
+    let first = node.detach(&slow());
     let some = |view: &Value| view["items"]["done"].as_u64() > Some(10);
     node.job_until(&first, "some items", some);
     node.kill();
@@ -280,7 +274,7 @@ fn a_cancelled_step_is_the_last_and_the_first_jobs_id_reaches_the_one_under_way(
     let mut node = Node::first();
     node.start();
     let job = slow();
-    let first = submit(&node, &job);
+    let first = node.detach(&job);
     node.job_until(&first, "some items", |view| view["items"]["done"].as_u64() > Some(5));
     let _ = node.cli(["job", "cancel", &first]).run().ok();
     let ended = node.job_until(&first, "its end", |view| view["state"] == "cancelled");
@@ -288,7 +282,7 @@ fn a_cancelled_step_is_the_last_and_the_first_jobs_id_reaches_the_one_under_way(
     assert_eq!(node.api().get("/jobs").ok().as_array().unwrap().len(), 1);
 
     let job = steps(TWO, "one\n").file("words.wat", guest("forever.wat"));
-    let first = submit(&node, &job);
+    let first = node.detach(&job);
     let second = next(&node, &first);
     let _ = node.cli(["job", "cancel", &first]).run().ok();
     node.job_until(&second, "its end", |view| view["state"] == "cancelled");
