@@ -127,6 +127,8 @@ impl Scenario {
                 block: Duration::from_secs(5),
                 block_max: Duration::from_secs(20),
                 retry_max: Duration::from_secs(10),
+                // Longer than any other wait, and not the day that it is: some runs last as long.
+                stall: Duration::from_secs(1_800),
                 ..Limits::default()
             },
             worker_limits: WorkerLimits::default(),

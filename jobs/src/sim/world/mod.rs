@@ -27,7 +27,7 @@ use crate::kind::TaskSpec;
 use crate::manifest::{Limits, Manifest, VERSION};
 use crate::message::{Assignment, ToController, ToWorker};
 
-/// After the faults stop, every job must have ended within this.
+/// After the faults stop, and whoever is waited for in vain is given up, every job must have ended within this.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 /// And every node must have forgotten it within this: two of a worker's idle pings.
 const FORGOTTEN_WITHIN: Duration = Duration::from_secs(1_500);
@@ -402,10 +402,12 @@ impl World {
             self.tally.events += 1;
             self.happen(happening)?;
             let Some(stopped) = self.faults_stopped_at else { continue };
-            if self.now > stopped + ENDS_WITHIN {
+            let stopped_waiting = stopped + self.waits_for_scrap();
+            if self.now > stopped_waiting + ENDS_WITHIN {
                 self.all_ended()?;
             }
-            if self.now > stopped && (self.is_quiet() || self.now > stopped + FORGOTTEN_WITHIN) {
+            let is_late = self.now > stopped_waiting + FORGOTTEN_WITHIN;
+            if self.now > stopped && (self.is_quiet() || is_late) {
                 break;
             }
         }
@@ -554,6 +556,19 @@ impl World {
             && self.nodes.iter().all(|node| {
                 node.worker.as_ref().is_none_or(|worker| worker.jobs().next().is_none())
             })
+    }
+
+    /// How long a job may wait for a node that is gone for good. Nobody knows that it is; and of one with other
+    /// slots than the nodes that are there, nobody knows either whether the job would be too large for it.
+    fn waits_for_scrap(&self) -> Duration {
+        let is_hopeless =
+            |job: &Job| job.draw.large.is_some_and(|large| large.is_hopeless && !large.is_declared);
+        let is_any_gone = self.nodes.iter().any(|node| node.is_scrap);
+        if is_any_gone && self.jobs.iter().any(is_hopeless) {
+            self.scenario.limits.stall
+        } else {
+            Duration::ZERO
+        }
     }
 
     fn all_ended(&self) -> Result<(), Broken> {
