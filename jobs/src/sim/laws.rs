@@ -168,9 +168,14 @@ impl Laws {
         }
     }
 
-    /// A worker reported a good output.
-    pub(super) fn on_good_report(&mut self, worker: PeerId, task: TaskId, attempt: Attempt) {
-        self.good_reports.insert((worker, task, attempt));
+    /// A worker reported an output, or that it has none. The latter too after the former: what it answered from its
+    /// memo is not on its disk, and after a crash it may run the same attempt again, and fail.
+    pub(super) fn on_report(&mut self, of: PeerId, task: TaskId, attempt: Attempt, is_good: bool) {
+        if is_good {
+            self.good_reports.insert((of, task, attempt));
+        } else {
+            self.good_reports.remove(&(of, task, attempt));
+        }
     }
 
     /// The engine told a worker to forget a report.

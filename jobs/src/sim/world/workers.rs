@@ -238,9 +238,8 @@ impl World {
         let Some(job) = self.job_index(message.job) else { return };
         let worker = self.nodes[node].id;
         for report in reports {
-            if matches!(report.outcome, Outcome::Done { .. }) {
-                self.jobs[job].laws.on_good_report(worker, report.task, report.attempt);
-            }
+            let is_good = matches!(report.outcome, Outcome::Done { .. });
+            self.jobs[job].laws.on_report(worker, report.task, report.attempt, is_good);
         }
     }
 
