@@ -4,6 +4,7 @@
 //! may ask. It keeps nothing but its connection pool. Every wait has a bound: an answer comes
 //! within [`ANSWER_LIMIT`], and a transfer that moves no byte for [`STALL_LIMIT`] is given up.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -26,11 +27,11 @@ use tokio::time::timeout;
 use crate::audit;
 use crate::problem::{ErrorBody, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Collected, ContentPath, Delegate,
-    Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite, InviteRequest,
-    ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewInterpreter, PREFIX,
-    Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop, Submission, TaskWork, Usage,
-    WAIT_LIMIT_S,
+    Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Cancelled, Collected, ContentPath,
+    Delegate, Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite,
+    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
+    NewInterpreter, PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop,
+    Submission, TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -529,6 +530,18 @@ impl Client {
     /// As [`Client::status`].
     pub async fn cancel(&self, prefix: &str) -> Result<JobView, ClientError> {
         self.post(&["jobs", prefix, "cancel"], &Empty {}).await
+    }
+
+    /// Takes items out of a job, by their numbers.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn cancel_items(
+        &self,
+        prefix: &str,
+        items: BTreeSet<u64>,
+    ) -> Result<Cancelled, ClientError> {
+        self.post(&["jobs", prefix, "items", "cancel"], &Unwanted { items }).await
     }
 
     /// What the job's code logged, and which attempts failed; of one task, when it is named.

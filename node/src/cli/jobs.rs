@@ -18,7 +18,7 @@ use super::output::{Answer, harmless, put_table, size, span, table};
 use super::progress::{Progress, speed, stages};
 use super::run::end_of;
 use super::transfer;
-use crate::view::{JobLogs, JobState, JobView, LeftOut, StepView};
+use crate::view::{Cancelled, JobLogs, JobState, JobView, LeftOut, StepView};
 
 /// List the jobs that this node knows, newest first
 #[derive(Debug, Args)]
@@ -70,8 +70,8 @@ pub(super) enum Job {
     Give(GiveItems),
     /// Run one of its tasks here, to see what its code does
     Debug(Debug),
-    /// End it without a result
-    Cancel(OneJob),
+    /// End it without a result, or end some of its items
+    Cancel(Cancel),
     /// Show its result's CID, or fetch the result
     Result(JobResult),
 }
@@ -90,9 +90,13 @@ impl Job {
             Job::Items(items) => items.run(session).await,
             Job::Give(items) => items.run(session).await,
             Job::Debug(debug) => debug.run(session).await,
-            Job::Cancel(OneJob { id }) => {
+            Job::Cancel(Cancel { id, items }) if items.is_empty() => {
                 let view = session.client()?.cancel(&id.0).await?;
                 session.output.put(&view)
+            }
+            Job::Cancel(Cancel { id, items }) => {
+                let items = items.into_iter().collect();
+                session.output.put(&session.client()?.cancel_items(&id.0, items).await?)
             }
             Job::Result(result) => result.run(session).await,
         }
@@ -104,6 +108,16 @@ pub(super) struct OneJob {
     /// The job's ID, or as much of its beginning as no other has
     #[arg(value_name = "ID")]
     id: JobPrefix,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    /// The job's ID, or as much of its beginning as no other has
+    #[arg(value_name = "ID")]
+    id: JobPrefix,
+    /// Only this item, by its number; may be repeated. The job goes on
+    #[arg(long = "item", value_name = "N")]
+    items: Vec<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -130,12 +144,13 @@ impl JobResult {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let client = session.client()?;
         let view = client.job(&self.id.0).await?;
-        if view.state.is_end() {
-            end_of(&view, ItemList::AtNode(view.job))?;
-        }
-        let Some(result) = view.result else {
-            return Err(CliError::NoResult { job: view.job, state: view.state });
+        let end = if view.state.is_end() {
+            end_of(&view, ItemList::AtNode(view.job))
+        } else {
+            Err(CliError::NoResult { job: view.job, state: view.state })
         };
+        // A job of which items failed has a result all the same.
+        let Some(result) = view.result else { return end };
         if let Some(out) = &self.out {
             let progress = Progress::new(session.output);
             transfer::fetch(&client, &result.into(), out, &progress).await?;
@@ -145,7 +160,21 @@ impl JobResult {
             result: result.to_string(),
             report: view.report.map(|cid| cid.to_string()),
             out: self.out,
-        })
+        })?;
+        end
+    }
+}
+
+impl Answer for Cancelled {
+    fn text(&self, to: &mut dyn Write) -> io::Result<()> {
+        match self.cancelled.len() {
+            0 => writeln!(to, "none: they had ended, or are lines of a list that is a file"),
+            _ => self.quiet(to),
+        }
+    }
+
+    fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
+        self.cancelled.iter().try_for_each(|item| writeln!(to, "{item}"))
     }
 }
 

@@ -41,6 +41,10 @@ fn items_that_fail_are_told_with_error_and_log_and_the_rest_is_done() {
     let id = swarm[0].api().get("/jobs").ok()[0]["job"].as_str().unwrap().to_owned();
     let failed = swarm[0].cli(["job", "items", &id, "--failed"]).within(JOB).run().ok();
     assert_eq!(failed.text().lines().count(), 1, "of an ended job too");
+    let again = swarm[0].folder().join("again");
+    let fetched = swarm[0].cli(["job", "result", &id, "--out"]).arg(&again).within(JOB).run();
+    assert_eq!(fetched.failed(6, &["IPDC-1643"]).text().trim(), again.to_str().unwrap());
+    assert_eq!(fs::read_to_string(again.join("results.jsonl")).unwrap(), result);
     // The other node that holds the result has the report as well.
     let view = swarm[0].api().get(&format!("/jobs/{id}")).ok();
     assert_eq!(view["items"], json!({"total": 4, "done": 3, "failed": 1, "left_out": 0}));
@@ -156,7 +160,9 @@ fn items_that_are_cancelled_are_stopped_or_never_begun_and_it_outlives_the_node(
     swarm[0].start();
     let rest = || swarm[0].job_until(&id, "it goes on", |view| view["items"]["cancelled"] == 199);
     assert_eq!(rest()["state"], "running");
-    assert_eq!(cancel(&swarm[0], 150..400), 101);
+    let two = swarm[0].cli(["job", "cancel", &id, "--quiet", "--item", "150", "--item", "299"]);
+    assert_eq!(two.within(JOB).run().ok().text(), "299");
+    assert_eq!(cancel(&swarm[0], 150..400), 100);
     let _ = swarm[0].cli(["job", "give", &id, "b", "--close"]).within(JOB).run().ok();
     let view = swarm[0].job_done(&id);
     let items = json!({"total": 302, "done": 2, "failed": 0, "cancelled": 300, "left_out": 0});
