@@ -16,8 +16,8 @@ use crate::native::LONG;
 /// Items of the large job.
 const MANY: u64 = 100_000;
 
-/// Items that are a process each.
-const NATIVE: u64 = 2_000;
+/// Items that are a process each: as many as the peers' programs have.
+const NATIVE: u64 = 10_000;
 
 /// Items that go there and back one after the other, and those before that warm the nodes up.
 const ONE_BY_ONE: usize = 500;
