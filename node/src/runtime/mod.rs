@@ -238,6 +238,9 @@ pub(crate) enum GuestError {
     /// A native program had more processes than it may.
     #[error("the program wanted more processes than it may have")]
     Tasks,
+    /// What a native program left in `/out` is no files, or too many.
+    #[error("what the program left in /out cannot be kept: {0}")]
+    Out(String),
     /// A command that does not run what it is given.
     #[error("the command did not say which Python it is")]
     NoPython,
@@ -267,6 +270,7 @@ impl GuestError {
             GuestError::Exit(_) => "IPDC-5310",
             GuestError::Signal(_) => "IPDC-5318",
             GuestError::Tasks => "IPDC-5321",
+            GuestError::Out(_) => "IPDC-5323",
             GuestError::Line(_) => "IPDC-5311",
             GuestError::TooLong(_) | GuestError::CompileTime(_) | GuestError::CompileMemory(_) => {
                 "IPDC-5313"

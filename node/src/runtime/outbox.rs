@@ -17,7 +17,7 @@ use super::GuestError;
 pub(super) const OUT: &str = "out";
 
 /// Files that an item may have at a time: each takes a descriptor of the node's.
-const FILES_LIMIT: usize = 64;
+pub(super) const FILES_LIMIT: usize = 64;
 
 /// What a command wrote.
 pub(super) struct Outbox {

@@ -113,6 +113,50 @@ fn native_programs_map_combine_and_reduce_as_wasm_does() {
 }
 
 #[test]
+fn files_that_a_native_program_leaves_are_what_its_item_gave() {
+    if left_out() {
+        return;
+    }
+    let mut node = Node::first();
+    node.start();
+    allow(&mut node, "");
+    // One slot, so that each item has what the one before left behind, if anything.
+    let script = "case $(cat) in
+        0) mkdir /out/d && printf zero > /out/0 && chmod 0 /out/0 && seq 100000 > out/d/long && ls out;;
+        1) ls -A /out /tmp/out;;
+        2) ln -s /etc/passwd /out/link;;
+        3) for n in $(seq 65); do : > /out/$n; done;;
+        4) head -c 600000 /dev/zero > /out/a; cp /out/a /out/b;;
+        5) mkfifo out/pipe;;
+        6) rmdir out && ln -s /etc out;;
+        7) echo x > out/not; exit 1;;
+        8) rmdir out;; esac";
+    let job = items(script, "0..9");
+    let toml = fs::read_to_string(job.path().join("job.toml")).unwrap();
+    let job = job.file("job.toml", format!("{toml}\n[limits]\noutput = \"1MiB\"\n"));
+    let out = node.folder().join("out");
+    let run = node.cli(["run", "cl"]).arg(job.path()).arg("--out").arg(&out).within(JOB).run();
+    let _ = run.failed(6, &["6 of the 9 items"]);
+    let results = fs::read_to_string(out.join("results.jsonl")).unwrap();
+    let rows: Vec<Value> = results.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let codes: Vec<_> = rows.iter().map(|row| row["error"]["code"].as_str()).collect();
+    let no_file = Some("IPDC-5323");
+    let (large, failed) = (Some("IPDC-5404"), Some("IPDC-5310"));
+    let expected = [None, None, no_file, no_file, large, no_file, no_file, failed, None];
+    assert_eq!(codes, expected, "{results}");
+    assert_eq!(rows[0]["output"], "0\nd");
+    let listed = rows[1]["output"].as_str().unwrap();
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["/out:", "/tmp/out:"]);
+    assert_eq!(rows[0]["files"]["0"]["bytes"], 4);
+    assert_eq!(fs::read_to_string(out.join("files/0/0")).unwrap(), "zero");
+    let numbers: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(fs::read_to_string(out.join("files/0/d/long")).unwrap(), numbers);
+    let written: Vec<_> = fs::read_dir(out.join("files")).unwrap().collect();
+    assert_eq!(written.len(), 1, "no other item gave a file");
+    stop(&mut node);
+}
+
+#[test]
 fn what_a_native_program_fails_with_is_told_with_its_item() {
     if left_out() {
         return;

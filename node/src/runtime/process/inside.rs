@@ -6,7 +6,7 @@
 //! as it is told to. When it ends, for whatever reason, the kernel ends all that it or any program started, and takes
 //! the namespaces away. It ends when the node does, for then the socket on its stdin closes.
 //!
-//! It is on the trusted side: it reads nothing that a program writes.
+//! It is on the trusted side: it reads nothing that a program writes, but the names of files.
 
 use std::ffi::OsStr;
 use std::io;
@@ -28,6 +28,7 @@ use rustix::thread::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::left;
 use super::order::{self, Answer, End, Order};
 use super::root;
 use super::uid::Uid;
@@ -148,17 +149,31 @@ fn inner(place: &Place, uid: u32) -> Result<(), String> {
         if let Some(room) = order.fresh {
             root::fresh_work(uid, room).map_err(cannot("its working directory"))?;
         }
+        if order.out {
+            left::make(uid).map_err(cannot("its directory for files"))?;
+        }
         match start(&order, pipes, &mut third, uid) {
             Err(error) => say(Answer::NotStarted(error.raw_os_error().unwrap_or_default()))?,
             Ok(program) => {
                 let Some(end) = attend(&program, &node).map_err(cannot("its end"))? else {
                     return Ok(());
                 };
+                let left = if order.out { left::take() } else { Ok(Ok(Vec::new())) };
+                let left = left.map_err(cannot("its files"))?;
                 let fresh = root::is_work_fresh().map_err(cannot("its working directory"))?;
                 if let (Some(room), false) = (room, fresh) {
                     root::fresh_work(uid, room).map_err(cannot("its working directory"))?;
                 }
-                say(Answer::Ended(end))?;
+                let (out, files) = match left {
+                    Ok(left) => {
+                        let (paths, files): (Vec<_>, Vec<_>) = left.into_iter().unzip();
+                        (Ok(paths), files)
+                    }
+                    Err(why) => (Err(why), Vec::new()),
+                };
+                let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+                let answer = Answer::Ended { end, out };
+                order::send(&node, &answer, &files).map_err(cannot("the node is gone"))?;
             }
         }
     }

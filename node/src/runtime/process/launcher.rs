@@ -83,17 +83,18 @@ impl Launcher {
                 Ok(0) => {
                     return Err(Trouble(format!("it was not ready within {} s", START.as_secs())));
                 }
-                Ok(_) => return self.answer(),
+                Ok(_) => return Ok(self.answer()?.0),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Trouble::of("its answer")(error)),
             }
         }
     }
 
-    /// What it says, once there is something to be read from [`Launcher::socket`].
-    pub(super) fn answer(&self) -> Result<Answer, Trouble> {
+    /// What it says, once there is something to be read from [`Launcher::socket`], and the files that come with it.
+    pub(super) fn answer(&self) -> Result<(Answer, Vec<OwnedFd>), Trouble> {
         let received = order::receive(&self.socket).map_err(Trouble::of("its answer"))?;
-        Ok(received.map_or(Answer::Failed("its launcher ended".to_owned()), |(answer, _)| answer))
+        let ended = || (Answer::Failed("its launcher ended".to_owned()), Vec::new());
+        Ok(received.unwrap_or_else(ended))
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {

@@ -11,12 +11,16 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::runtime::outbox::FILES_LIMIT;
+
 /// The longest packet: params, which a manifest has room for, with every byte escaped; and what a socket takes
 /// in one piece.
 const PACKET_LIMIT: usize = 192 << 10;
 
-/// What comes with an order: stdin, stdout, stderr, and the socket on which the program asks its host.
+/// What comes with an order: stdin, stdout, stderr, and the socket on which the program asks its host. An answer
+/// may come with more.
 pub(super) const PIPES: usize = 4;
+const _: () = assert!(PIPES <= FILES_LIMIT);
 
 /// To a launcher: run the program, with the pipes that come with this.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub(super) struct Order {
     pub(super) file_size: u64,
     /// Before that a fresh working directory, with room for so many bytes: another attempt begins.
     pub(super) fresh: Option<u64>,
+    /// Whether it may leave files in `/out`.
+    pub(super) out: bool,
 }
 
 /// From a launcher.
@@ -38,8 +44,9 @@ pub(super) enum Answer {
     Failed(String),
     /// The system does not start the program: the number of its error.
     NotStarted(i32),
-    /// The program ended, and nothing of what it started is left.
-    Ended(End),
+    /// The program ended, and nothing of what it started is left. The paths of the files in `/out`, which come with
+    /// this, or why they cannot be kept.
+    Ended { end: End, out: Result<Vec<String>, String> },
 }
 
 /// How a program ended.
@@ -68,7 +75,7 @@ pub(super) fn send(
         let what = format!("{} bytes are more than a launcher takes", text.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PIPES))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_LIMIT))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(files));
@@ -84,7 +91,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     // Most packets are a hundredth of the longest.
     let (_, bytes) = recv(&socket, &mut [0; 0], RecvFlags::PEEK | RecvFlags::TRUNC)?;
     let mut text = vec![0; bytes];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(PIPES))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_LIMIT))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut room = [IoSliceMut::new(&mut text)];
     let received = recvmsg(&socket, &mut room, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;

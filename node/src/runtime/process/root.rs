@@ -35,7 +35,8 @@ const MACHINE: [&str; 10] =
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// Names that stand for others.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 7] = [
+    ("out", "work/out"),
     ("tmp", "work"),
     ("dev/shm", "../work"),
     ("dev/fd", "/proc/self/fd"),

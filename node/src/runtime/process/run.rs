@@ -3,7 +3,9 @@
 //! What it writes goes on as it comes; nothing of it is held but one line. Its stdin is written as far as it reads,
 //! so neither waits for the other for ever. Each wait ends when the run's time is up or its attempt is stopped.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ipdc_jobs::ids::FileRef;
@@ -35,6 +37,9 @@ const PIECE: usize = 64 << 10;
 /// Where programs are looked for by name.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
+/// Files by their paths, each to be read from its beginning.
+type Files = Vec<(String, File)>;
+
 /// A program, ready to run.
 pub(in crate::runtime) struct Run {
     processes: Processes,
@@ -64,14 +69,23 @@ impl Run {
         source: &mut dyn Source,
     ) -> Result<(), TaskError> {
         self.outlet.open(source);
-        let ran = self.run(function, input);
-        let ended = self.outlet.end(ran.map(|()| Vec::new()));
+        let (ended, launcher) = match self.run(function, input) {
+            Ok((ended, launcher)) => (ended, launcher),
+            Err(error) => (Err(error), None),
+        };
+        let ended = self.outlet.end(ended);
         self.outlet.close();
+        // The files that came of it take of its memory until they are read.
+        launcher.into_iter().for_each(|launcher| self.processes.give_back(launcher));
         ended
     }
 
-    /// Runs the program once. Its launcher is kept for the next when all went as it should.
-    fn run(&mut self, function: &str, input: &[u8]) -> Result<(), TaskError> {
+    /// Runs the program once. How it ended, with the files that it left; and its launcher, when that may serve others.
+    fn run(
+        &mut self,
+        function: &str,
+        input: &[u8],
+    ) -> Result<(Result<Files, TaskError>, Option<Launcher>), TaskError> {
         let limits = self.allowance.limits;
         let mut launcher = self.processes.take(self.tenant, &self.program)?;
         launcher.lay(&self.program, &self.given.files, self.outlet.listener.as_mut())?;
@@ -81,6 +95,7 @@ impl Run {
             variables: self.variables(),
             file_size: limits.output,
             fresh: (!launcher.is_of(self.tenant)).then_some(limits.memory),
+            out: self.given.write,
         };
         let before = launcher.events();
         let until = Instant::now() + self.allowance.left();
@@ -91,34 +106,45 @@ impl Run {
         self.allowance.set_left(until.saturating_duration_since(Instant::now()));
         stderr.end(&mut self.outlet);
         // A launcher whose program did not end, or that ended itself, is dropped, and with it all that it had.
-        let answer = answer?;
+        let (answer, files) = answer?;
         let judged = self.judge(&answer, before, launcher.events());
-        if matches!(answer, Answer::Ended(_) | Answer::NotStarted(_)) {
-            self.processes.give_back(launcher);
-        }
         // A last line without an end is a line.
         let judged = judged.and_then(|()| stdout.end(&mut self.outlet));
-        judged.map_err(|error| match error {
+        let judged = judged.map_err(|error| match error {
             TaskError::Failed { class: FailureClass::Guest, code, message } => {
                 let message = format!("{message}{}", stderr.last());
                 TaskError::Failed { class: FailureClass::Guest, code, message }
             }
             other => other,
-        })
+        });
+        let serves_on = matches!(answer, Answer::Ended { .. } | Answer::NotStarted(_));
+        let ended = judged.and_then(|()| self.left(answer, files));
+        Ok((ended, serves_on.then_some(launcher)))
+    }
+
+    /// The files that a run left which went well.
+    fn left(&self, answer: Answer, files: Vec<OwnedFd>) -> Result<Files, TaskError> {
+        let Answer::Ended { out, .. } = answer else { return Ok(Vec::new()) };
+        let paths = out.map_err(GuestError::Out)?;
+        let files: Files = paths.into_iter().zip(files.into_iter().map(File::from)).collect();
+        let sizes = files.iter().map(|(_, file)| file.metadata().map(|found| found.len()));
+        let bytes: u64 = sizes.sum::<io::Result<u64>>().map_err(Trouble::of("its files"))?;
+        let most = self.allowance.limits.output;
+        if bytes > most { Err(GuestError::Output(most).into()) } else { Ok(files) }
     }
 
     /// What the end of a run means, with what happened in its control group `before` it and until `now`.
     fn judge(&self, answer: &Answer, before: Events, now: Events) -> Result<(), TaskError> {
         let memory = self.allowance.limits.memory;
         let error = match answer {
-            Answer::Ended(End::Code(0)) => return Ok(()),
+            Answer::Ended { end: End::Code(0), .. } => return Ok(()),
             Answer::NotStarted(number) => return Err(not_started(&explain(*number))),
             // Also when that was the end of the launcher.
             _ if now.kills > before.kills && now.full > before.full => GuestError::Memory(memory),
             _ if now.kills > before.kills => return Err(no_room(memory, self.processes.memory())),
             _ if now.refused > before.refused => GuestError::Tasks,
-            Answer::Ended(End::Code(code)) => GuestError::Exit(*code as u32),
-            Answer::Ended(End::Signal(signal)) => GuestError::Signal(*signal),
+            Answer::Ended { end: End::Code(code), .. } => GuestError::Exit(*code as u32),
+            Answer::Ended { end: End::Signal(signal), .. } => GuestError::Signal(*signal),
             Answer::Failed(why) => return Err(Trouble::new(why).into()),
             Answer::Ready => return Err(Trouble::new("its launcher began anew").into()),
         };
@@ -147,7 +173,7 @@ impl Run {
         mut input: &[u8],
         until: Instant,
         (stdout, stderr): (&mut Lines, &mut Words),
-    ) -> Result<Answer, TaskError> {
+    ) -> Result<(Answer, Vec<OwnedFd>), TaskError> {
         let (mut requests, mut ended) = (Requests::default(), None);
         let mut room = vec![0; PIECE];
         loop {
