@@ -185,18 +185,6 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         params: spec.params.clone(),
         files: side_files,
     };
-    if matches!(config.run, Code::Process(_)) {
-        // A native program has no network, and nothing to say more with than its lines.
-        let fetch_line = spec.fetch.as_ref().map(|fetch| fetch.line);
-        for (key, line) in [("fetch", fetch_line), ("enqueue", spec.rest.line("enqueue"))] {
-            if let Some(line) = line {
-                let message = format!(
-                    "`{key}` is given and `run` is a native program, which cannot; expected WebAssembly or Python"
-                );
-                section.error(line, message);
-            }
-        }
-    }
     let errors = section.finish();
     if errors.is_empty() { Ok(config) } else { Err(errors) }
 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::ptr::NonNull;
 
+use ipdc_jobs::cl::ITEM_LIMIT;
 use ipdc_jobs::kind::{RECORD_LIMIT, TaskError};
 use ipdc_jobs::message::{COUNTER_NAME_LIMIT, COUNTERS_LIMIT, Counters};
 use wasmtime::{Caller, Extern, Linker, Memory};
@@ -187,6 +188,20 @@ impl Outlet {
         }
         self.counted.insert(text.to_owned(), by);
         Ok(())
+    }
+
+    /// Names an item for the job, if that is what it `may`.
+    pub(super) fn enqueue(&mut self, may: bool, item: &[u8]) -> Result<(), GuestError> {
+        let named = match std::str::from_utf8(item) {
+            _ if !may => Err("its job has no `[enqueue]`"),
+            Ok(item) if item.is_empty() || item.len() > ITEM_LIMIT => {
+                Err("it is empty or too long")
+            }
+            Ok(item) if !self.listener.enqueue(item) => Err("it named as many as it may"),
+            Ok(_) => Ok(()),
+            Err(_) => Err("it is not UTF-8 text"),
+        };
+        named.map_err(GuestError::Enqueue)
     }
 
     pub(super) fn log(&mut self, bytes: &[u8]) {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use ipdc_jobs::cl::ITEM_LIMIT;
 use ipdc_jobs::kind::{Call, Guest, TaskError};
 use ipdc_jobs::message::FailureClass;
 use wasmtime::{
@@ -20,7 +19,6 @@ use super::side::Side;
 use super::ticker::Hold;
 use super::{GuestError, PIECE, shown, trace};
 use crate::config::Size;
-use crate::fetch::Request;
 
 /// Elements of all of a guest's tables: function pointers, of eight bytes of the node's memory each. Large
 /// programs have some ten thousand.
@@ -155,31 +153,16 @@ impl State {
     pub(super) fn fetch(&mut self, request: &[u8]) -> Result<(), wasmtime::Error> {
         // The body of the last one is not kept beside the next.
         self.answer = Answer::default();
-        let rules = self.side.rules().ok_or_else(|| GuestError::NoFetch.into());
-        let max_body = self.keep(rules.map(|rules| rules.max_body))?;
-        // Its body, as sent and as unpacked.
-        let taken = self.memory.beside(2 * max_body)?;
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let fetched = match Request::parse(request) {
-            Ok(request) => self.outlet.listener.fetch(&request, left),
-            Err(error) => Ok(Err(error)),
-        };
-        self.answer = Answer::of(self.keep(fetched)?, taken);
+        let (rules, room) = (self.side.rules(), self.memory.taken.room());
+        let fetched = Answer::fetch(request, rules, room, self.outlet.listener.as_mut(), left);
+        self.answer = self.keep(fetched)?;
         self.check()
     }
 
     /// Names an item for the job.
     pub(super) fn enqueue(&mut self, item: &[u8]) -> Result<(), GuestError> {
-        let named = match std::str::from_utf8(item) {
-            _ if !self.side.may_enqueue() => Err("its job has no `[enqueue]`"),
-            Ok(item) if item.is_empty() || item.len() > ITEM_LIMIT => {
-                Err("it is empty or too long")
-            }
-            Ok(item) if !self.outlet.listener.enqueue(item) => Err("it named as many as it may"),
-            Ok(_) => Ok(()),
-            Err(_) => Err("it is not UTF-8 text"),
-        };
-        named.map_err(GuestError::Enqueue)
+        self.outlet.enqueue(self.side.may_enqueue(), item)
     }
 
     /// Whether the guest may go on: for what a host function does piece by piece.
@@ -216,13 +199,6 @@ impl MemoryCap {
     /// Up to `bytes`, if the node has them.
     pub(super) fn new(bytes: u64, taken: Share) -> Self {
         MemoryCap { bytes, wanted_more: false, elements: 0, wanted_elements: false, taken }
-    }
-
-    /// Memory of the node's for what the guest has beside its own.
-    fn beside(&self, bytes: u64) -> Result<Share, Interrupted> {
-        let mut share = self.taken.room().share();
-        let room = self.taken.room().total();
-        if share.set(bytes) { Ok(share) } else { Err(Interrupted::NoRoom { wanted: bytes, room }) }
     }
 }
 

@@ -345,7 +345,9 @@ impl Runtime {
     ) -> Result<Program, TaskError> {
         let module = || self.module(code.module(), &read, stop);
         let form = match code {
-            Code::Process(native) => Form::Process(self.processes()?.program(native)?),
+            Code::Process(native) => {
+                Form::Process(self.processes()?.program(native, self.shared.room.clone())?)
+            }
             Code::Python(python) => {
                 Form::Python(command::linked(&module()?)?, Script::call(python))
             }

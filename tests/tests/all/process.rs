@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use ipdc_tests::job::many_splits;
-use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually};
+use ipdc_tests::site::MAY_FETCH;
+use ipdc_tests::{JOB, JobDir, Node, SOON, Site, Swarm, eventually};
 use serde_json::Value;
 
 /// Whether these tests are left out: `IPDC_TEST_NO_PROCESS=1` says that programs cannot be confined here.
@@ -153,6 +154,53 @@ fn files_that_a_native_program_leaves_are_what_its_item_gave() {
     assert_eq!(fs::read_to_string(out.join("files/0/d/long")).unwrap(), numbers);
     let written: Vec<_> = fs::read_dir(out.join("files")).unwrap().collect();
     assert_eq!(written.len(), 1, "no other item gave a file");
+    stop(&mut node);
+}
+
+#[test]
+fn a_native_program_fetches_and_names_items_through_its_node() {
+    const PAGES: u32 = 40;
+    if left_out() {
+        return;
+    }
+    let mut node = Node::first();
+    node.start();
+    allow(&mut node, MAY_FETCH);
+    let site = Site::start(PAGES, 7);
+    let script = r#"#!/bin/sh
+        ask() { printf '%s\n' "$1" >&3; IFS= read -r answer <&3; }
+        url=$(cat)
+        ask '{"call": "fetch", "request": {"url": "'$url'"}}'
+        length=$(printf %s "$answer" | sed 's/.*"body":\([0-9]*\).*/\1/')
+        head -c $length <&3 > page
+        for link in $(grep -o 'href="[^"]*' page | cut -d '"' -f 2 | sort -u); do
+            ask '{"call": "enqueue", "item": "'${url%%/page*}$link'"}'
+        done
+        ask '{"call": "next"}'
+        echo "$(wc -c < page) $answer""#;
+    let toml = "kind = \"cl\"\nrun = \"crawl\"\nitems = \"start\"\nretries = 0\n[enqueue]\n[fetch]\n\
+        agent = \"test/1.0 (+https://example.org)\"\nprivate = [\"127.0.0.0/8\"]\nrate = 0\nconcurrency = 4\n";
+    let job = JobDir::new(toml).file("crawl", script).file("start", site.url("/page/0\n"));
+    let ran = node.cli(["run", "cl"]).arg(job.path()).arg("--follow").within(JOB).run().ok();
+    let rows: Vec<Value> =
+        ran.text().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let found: BTreeSet<_> = rows.iter().map(|row| row["item"].as_str().unwrap()).collect();
+    let pages: BTreeSet<_> = (0..PAGES).map(|n| site.url(&format!("/page/{n}"))).collect();
+    assert_eq!(found, pages.iter().map(String::as_str).collect());
+    for row in &rows {
+        let (bytes, refused) = row["output"].as_str().unwrap().split_once(' ').unwrap();
+        assert!(bytes.parse::<u32>().unwrap() > 100, "{row}");
+        assert!(refused.contains("cannot ask that"), "{row}");
+    }
+    // Without `[fetch]` and `[enqueue]` it is told so.
+    let script = r#"printf '%s\n' '{"call": "fetch", "request": {"url": "http://127.0.0.1/"}}' \
+            '{"call": "enqueue", "item": "x"}' >&3
+        read -r one <&3; read -r two <&3; echo "$one $two""#;
+    let job = items(script, "0..1");
+    let ran = node.cli(["run", "cl"]).arg(job.path()).arg("--follow").within(JOB);
+    let row: Value = serde_json::from_str(ran.run().ok().text()).unwrap();
+    let told = row["output"].as_str().unwrap();
+    assert!(told.contains("does not ask for that") && told.contains("[enqueue]"), "{told}");
     stop(&mut node);
 }
 

@@ -9,6 +9,7 @@ use ipdc_jobs::native::Native;
 use super::{Options, Trouble};
 use crate::runtime::Attempt;
 use crate::runtime::calls::Source;
+use crate::runtime::room::Room;
 
 /// There is none.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ impl Processes {
         match self.0 {}
     }
 
-    pub(in crate::runtime) fn program(&self, _: &Native) -> Result<Program, TaskError> {
+    pub(in crate::runtime) fn program(&self, _: &Native, _: Room) -> Result<Program, TaskError> {
         match self.0 {}
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits but [`Pipes::wait`], which has a bound.
 
+use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -16,8 +17,8 @@ use super::Trouble;
 use super::launcher::Launcher;
 use super::order::Order;
 use crate::runtime::GuestError;
-use crate::runtime::imports::Outlet;
-use crate::runtime::requests::{REQUEST_LIMIT, Requests, Told, TooLong, answer, nothing};
+use crate::runtime::answer::Answer;
+use crate::runtime::requests::{REQUEST_LIMIT, Request, Requests, TooLong, answer};
 
 /// Each is there until it is closed, by the program or by us.
 pub(super) struct Pipes {
@@ -25,8 +26,34 @@ pub(super) struct Pipes {
     stdout: Option<PipeReader>,
     stderr: Option<PipeReader>,
     asks: Option<UnixStream>,
-    /// What the program has not taken of the answers. While there is some, it is asked nothing more.
-    answers: Vec<u8>,
+    /// What the program has not taken of the answers. While there is some, nothing more is done for it.
+    replies: VecDeque<Reply>,
+}
+
+/// What answers a request: a line, and of a fetch the body after it.
+pub(super) struct Reply {
+    line: Vec<u8>,
+    body: Answer,
+    /// Bytes that the program took.
+    taken: usize,
+}
+
+impl Reply {
+    pub(super) fn new(done: Result<String, String>) -> Reply {
+        Reply { line: answer(done), body: Answer::default(), taken: 0 }
+    }
+
+    pub(super) fn of_fetch(body: Answer) -> Reply {
+        let head = String::from_utf8_lossy(body.head()).into_owned();
+        Reply { body, ..Reply::new(Ok(head)) }
+    }
+
+    fn rest(&self) -> &[u8] {
+        match self.line.get(self.taken..) {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => self.body.body((self.taken - self.line.len()) as u64),
+        }
+    }
 }
 
 /// What can be done without waiting.
@@ -58,7 +85,7 @@ impl Pipes {
             stdout: Some(stdout),
             stderr: Some(stderr),
             asks: Some(asks),
-            answers: Vec::new(),
+            replies: VecDeque::new(),
         })
     }
 
@@ -92,35 +119,36 @@ impl Pipes {
         take(&mut self.stderr, room)
     }
 
-    /// Answers what the program asks, as far as it takes the answers.
+    /// Has `ask` do what the program asks, and answers it as far as it takes the answers.
     pub(super) fn serve(
         &mut self,
         requests: &mut Requests,
-        outlet: &mut Outlet,
         room: &mut [u8],
+        mut ask: impl FnMut(Request) -> Result<Reply, TaskError>,
     ) -> Result<(), TaskError> {
-        if self.answers.is_empty() {
+        if self.replies.is_empty() {
             for part in take(&mut self.asks, room)?.split_inclusive(|&byte| byte == b'\n') {
                 let taken = requests.take(part);
                 let taken = taken.map_err(|TooLong| GuestError::Line(REQUEST_LIMIT))?;
-                let done = match taken {
-                    None => continue,
-                    Some(Err(wrong)) => Err(wrong),
-                    Some(Ok(request)) => match request.tell(outlet) {
-                        Told::Done(done) => done.map(|()| nothing()),
-                        Told::GaveUp(why) => return Err(GuestError::GaveUp(why).into()),
-                        Told::Other(_) => Err("a native program cannot ask that".to_owned()),
-                    },
-                };
-                self.answers.extend(answer(done));
+                self.replies.extend(match taken {
+                    None => None,
+                    Some(Ok(request)) => Some(ask(request)?),
+                    Some(Err(wrong)) => Some(Reply::new(Err(wrong))),
+                });
             }
         }
-        match self.asks.as_mut().map(|asks| asks.write(&self.answers)) {
-            Some(Ok(written)) => drop(self.answers.drain(..written)),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // It does not want to hear them.
-            _ => self.answers.clear(),
+        while let (Some(asks), Some(reply)) = (&mut self.asks, self.replies.front_mut()) {
+            match asks.write(reply.rest()) {
+                Ok(written) => reply.taken += written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It does not want to hear them.
+                Err(_) => break,
+            }
+            if reply.rest().is_empty() {
+                self.replies.pop_front();
+            }
         }
+        self.replies.clear();
         Ok(())
     }
 
@@ -135,7 +163,7 @@ impl Pipes {
             waiting.push(PollFd::from_borrowed_fd(fd, flags));
             waiting.len() - 1
         };
-        let answering = if self.answers.is_empty() { PollFlags::IN } else { PollFlags::OUT };
+        let answering = if self.replies.is_empty() { PollFlags::IN } else { PollFlags::OUT };
         let stdin = self.stdin.as_ref().map(|pipe| add(pipe.as_fd(), PollFlags::OUT));
         let stdout = self.stdout.as_ref().map(|pipe| add(pipe.as_fd(), PollFlags::IN));
         let stderr = self.stderr.as_ref().map(|pipe| add(pipe.as_fd(), PollFlags::IN));

@@ -15,6 +15,7 @@ use super::launcher::Launcher;
 use super::run::{self, Run};
 use super::{Options, Trouble};
 use crate::runtime::Attempt;
+use crate::runtime::room::Room;
 
 /// Bytes of files on the disk that a launcher may hold while it has nothing to do: most programs, and what is copied
 /// again in less time than a launcher needs to start.
@@ -72,16 +73,21 @@ impl Processes {
         }
     }
 
-    /// What runs the program for one attempt.
+    /// What runs the program for one attempt; what that fetches is in `room`.
     ///
     /// # Errors
     /// When it is for another machine.
-    pub(in crate::runtime) fn program(&self, native: &Native) -> Result<Program, TaskError> {
+    pub(in crate::runtime) fn program(
+        &self,
+        native: &Native,
+        room: Room,
+    ) -> Result<Program, TaskError> {
         let here = std::env::consts::ARCH;
         if native.machine.is_some_and(|machine| machine.name() != here) {
             return Err(run::not_started(&format!("it is not for this machine, which is {here}")));
         }
-        Ok(Program { processes: self.clone(), program: native.program, tenant: self.number() })
+        let (processes, tenant) = (self.clone(), self.number());
+        Ok(Program { processes, program: native.program, tenant, room })
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Launcher>> {
@@ -153,12 +159,14 @@ pub(in crate::runtime) struct Program {
     processes: Processes,
     program: FileRef,
     tenant: u64,
+    room: Room,
 }
 
 impl Program {
     /// An instance, which runs anew at each call.
     pub(in crate::runtime) fn instantiate(&self, attempt: Attempt, given: Given) -> Run {
-        Run::new(self.processes.clone(), (self.program, self.tenant), attempt, given)
+        let (processes, room) = (self.processes.clone(), self.room.clone());
+        Run::new(processes, (self.program, self.tenant), attempt, given, room)
     }
 }
 

@@ -17,7 +17,7 @@ use super::Trouble;
 use super::group::Events;
 use super::launcher::Launcher;
 use super::order::{Answer, End, Order};
-use super::pipes::Pipes;
+use super::pipes::{Pipes, Reply};
 use super::pool::Processes;
 use super::root::WORK;
 use crate::runtime::allowance::Allowance;
@@ -25,8 +25,9 @@ use crate::runtime::calls::{Once, Source};
 use crate::runtime::imports::{Outlet, Sink};
 use crate::runtime::instance::no_room;
 use crate::runtime::lines::{Lines, Words};
-use crate::runtime::requests::Requests;
-use crate::runtime::{Attempt, GuestError};
+use crate::runtime::requests::{Request, Requests, Told, nothing};
+use crate::runtime::room::Room;
+use crate::runtime::{Attempt, GuestError, answer};
 
 /// How often it is looked whether the attempt was stopped.
 const LOOK: Duration = Duration::from_millis(20);
@@ -49,6 +50,8 @@ pub(in crate::runtime) struct Run {
     allowance: Allowance,
     outlet: Outlet,
     given: Given,
+    /// The node's memory for what it fetches.
+    room: Room,
 }
 
 impl Run {
@@ -57,8 +60,9 @@ impl Run {
         (program, tenant): (FileRef, u64),
         Attempt { allowance, listener }: Attempt,
         given: Given,
+        room: Room,
     ) -> Self {
-        Run { processes, program, tenant, allowance, outlet: Outlet::new(listener), given }
+        Run { processes, program, tenant, allowance, outlet: Outlet::new(listener), given, room }
     }
 
     /// Runs the program for one call; what comes of it goes to `source`.
@@ -200,12 +204,40 @@ impl Run {
                 stderr.write(pipes.read_stderr(&mut room)?, &mut self.outlet);
             }
             if ready.asks {
-                pipes.serve(&mut requests, &mut self.outlet, &mut room)?;
+                pipes.serve(&mut requests, &mut room, |request| self.ask(request, until))?;
             }
             if ready.launcher {
                 ended = Some(launcher.answer()?);
             }
         }
+    }
+}
+
+impl Run {
+    /// Does what the program asks.
+    fn ask(&mut self, request: Request, until: Instant) -> Result<Reply, TaskError> {
+        let other = match request.tell(&mut self.outlet) {
+            Told::Done(done) => return Ok(Reply::new(done.map(|()| nothing()))),
+            Told::GaveUp(why) => return Err(GuestError::GaveUp(why).into()),
+            Told::Other(other) => other,
+        };
+        let refused = |error: GuestError| error.to_string();
+        let done = match (other, self.given.fetch.as_deref()) {
+            (Request::Enqueue { item }, _) => {
+                let named = self.outlet.enqueue(self.given.enqueue, item.as_bytes());
+                named.map(|()| nothing()).map_err(refused)
+            }
+            (Request::Fetch { .. }, None) => Err(refused(GuestError::NoFetch)),
+            (Request::Fetch { request }, rules) => {
+                let (text, room) = (request.to_string(), &self.room);
+                let left = until.saturating_duration_since(Instant::now());
+                let listener = self.outlet.listener.as_mut();
+                let fetched = answer::Answer::fetch(text.as_bytes(), rules, room, listener, left)?;
+                return Ok(Reply::of_fetch(fetched));
+            }
+            _ => Err("a native program cannot ask that".to_owned()),
+        };
+        Ok(Reply::new(done))
     }
 }
 

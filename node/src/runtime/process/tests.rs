@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::group::Group;
 use super::{Options, Processes};
 use crate::config::Uids;
+use crate::runtime::room::Room;
 use crate::runtime::{Allowance, Attempt, Listener};
 
 /// A node that runs programs.
@@ -120,7 +121,7 @@ impl World {
     /// An instance of this program, for an attempt of its own.
     fn guest(&self, program: &[u8], given: Given) -> Box<dyn Guest> {
         let program = Native { program: self.file(program), machine: None };
-        let program = self.processes.program(&program).unwrap();
+        let program = self.processes.program(&program, Room::new(0)).unwrap();
         let allowance = Allowance::new(&self.limits, self.stop.clone());
         Box::new(
             program
@@ -311,7 +312,7 @@ fn large_files_of_an_attempt_are_gone_when_it_is_over_and_small_ones_serve_the_n
         let files = [("large".to_owned(), world.file(&vec![b'x'; bytes]))].into();
         let program =
             Native { program: world.file(b"#!/bin/sh\nwc -c < /job/large\n"), machine: None };
-        let program = world.processes.program(&program).unwrap();
+        let program = world.processes.program(&program, Room::new(0)).unwrap();
         let allowance = Allowance::new(&world.limits, world.stop.clone());
         let given = Given { files, ..Given::default() };
         let mut guest = program
@@ -358,7 +359,7 @@ fn a_program_that_cannot_be_started_here_says_why_and_another_node_may() {
     let other = Native { program: world.file(b"\x7fELF"), machine: Some(elsewhere) };
     for (ended, said) in [
         (ended.err(), "interpreter"),
-        (world.processes.program(&other).err(), "not for this machine"),
+        (world.processes.program(&other, Room::new(0)).err(), "not for this machine"),
     ] {
         let Some(TaskError::Failed { class, code, message }) = ended else { panic!("{ended:?}") };
         assert_eq!((class, code), (FailureClass::Worker, "IPDC-5319"));
