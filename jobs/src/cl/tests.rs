@@ -55,7 +55,7 @@ fn config(world: &World, job: &str) -> Value {
 }
 
 #[test]
-fn a_native_program_is_frozen_with_its_machine_and_has_no_network() {
+fn a_native_program_is_told_by_its_bytes_and_may_fetch_as_any_code() {
     let world = World::new();
     world.name("tool", b"#!/bin/sh\n");
     world.name("made", b"\0asm\x01\0\0\0");
@@ -69,20 +69,14 @@ fn a_native_program_is_frozen_with_its_machine_and_has_no_network() {
     let config = check("run = \"tool\"\n").unwrap();
     assert_eq!(Items.needs(&config).runtimes, [Runtime::Process].into());
     assert_eq!(config["run"]["program"]["len"], 10);
+    let crawls = "run = \"tool\"\n[fetch]\nagent = \"bot (me@x)\"\n[enqueue]\ndepth = 1\n";
+    assert!(Items.needs(&check(crawls).unwrap()).fetch.is_some());
     // What its name does not say its first bytes do.
     let wasm = check("run = \"made\"\n").unwrap();
     assert_eq!(Items.needs(&wasm).runtimes, [Runtime::Wasm].into());
     for (toml, said) in [
         ("run = \"notes\"\n", "job.toml:3: `notes` cannot be used: it is no program"),
         ("run = \"gone\"\n", "job.toml:3: `run` is \"gone\"; expected a .wasm"),
-        (
-            "run = \"tool\"\n[fetch]\nagent = \"bot (me@x)\"\n",
-            "job.toml:4: `fetch` is given and `run` is a native",
-        ),
-        (
-            "run = \"tool\"\n[enqueue]\ndepth = 1\n",
-            "job.toml:4: `enqueue` is given and `run` is a native",
-        ),
     ] {
         let errors = check(toml).unwrap_err();
         assert!(errors[0].to_string().starts_with(said), "{errors:?}");

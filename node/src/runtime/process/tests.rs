@@ -491,7 +491,8 @@ fn when_the_node_is_killed_so_is_what_it_runs_and_the_next_start_sweeps() {
 #[test]
 #[ignore = "a part of the test before, in a process of its own"]
 fn a_node_that_is_killed() {
-    let folder = std::env::var("IPDC_TEST_KILLED").unwrap();
+    // Who runs all that is ignored means the long tests.
+    let Ok(folder) = std::env::var("IPDC_TEST_KILLED") else { return };
     let folder = tempfile::tempdir_in(folder).unwrap();
     let name = std::env::var("IPDC_TEST_NAME").unwrap();
     let processes = Processes::start(options(&folder, &name)).unwrap();
