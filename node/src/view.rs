@@ -26,7 +26,8 @@ use crate::swarm::{self, PeerView, Standing};
 
 pub use jobs::{
     Accepted, AttemptFailure, Cancelled, GiveQuery, Given, ItemsQuery, JobLogs, JobQuery, JobState,
-    JobView, LeftOut, LogLine, LogsQuery, StageView, StepView, Submission, TaskWork, Unwanted,
+    JobView, LeftOut, LogLine, LogsQuery, Needed, StageView, StepView, Submission, TaskWork,
+    Unwanted,
 };
 
 /// The first part of every path.

@@ -14,7 +14,7 @@ from typing import Any, Callable, Hashable, Iterator, Optional, Union
 
 from . import _jobdir, _values
 from ._function import Limits, Shipped, ship
-from ._job import ItemFuture, Job
+from ._job import Item, ItemFuture, Job
 from ._jobdir import JobResult
 from ._node import Node
 
@@ -38,7 +38,7 @@ class Target:
 
     key: Hashable
     submission: Callable[[], dict[str, Any]]
-    encode: Callable[[tuple, dict], str]
+    encode: Callable[[tuple, dict], Item]
     decode: Callable[[bytes, dict[str, Any]], Any]
 
 
@@ -76,8 +76,8 @@ class Swarm(Executor):
         value, raises TypeError here, before anything is sent."""
         target = self._target(fn)
         item = target.encode(args, kwargs)
-        if len(item.encode("utf-8", "surrogatepass")) > ITEM_LIMIT:
-            raise ValueError(f"the arguments take {len(item)} bytes as an item; the limit is {ITEM_LIMIT}")
+        if len(item.text.encode("utf-8", "surrogatepass")) > ITEM_LIMIT:
+            raise ValueError(f"the arguments take {len(item.text)} bytes as an item; the limit is {ITEM_LIMIT}")
         with self._lock:
             if self._is_shut:
                 raise RuntimeError("cannot submit: this Swarm was shut down")
@@ -148,9 +148,20 @@ class Swarm(Executor):
         return Target(
             key=shipped,
             submission=lambda: {"kind": "cl", "files": shipped.files(self._limits)},
-            encode=lambda args, kwargs: _values.encode_call(args, kwargs, self._keep),
+            encode=self._encode,
             decode=self._decode,
         )
+
+    def _encode(self, args: tuple, kwargs: dict[str, Any]) -> Item:
+        """A call, with the files among its arguments."""
+        files: dict[str, _values.File] = {}
+
+        def keep(file: _values.File) -> dict[str, Any]:
+            block = self._send(file)
+            files[block["cid"]] = file
+            return block
+
+        return Item(_values.encode_call(args, kwargs, keep), files)
 
     def _decode(self, output: bytes, files: dict[str, Any]) -> Any:
         """What a function gave; `files` are those that it wrote, by their paths."""
@@ -160,7 +171,7 @@ class Swarm(Executor):
 
         return _values.decode(output, find)
 
-    def _keep(self, file: _values.File) -> dict[str, Any]:
+    def _send(self, file: _values.File) -> dict[str, Any]:
         """Adds a file to the swarm, once."""
         if file._block is None:
             added = self._node.add(file)
@@ -191,11 +202,11 @@ class Swarm(Executor):
         return self._node.post("jobs", body=submission)["job"]
 
 
-def _item(args: tuple, kwargs: dict) -> str:
+def _item(args: tuple, kwargs: dict) -> Item:
     """An item of a job directory: a text as it is, anything else by its JSON."""
     if len(args) != 1 or kwargs:
         raise TypeError("a job directory takes items of one argument")
-    return args[0] if isinstance(args[0], str) else json.dumps(args[0])
+    return Item(args[0] if isinstance(args[0], str) else json.dumps(args[0]))
 
 
 def _text_of(output: bytes, files: dict[str, Any]) -> Union[str, bytes]:

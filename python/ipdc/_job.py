@@ -34,6 +34,9 @@ AWAY_S = 10.0
 PAUSE_S = 0.2
 """Seconds between two of these tries."""
 
+KEPT_FILES = 500
+"""How many files the node is asked to keep in one request: it takes 64 KiB."""
+
 FETCHERS = 4
 """How many long outputs are fetched at a time."""
 
@@ -54,6 +57,13 @@ class Progress(NamedTuple):
     done: int
     failed: int
     item: Optional[tuple[int, int]] = None
+
+
+class Item(NamedTuple):
+    """What is given, and the files that it names, by their CIDs."""
+
+    text: str
+    files: dict[str, File] = {}
 
 
 class ItemFuture(Future):
@@ -109,7 +119,7 @@ class Job:
         self._in_flight = in_flight
         self._changed = threading.Condition()
         self._id: Optional[str] = None
-        self._waiting: deque[tuple[str, ItemFuture]] = deque()
+        self._waiting: deque[tuple[Item, ItemFuture]] = deque()
         self._giving = 0
         self._given: dict[int, ItemFuture] = {}
         # Lines of items whose numbers the answer to their gift has not told us yet.
@@ -127,8 +137,8 @@ class Job:
         for thread in self._threads:
             thread.start()
 
-    def put(self, item: str) -> ItemFuture:
-        """Takes an item."""
+    def put(self, item: Item) -> ItemFuture:
+        """Takes an item. The node keeps the files that it names as long as the job."""
         future = ItemFuture()
         future._job = self
         with self._changed:
@@ -197,9 +207,9 @@ class Job:
                 # It has ended, or its node is away; without items, it ends by itself after an hour.
                 pass
 
-    def _next_batch(self) -> list[tuple[str, ItemFuture]]:
+    def _next_batch(self) -> list[tuple[Item, ItemFuture]]:
         """Items to give, as soon as there are any and room for them; none when no more will come."""
-        batch: list[tuple[str, ItemFuture]] = []
+        batch: list[tuple[Item, ItemFuture]] = []
         with self._changed:
             while not batch:
                 self._changed.wait_for(lambda: self._room() if self._waiting else self._closing)
@@ -212,14 +222,14 @@ class Job:
                     item, future = self._waiting.popleft()
                     if future.set_running_or_notify_cancel():
                         batch.append((item, future))
-                        size += len(item)
+                        size += len(item.text)
             self._giving = len(batch)
         return batch
 
     def _room(self) -> int:
         return max(self._in_flight - len(self._given), 0)
 
-    def _give_to_job(self, items: list[str]) -> int:
+    def _give_to_job(self, items: list[Item]) -> int:
         """Gives items to the job, or to a new one if it has ended meanwhile; the number of the first."""
         if self._id:
             try:
@@ -235,12 +245,30 @@ class Job:
             self._changed.notify_all()
         return self._give_for_sure(job, items)
 
-    def _give_for_sure(self, job: str, items: list[str]) -> int:
-        """Gives items once, however often the node has to be asked for its answer."""
-        key = uuid.uuid4().hex
+    def _give_for_sure(self, job: str, items: list[Item]) -> int:
+        """Gives items once, when what they name is kept."""
+        files = {cid: file for item in items for cid, file in item.files.items()}
+        try:
+            self._keep(job, files)
+        except NodeError:
+            # It kept them for a job before, and may have let go of them.
+            for file in files.values():
+                if file._is_here:
+                    self._node.add(file)
+            self._keep(job, files)
+        texts, key = [item.text for item in items], uuid.uuid4().hex
+        return self._post_for_sure("jobs", job, "items", body=texts, key=key)["first"]
+
+    def _keep(self, job: str, files: dict[str, File]) -> None:
+        cids = sorted(files)
+        for first in range(0, len(cids), KEPT_FILES):
+            self._post_for_sure("jobs", job, "files", body={"files": cids[first : first + KEPT_FILES]})
+
+    def _post_for_sure(self, *path: str, body: Any, **query: object) -> Any:
+        """What a POST answers that may be sent twice, however often the node has to be asked for it."""
         while True:
             try:
-                first = self._node.post("jobs", job, "items", body=items, key=key)["first"]
+                answer = self._node.post(*path, body=body, **query)
             except NodeUnreachable:
                 self._away_since = self._away_since or time.monotonic()
                 if time.monotonic() - self._away_since > AWAY_S:
@@ -248,7 +276,7 @@ class Job:
                 time.sleep(PAUSE_S)
             else:
                 self._away_since = None
-                return first
+                return answer
 
     def _note_given(self, first: Optional[int], futures: list[ItemFuture]) -> None:
         """What the giver gave has numbers from now on."""

@@ -77,10 +77,10 @@ class Node:
         return self._json("POST", path, query, data, {"Content-Type": "application/json"})
 
     def add(self, file: File) -> dict[str, Any]:
-        """Adds a file to the swarm; `cid` and `size`."""
+        """Adds a file to the swarm; `cid` and `size`. It stays for certain only with what names it: a directory, a job."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.size)}
         with file.open() as content:
-            return self._json("POST", ("files",), {}, content, headers)
+            return self._json("POST", ("files",), {"pin": "false"}, content, headers)
 
     def file(self, name: str, block: dict[str, Any]) -> File:
         """A file of the swarm, which is fetched when it is read."""

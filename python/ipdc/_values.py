@@ -41,6 +41,11 @@ class File:
         return file
 
     @property
+    def _is_here(self):
+        """Whether it can be read without the swarm."""
+        return self._copy is None
+
+    @property
     def size(self):
         """Its length in bytes."""
         if self._data is not None:

@@ -6,8 +6,8 @@ import threading
 import unittest
 from concurrent.futures import CancelledError
 
-from ipdc import NodeError, NodeUnreachable, RemoteError
-from ipdc._job import Job
+from ipdc import File, NodeError, NodeUnreachable, RemoteError
+from ipdc._job import Item, Job
 
 from .node import Waiting
 
@@ -19,6 +19,9 @@ class FakeNode:
 
     def __init__(self):
         self.gifts = []
+        self.kept = []
+        self.added = []
+        self.lacks = set()
         self.given = 0
         self.answer = threading.Event()
         self.answer.set()
@@ -32,9 +35,18 @@ class FakeNode:
     def tell(self, n, **line):
         self.told.put(json.dumps({"n": n, "item": "", "status": "done", "output": str(n), **line}).encode())
 
+    def add(self, file):
+        self.added.append(file.name)
+        self.lacks.clear()
+
     def post(self, *path, body=None, key=None):
         if path[-1] == "cancel":
             return {"cancelled": [n for n in body["items"] if n in self.can_be_cancelled]}
+        if path[-1] == "files":
+            if self.lacks.intersection(body["files"]):
+                raise NodeError(502, {"code": "IPDC-3201", "message": "nobody has it"})
+            self.kept.append((body["files"], len(self.gifts)))
+            return {}
         if path[-1] == "close":
             self.closed.set()
             self.told.put(None)
@@ -71,20 +83,47 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.assertTrue(self.node.closed.is_set())
 
     def test_results_go_to_their_items_in_whatever_order_they_come(self):
-        futures = [self.job.put(str(n)) for n in range(3)]
+        futures = [self.job.put(Item(str(n))) for n in range(3)]
         self.wait_for(lambda: self.node.given == 3)
         for n in (2, 0, 1):
             self.node.tell(n)
         self.assertEqual([future.result(WAIT_S) for future in futures], ["0", "1", "2"])
         self.end()
 
+    def test_what_items_name_is_kept_before_they_are_given(self):
+        here = File("name", b"")
+        self.node.answer.clear()
+        first = self.job.put(Item("a", {"x": here}))
+        self.wait_for(lambda: self.node.gifts)
+        names = [f"{n:04}" for n in range(501)]
+        many, two = dict.fromkeys(names[1:], here), dict.fromkeys(names[:2], here)
+        rest = [self.job.put(item) for item in (Item("b"), Item("c", many), Item("d", two))]
+        self.node.answer.set()
+        self.wait_for(lambda: self.node.given == 4)
+        self.assertEqual(self.node.kept, [(["x"], 0), (names[:500], 1), (names[500:], 1)])
+        for n in range(4):
+            self.node.tell(n)
+        self.assertEqual([future.result(WAIT_S) for future in [first, *rest]], ["0", "1", "2", "3"])
+        self.end()
+
+    def test_what_the_node_let_go_of_is_sent_again(self):
+        here, there = File("here", b"bytes"), File._of_block("there", {"cid": "y", "bytes": 5}, copy=print)
+        self.node.lacks = {"x"}
+        future = self.job.put(Item("a", {"x": here, "y": there}))
+        self.wait_for(lambda: self.node.given == 1)
+        self.assertEqual(self.node.kept, [(["x", "y"], 0)])
+        self.assertEqual(self.node.added, ["here"])
+        self.node.tell(0)
+        self.assertEqual(future.result(WAIT_S), "0")
+        self.end()
+
     def test_an_item_that_is_told_twice_counts_once(self):
-        first = self.job.put("a")
+        first = self.job.put(Item("a"))
         self.wait_for(lambda: self.node.given == 1)
         self.node.tell(0)
         self.node.tell(0, output="other")
         self.assertEqual(first.result(WAIT_S), "0")
-        second = self.job.put("b")
+        second = self.job.put(Item("b"))
         self.wait_for(lambda: self.node.given == 2)
         self.node.tell(0, status="failed")
         self.node.tell(1)
@@ -92,10 +131,10 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.end()
 
     def test_a_line_that_comes_before_the_items_number_is_kept(self):
-        slow = self.job.put("a")
+        slow = self.job.put(Item("a"))
         self.wait_for(lambda: self.node.gifts)
         self.node.answer.clear()
-        early = self.job.put("b")
+        early = self.job.put(Item("b"))
         self.wait_for(lambda: len(self.node.gifts) == 2)
         self.node.tell(1)
         self.node.tell(0)
@@ -107,9 +146,9 @@ class OpenJobs(Waiting, unittest.TestCase):
 
     def test_what_gathers_while_a_request_is_under_way_is_given_at_once(self):
         self.node.answer.clear()
-        futures = [self.job.put("first")]
+        futures = [self.job.put(Item("first"))]
         self.wait_for(lambda: self.node.gifts)
-        futures += [self.job.put(str(n)) for n in range(50)]
+        futures += [self.job.put(Item(str(n))) for n in range(50)]
         self.node.answer.set()
         self.wait_for(lambda: self.node.given == 51)
         for n in range(51):
@@ -121,9 +160,9 @@ class OpenJobs(Waiting, unittest.TestCase):
 
     def test_a_gift_whose_answer_was_lost_is_taken_once(self):
         self.node.loses_answers = 2
-        futures = [self.job.put("a")]
+        futures = [self.job.put(Item("a"))]
         self.wait_for(lambda: not self.node.loses_answers)
-        futures.append(self.job.put("b"))
+        futures.append(self.job.put(Item("b")))
         self.wait_for(lambda: self.node.given == 2)
         for n in (0, 1):
             self.node.tell(n)
@@ -132,7 +171,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.end()
 
     def test_a_stream_that_broke_off_goes_on_where_it_was_and_empty_lines_are_none(self):
-        futures = [self.job.put(str(n)) for n in range(3)]
+        futures = [self.job.put(Item(str(n))) for n in range(3)]
         self.wait_for(lambda: self.node.given == 3)
         self.node.told.put(b"\n")
         self.node.tell(2)
@@ -145,7 +184,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.end()
 
     def test_an_item_that_the_node_has_is_cancelled_if_the_node_says_so(self):
-        first, second = self.job.put("a"), self.job.put("b")
+        first, second = self.job.put(Item("a")), self.job.put(Item("b"))
         self.wait_for(lambda: self.node.given == 2 and second._number == 1)
         self.node.can_be_cancelled = [1]
         self.assertFalse(first.cancel())
@@ -158,7 +197,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.end()
 
     def test_a_failed_item_has_what_its_log_says(self):
-        future = self.job.put("a")
+        future = self.job.put(Item("a"))
         log = ["before", "raised: KeyError", "Traceback (most recent call last):", "KeyError: 1"]
         self.wait_for(lambda: self.node.given == 1)
         self.node.tell(0, status="failed", error={"code": "IPDC-5316", "message": "KeyError: 1"}, log=log)
@@ -169,7 +208,7 @@ class OpenJobs(Waiting, unittest.TestCase):
         self.end()
 
     def test_a_line_that_is_none_is_an_error_and_no_silence(self):
-        future = self.job.put("a")
+        future = self.job.put(Item("a"))
         self.node.told.put(b"{\n")
         with self.assertRaises(ValueError):
             future.result(WAIT_S)
@@ -181,7 +220,7 @@ class OpenJobs(Waiting, unittest.TestCase):
 
         job = Job(self.node, refused, lambda output, files: output.decode(), 100)
         with self.assertRaisesRegex(NodeError, "IPDC-4001: no"):
-            job.put("a").result(WAIT_S)
+            job.put(Item("a")).result(WAIT_S)
         for unused in (job, self.job):
             unused.close()
             unused.join()
@@ -196,9 +235,9 @@ class OpenJobs(Waiting, unittest.TestCase):
             raise NodeError(400, {"message": "no"})
 
         job = Job(self.node, refused_late, lambda output, files: output.decode(), 100)
-        first = job.put("a")
+        first = job.put(Item("a"))
         self.wait_for(first.running)
-        job.put("b")
+        job.put(Item("b"))
         job.close(cancel_waiting=True)
         goes_on.set()
         self.assertIsInstance(first.exception(WAIT_S), NodeError)

@@ -4,6 +4,7 @@ import asyncio
 import json
 
 from ipdc import File, JobError, NodeError, NotShippable, RemoteError, Swarm
+from ipdc._node import Node
 
 from .node import WAIT_S, NodeTest
 
@@ -84,6 +85,20 @@ class Functions(NodeTest):
     def test_a_file_and_an_int_give_two_files_and_an_int(self):
         answer = self.swarm.submit(split_file, File("in.txt", b"one,two"), 3).result(WAIT_S)
         self.assertEqual(answer, {"first": File("first", b"one"), "rest": File("rest", b",two"), "len": 7})
+
+    def test_a_file_that_is_sent_is_kept_as_long_as_the_job(self):
+        node = Node(self.node.home)
+        self.addCleanup(node.close)
+
+        def pins(cid):
+            return [pin["reason"] for pin in node.get("pins") if pin["cid"] == cid]
+
+        with Swarm(self.node.home) as swarm:
+            # Longer than what travels in the item itself.
+            file = File("kept.txt", b"kept" * File.INLINE)
+            self.assertEqual(swarm.submit(split_file, file, 4).result(WAIT_S)["len"], file.size)
+            self.assertEqual([reason.split(":")[0] for reason in pins(file._block["cid"])], ["job"])
+        self.wait_for(lambda: not pins(file._block["cid"]))
 
     def test_long_files_go_in_and_out_as_blocks(self):
         data = bytes(range(256)) * 8192

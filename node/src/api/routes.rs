@@ -32,9 +32,9 @@ use crate::state::pins::{self as table, Reason};
 use crate::view::{
     self, Accepted, AddQuery, Added, Admission, AuditQuery, Cancelled, Collected, ContentPath,
     Delegate, Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite,
-    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir, NewDirEntry,
-    NewInterpreter, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop, Submission,
-    TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
+    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, Needed, NewDir,
+    NewDirEntry, NewInterpreter, NodeKind, Peer, Pin, Rekeyed, Revocation, Revoked, Status, Stop,
+    Submission, TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
 type Shared = State<Arc<Node>>;
@@ -99,6 +99,7 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/jobs/{id}/items", get(items).post(give).layer(DefaultBodyLimit::max(GIFT_LIMIT)))
         .route("/jobs/{id}/items/cancel", post(withdraw))
+        .route("/jobs/{id}/files", post(keep))
         .route("/jobs/{id}/close", post(close))
         .route("/jobs/{id}/logs", get(logs))
         .route("/jobs/{id}/tasks/{task}", get(task));
@@ -413,6 +414,16 @@ async fn give(
     let job = node.controller.find(&id).await?;
     let items = serde_json::to_vec(&items).expect("what was JSON encodes");
     Ok(Json(Given { first: node.controller.give(job, query.key, items.into()).await? }))
+}
+
+async fn keep(
+    State(node): Shared,
+    Path(id): Path<String>,
+    Json(Needed { files }): Json<Needed>,
+) -> Answer<Empty> {
+    let job = node.controller.find(&id).await?;
+    node.controller.keep(job, &files).await?;
+    Ok(Json(Empty {}))
 }
 
 async fn withdraw(

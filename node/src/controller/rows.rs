@@ -203,6 +203,29 @@ impl Controller {
         Err(ItemsError::Refused { job, why: "it has ended".to_owned() })
     }
 
+    /// Keeps files on this node as long as a job is under way: those that its items name. What is missing here of them
+    /// is fetched.
+    ///
+    /// # Errors
+    /// When there is no such job, or it has ended; when a file cannot be had.
+    pub async fn keep(&self, job: JobId, files: &[Cid]) -> Result<(), ItemsError> {
+        let has_ended = async || self.view(job).await.map(|view| view.state.is_end());
+        if !has_ended().await? {
+            let (blocks, reason) = (&self.context.blocks, Reason::Job(job));
+            let session = blocks.session(&[], Tier::Durable);
+            for file in files {
+                session.fetch_all(*file, |_| {}).await.map_err(unixfs::Error::from)?;
+                blocks.pins().pin(*file, reason).await?;
+            }
+            if !has_ended().await? {
+                return Ok(());
+            }
+            // It may have let go before of what it had then.
+            blocks.pins().release(reason).await?;
+        }
+        Err(ItemsError::Refused { job, why: "it has ended".to_owned() })
+    }
+
     /// Cancels items of a job, by their numbers. When this returns the journal holds it; those that were, the others
     /// have ended, or will. A job that has ended has none to cancel.
     ///

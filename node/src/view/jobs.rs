@@ -219,6 +219,15 @@ pub struct GiveQuery {
     pub key: Option<GiftKey>,
 }
 
+/// Body of `POST /jobs/{id}/files`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Needed {
+    /// What the job's items name.
+    #[serde(with = "cid_text::list")]
+    pub files: Vec<Cid>,
+}
+
 /// Body of `POST /jobs/{id}/items/cancel`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

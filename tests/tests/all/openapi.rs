@@ -183,8 +183,11 @@ fn every_operation_that_is_described_answers_as_described() {
     caller.call(("post", "/v1/jobs/{id}/items"), &items, &json!([""]), 409);
     let cancel = (format!("{items}/cancel"), json!({ "items": [99] }));
     caller.call(("post", "/v1/jobs/{id}/items/cancel"), &cancel.0, &cancel.1, 200);
+    let (keep, files) = (("post", "/v1/jobs/{id}/files"), format!("{path}/files"));
+    caller.call(keep, &files, &json!({ "files": [file] }), 200);
     caller.call(("post", "/v1/jobs/{id}/close"), &format!("{path}/close"), &empty, 200);
     let _ = node.job_done(job);
+    caller.call(keep, &files, &json!({ "files": [file] }), 409);
     let lines = caller.call(("get", "/v1/jobs/{id}/items"), &items, &none, 200).body;
     let lines: Vec<Value> = String::from_utf8(lines)
         .unwrap()
