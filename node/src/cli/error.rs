@@ -215,6 +215,15 @@ pub(super) enum CliError {
     )]
     LocalSwarm { after: Duration, ready: usize, nodes: usize },
 
+    #[error("no node of the local swarm can run job {job}: {why}")]
+    #[diagnostic(
+        code("IPDC-1634"),
+        help(
+            "`--allow fetch` lets the job fetch, `--allow process` run native programs, which takes root; what they lack else, a swarm of your own may have"
+        )
+    )]
+    NobodyHere { job: JobId, why: String },
+
     #[error("no invitation was given")]
     #[diagnostic(
         code("IPDC-1624"),
@@ -385,6 +394,7 @@ impl CliError {
             | CliError::StartSlow { .. }
             | CliError::StopSlow { .. }
             | CliError::LocalSwarm { .. }
+            | CliError::NobodyHere { .. }
             | CliError::Stdout(_)
             | CliError::TooMany { .. } => Exit::Failed,
         }

@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use rust_ipfs::Multiaddr;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
@@ -29,23 +30,52 @@ const MEET_LIMIT: Duration = Duration::from_secs(30);
 /// How often a node is asked whom it sees.
 const MEET_PAUSE: Duration = Duration::from_millis(50);
 
+/// What such nodes let the job do beside computing: nothing, where it is not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Allow {
+    /// Fetch from the network, from public addresses
+    Fetch,
+    /// Fetch from private addresses too, those that job.toml names
+    Private,
+    /// Run native programs
+    Process,
+}
+
+impl Allow {
+    /// The setting that says so, and its value.
+    fn setting(self) -> (&'static str, &'static str) {
+        match self {
+            Allow::Fetch => ("IPDC_POLICY_FETCH", "true"),
+            Allow::Private => ("IPDC_POLICY_FETCH_PRIVATE", "0.0.0.0/0,::/0"),
+            Allow::Process => ("IPDC_POLICY_MEMBERS", "wasm,wasi,python,process"),
+        }
+    }
+}
+
 /// N nodes that see each other.
 pub(super) struct LocalSwarm {
     // Dropped in this order, after `Drop` has made sure that no process is left.
     nodes: Vec<NodeProcess>,
     homes: Vec<Home>,
+    /// Of each.
+    settings: Vec<(&'static str, String)>,
     _dir: TempDir,
 }
 
 impl LocalSwarm {
-    pub(super) async fn start(nodes: u32) -> Result<Self, CliError> {
+    pub(super) async fn start(nodes: u32, allow: &[Allow]) -> Result<Self, CliError> {
         let place = std::env::temp_dir();
         let dir = tempfile::Builder::new()
             .prefix("ipdc-local-")
             .tempdir_in(&place)
             .map_err(CliError::file("write in", &place))?;
         let homes = setup::local_homes(dir.path(), nodes)?;
-        let mut swarm = LocalSwarm { nodes: Vec::new(), homes, _dir: dir };
+        // They share the machine.
+        let slots = (machine::cpus() as usize / homes.len()).max(1).to_string();
+        let allowed = allow.iter().map(|allow| allow.setting());
+        let allowed = allowed.map(|(name, value)| (name, value.to_owned()));
+        let settings = allowed.chain([("IPDC_NODE_SLOTS", slots)]).collect();
+        let mut swarm = LocalSwarm { nodes: Vec::new(), homes, settings, _dir: dir };
         // The others ask the first one whom there is.
         let first = swarm.start_some(0, 1, &[]).await?;
         let mut next = 1;
@@ -78,10 +108,9 @@ impl LocalSwarm {
             http: Some(any),
             bootstrap: bootstrap.to_vec(),
         };
-        // They share the machine.
-        let slots = (machine::cpus() as usize / self.homes.len()).max(1);
         for home in &self.homes[begin..end] {
-            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), Life::Ours { slots })?);
+            let life = Life::Ours { settings: self.settings.clone() };
+            self.nodes.push(NodeProcess::spawn(home, flags.to_args(), life)?);
         }
         let mut addresses = Vec::new();
         for node in &mut self.nodes[begin..end] {

@@ -34,13 +34,12 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const WHILE_STDIN: &str = "--while-stdin";
 
 /// Whether a node outlives us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Life {
     /// It is a daemon: in a session of its own.
     Own,
-    /// It ends with us, whatever ends us: it reads a pipe that only we hold open. It runs so many
-    /// attempts at once.
-    Ours { slots: usize },
+    /// It ends with us, whatever ends us: it reads a pipe that only we hold open. It has these settings.
+    Ours { settings: Vec<(&'static str, String)> },
 }
 
 /// A node that was started from here.
@@ -77,12 +76,12 @@ impl NodeProcess {
         let mut command = Command::new(&program);
         command.arg("--home").arg(home.path()).arg("start").args(args);
         command.stdout(file).stderr(second);
-        match life {
+        match &life {
             Life::Own => {
                 command.stdin(Stdio::null());
                 in_own_session(&mut command);
             }
-            Life::Ours { slots } => {
+            Life::Ours { settings: ours } => {
                 command.arg(WHILE_STDIN).stdin(Stdio::piped()).kill_on_drop(true);
                 // In a process group of its own: the terminal's Ctrl-C is for us alone.
                 command.process_group(0);
@@ -91,7 +90,7 @@ impl NodeProcess {
                 settings.filter(|name| is_setting(name)).for_each(|name| {
                     command.env_remove(name);
                 });
-                command.env("IPDC_NODE_SLOTS", slots.to_string());
+                command.envs(ours.iter().map(|(name, value)| (name, value)));
             }
         }
         let child = command.spawn().map_err(CliError::file("run", &program))?;

@@ -14,13 +14,13 @@ use ipdc_jobs::kind::{self, Items, Kind};
 use ipdc_jobs::spec::{self, JobSpec};
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Session;
 use super::error::{CliError, ItemList};
 use super::inputs::{Input, Inputs};
 use super::items;
-use super::local::LocalSwarm;
+use super::local::{Allow, LocalSwarm};
 use super::output::{Answer, Output, span};
 use super::progress::{Progress, step};
 use super::{runtimes, transfer};
@@ -35,6 +35,9 @@ const RECONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long to wait before a node that does not answer is asked again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a job may wait in a local swarm of which no node can run it: they know each other when it begins.
+const NOBODY_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a cancelled job may take to say so.
 const CANCEL_LIMIT: Duration = Duration::from_secs(20);
@@ -84,6 +87,9 @@ pub(super) struct Run {
     /// What runs Python on these nodes: the module, or the wheel that `ipdc runtime add python` fetches
     #[arg(long, value_name = "FILE", requires = "local")]
     python: Option<PathBuf>,
+    /// What these nodes let the job do beside computing; may be repeated
+    #[arg(long, value_name = "WHAT", value_enum, requires = "local")]
+    allow: Vec<Allow>,
     /// Print the job's ID as soon as it is accepted, and leave
     #[arg(long, conflicts_with_all = ["local", "out", "follow"])]
     detach: bool,
@@ -106,8 +112,8 @@ impl Run {
         };
         let progress = Progress::new(session.output);
         progress.say(format!("starting {nodes} nodes"));
-        let swarm = interrupts.unless(LocalSwarm::start(nodes)).await??;
-        let place = Place::new(swarm.home().to_owned())?;
+        let swarm = interrupts.unless(LocalSwarm::start(nodes, &self.allow)).await??;
+        let place = Place { is_all: true, ..Place::new(swarm.home().to_owned())? };
         if let Some(file) = &self.python {
             let module = runtimes::read(file).await?;
             let adding = runtimes::add(&place.client, Runtime::Python.name(), module, &progress);
@@ -260,11 +266,13 @@ fn check_job_dir(dir: &Path) -> Result<Vec<JobSpec>, CliError> {
 pub(super) struct Place {
     home: PathBuf,
     client: Client,
+    /// Its swarm is all that there will be: a job that no node of it can run never will be.
+    is_all: bool,
 }
 
 impl Place {
     pub(super) fn new(home: PathBuf) -> Result<Self, CliError> {
-        Ok(Place { client: Client::of_home(&home)?, home })
+        Ok(Place { client: Client::of_home(&home)?, home, is_all: false })
     }
 
     /// Waits for the job's end. The first interrupt cancels the job, the second leaves at once.
@@ -306,13 +314,29 @@ impl Place {
         job: JobId,
         progress: &Progress,
     ) -> Result<JobView, CliError> {
-        let mut since = None;
+        let (mut since, mut nobody) = (None, None);
         loop {
-            let view = self.look(job, since).await?;
+            let looking = self.look(job, since);
+            let view = match &nobody {
+                None => looking.await?,
+                Some((until, why)) => match timeout_at(*until, looking).await {
+                    Ok(view) => view?,
+                    Err(_) => {
+                        let why = String::clone(why);
+                        // Who waits for its items hears of the end.
+                        let _ = self.client.cancel(&job.to_string()).await;
+                        return Err(CliError::NobodyHere { job, why });
+                    }
+                },
+            };
             progress.job(&view);
             if view.state.is_end() {
                 return Ok(view);
             }
+            let waiting = view.waiting.clone().filter(|_| view.state == JobState::Queued);
+            nobody = waiting.filter(|_| self.is_all).map(|why| {
+                (nobody.map_or_else(|| Instant::now() + NOBODY_LIMIT, |(until, _)| until), why)
+            });
             since = Some(view.version);
             // Short jobs are answered at once; long ones need not be watched task by task.
             if view.seconds > 1.0 {

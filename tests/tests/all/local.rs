@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipdc_tests::job::{guest, many_splits, parts, sorted_lines};
 use ipdc_tests::program::Signal;
-use ipdc_tests::{JOB, JobDir, Node, Program, SOON, alone, eventually, ipdc, root};
+use ipdc_tests::{JOB, JobDir, Node, Program, SOON, Site, alone, eventually, ipdc, root};
 
 /// `ipdc` with no home, and temporary files below `folder`.
 fn bare(folder: &Path) -> Program {
@@ -80,6 +80,22 @@ fn after_a_local_run_items_that_failed_are_found_in_the_result() {
     assert!(!format!("{ran}").contains("ipdc job items"), "its node is gone: {ran}");
     let failed = std::fs::read_to_string(list).unwrap();
     assert!(failed.lines().nth(1).unwrap().contains("\"status\":\"failed\""), "{failed}");
+}
+
+#[test]
+fn a_local_run_that_nobody_may_run_ends_with_the_reason_and_what_allows_it() {
+    let room = Node::new();
+    let site = Site::start(3, 7);
+    let crawl = JobDir::crawl(&site, "", "rate = 0");
+    let run = || bare(room.folder()).args(["run", "cl"]).arg(crawl.path()).args(["--local", "1"]);
+    let why = ["IPDC-1634", "without the right to fetch", "--allow fetch"];
+    let _ = run().args(["--allow", "process"]).within(JOB).run().failed(1, &why);
+    let out = room.folder().join("out");
+    let _ = run().args(["--allow", "fetch"]).within(JOB).run().failed(1, &["IPDC-1634"]);
+    let allow = ["--allow", "fetch", "--allow", "private", "--out"];
+    let _ = run().args(allow).arg(&out).within(JOB).run().ok();
+    let results = std::fs::read_to_string(out.join("results.jsonl")).unwrap();
+    assert_eq!(results.lines().count(), 3);
 }
 
 #[test]

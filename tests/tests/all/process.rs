@@ -91,6 +91,19 @@ fn a_native_program_runs_where_its_owner_is_named_and_nowhere_else() {
 }
 
 #[test]
+fn a_local_run_allows_native_programs_when_it_is_told_to() {
+    if left_out() {
+        return;
+    }
+    let room = Node::new();
+    let job = items("echo \"its $(cat)\"", "0..5");
+    let run = || room.cli(["run", "cl"]).arg(job.path()).args(["--follow", "--local", "2"]);
+    let _ = run().within(JOB).run().failed(1, &["IPDC-1634", "--allow process"]);
+    let ran = run().args(["--allow", "process"]).within(JOB).run().ok();
+    assert_eq!(ran.text().matches("\"output\":\"its ").count(), 5, "{ran}");
+}
+
+#[test]
 fn native_programs_map_combine_and_reduce_as_wasm_does() {
     if left_out() {
         return;
