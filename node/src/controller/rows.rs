@@ -214,7 +214,7 @@ impl Controller {
             let (blocks, reason) = (&self.context.blocks, Reason::Job(job));
             let session = blocks.session(&[], Tier::Durable);
             for file in files {
-                session.fetch_all(*file, |_| {}).await.map_err(unixfs::Error::from)?;
+                session.fetch_all(*file, |_| {}).await?;
                 blocks.pins().pin(*file, reason).await?;
             }
             if !has_ended().await? {
