@@ -64,7 +64,7 @@ pub enum InterpreterError {
     /// None was added here, and the known one cannot be had.
     #[error(
         "this node has no Python interpreter, and no node that it is connected to has one; `ipdc runtime add python` \
-         gets one, on any node of the swarm"
+         gets one, on any node of the swarm (with `ipdc run --local`: `--python FILE`)"
     )]
     #[diagnostic(code("IPDC-5203"))]
     None(#[source] Option<Box<unixfs::Error>>),
