@@ -147,9 +147,11 @@ async fn a_holder_that_connects_meanwhile_is_asked() {
     let cid = wanted.cid();
     let hunt = tokio::spawn(async move { session.get(&cid).await });
     tokio::task::yield_now().await;
-    let late = node(&network).await;
-    late.hold("late").await;
+    // It holds the block before it connects: asked between the two, it would rightly say no.
+    let bytes = wanted.bytes().clone();
+    let late = Fake::new(&network, move |_, _| Deed::Give(bytes.clone()));
     assert_eq!(hunt.await.unwrap().unwrap(), wanted);
+    assert_eq!(late.asked(), 1);
 }
 
 #[tokio::test]
