@@ -28,7 +28,7 @@ use rustix::thread::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::left;
+use super::left::{self, Left};
 use super::order::{self, Answer, End, Order};
 use super::root;
 use super::uid::Uid;
@@ -139,8 +139,10 @@ fn inner(place: &Place, uid: u32) -> Result<(), String> {
     root::build(&place.folder).map_err(cannot("its files"))?;
     give_up().map_err(cannot("its rights"))?;
     let node = io::stdin();
-    let say = |answer| order::send(&node, &answer, &[]).map_err(cannot("the node is gone"));
-    say(Answer::Ready)?;
+    let say = |answer: Answer, files: &[BorrowedFd<'_>]| {
+        order::send(&node, &answer, files).map_err(cannot("the node is gone"))
+    };
+    say(Answer::Ready, &[])?;
     let (mut room, mut third) = (None, reserve(&node).map_err(cannot("its descriptors"))?);
     loop {
         let received = order::receive::<Order>(&node).map_err(cannot("the node's order"))?;
@@ -152,29 +154,23 @@ fn inner(place: &Place, uid: u32) -> Result<(), String> {
         if order.out {
             left::make(uid).map_err(cannot("its directory for files"))?;
         }
-        match start(&order, pipes, &mut third, uid) {
-            Err(error) => say(Answer::NotStarted(error.raw_os_error().unwrap_or_default()))?,
-            Ok(program) => {
-                let Some(end) = attend(&program, &node).map_err(cannot("its end"))? else {
-                    return Ok(());
-                };
-                let left = if order.out { left::take() } else { Ok(Ok(Vec::new())) };
-                let left = left.map_err(cannot("its files"))?;
-                let fresh = root::is_work_fresh().map_err(cannot("its working directory"))?;
-                if let (Some(room), false) = (room, fresh) {
-                    root::fresh_work(uid, room).map_err(cannot("its working directory"))?;
-                }
-                let (out, files) = match left {
-                    Ok(left) => {
-                        let (paths, files): (Vec<_>, Vec<_>) = left.into_iter().unzip();
-                        (Ok(paths), files)
-                    }
-                    Err(why) => (Err(why), Vec::new()),
-                };
-                let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-                let answer = Answer::Ended { end, out };
-                order::send(&node, &answer, &files).map_err(cannot("the node is gone"))?;
-            }
+        let ended = match start(&order, pipes, &mut third, uid) {
+            Err(error) => Err(error.raw_os_error().unwrap_or_default()),
+            Ok(program) => match attend(&program, &node).map_err(cannot("its end"))? {
+                Some(end) => Ok(end),
+                None => return Ok(()),
+            },
+        };
+        let left = if order.out { left::take() } else { Ok(Left::nothing()) };
+        let Left { paths: out, files } = left.map_err(cannot("its files"))?;
+        let fresh = root::is_work_fresh().map_err(cannot("its working directory"))?;
+        if let (Some(room), false) = (room, fresh) {
+            root::fresh_work(uid, room).map_err(cannot("its working directory"))?;
+        }
+        let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        match ended {
+            Err(number) => say(Answer::NotStarted(number), &[])?,
+            Ok(end) => say(Answer::Ended { end, out }, &files)?,
         }
     }
 }

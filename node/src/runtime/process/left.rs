@@ -3,10 +3,10 @@
 //! It lies in the working directory, so that one mount is both. A file goes to the node as it is, open; nothing of it
 //! is read here, and no link is followed.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, chown};
 use std::path::Path;
 
 use rustix::fs::OFlags;
@@ -17,14 +17,28 @@ use crate::runtime::outbox::{FILES_LIMIT, OUT};
 /// Bytes of all the files' paths together: what fits a packet, with every byte escaped.
 const PATHS_LIMIT: usize = 24 << 10;
 
-/// Files by their paths below `/out`, or why they cannot be kept.
-pub(super) type Left = Result<Vec<(String, OwnedFd)>, String>;
+/// What was found there.
+pub(super) struct Left {
+    /// The files' paths below `/out`, or why they cannot be kept.
+    pub(super) paths: Result<Vec<String>, String>,
+    /// The files, in the same order.
+    pub(super) files: Vec<OwnedFd>,
+}
+
+impl Left {
+    pub(super) fn nothing() -> Left {
+        Left { paths: Ok(Vec::new()), files: Vec::new() }
+    }
+
+    fn refused(why: String) -> Left {
+        Left { paths: Err(why), files: Vec::new() }
+    }
+}
 
 /// Makes an empty `/out` for the user `uid`.
 pub(super) fn make(uid: u32) -> io::Result<()> {
     let out = Path::new(WORK).join(OUT);
-    fs::create_dir(&out)?;
-    fs::set_permissions(&out, fs::Permissions::from_mode(0o700))?;
+    DirBuilder::new().mode(0o700).create(&out)?;
     chown(&out, Some(uid), Some(uid))
 }
 
@@ -33,19 +47,25 @@ pub(super) fn take() -> io::Result<Left> {
     let out = Path::new(WORK).join(OUT);
     match fs::symlink_metadata(&out) {
         Ok(found) if found.is_dir() => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Vec::new())),
-        Ok(_) => return Ok(Err("it is no directory any more".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Left::nothing()),
+        Ok(_) => return Ok(Left::refused("it is no directory any more".to_owned())),
         Err(error) => return Err(error),
     }
-    let left = walk(&out)?;
-    if left.as_ref().is_ok_and(Vec::is_empty) {
-        // Folders without files are the next working directory's to forget.
-        let _ = fs::remove_dir(&out);
-    }
-    Ok(left)
+    Ok(match walk(&out)? {
+        Ok(files) => {
+            if files.is_empty() {
+                // Folders without files are the next working directory's to forget.
+                let _ = fs::remove_dir(&out);
+            }
+            let (paths, files) = files.into_iter().unzip();
+            Left { paths: Ok(paths), files }
+        }
+        Err(why) => Left::refused(why),
+    })
 }
 
-fn walk(out: &Path) -> io::Result<Left> {
+/// The files below `out`, by their paths there, or why they cannot be kept.
+fn walk(out: &Path) -> io::Result<Result<Vec<(String, OwnedFd)>, String>> {
     let (mut files, mut folders, mut bytes) = (Vec::new(), vec![String::new()], 0);
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(out.join(&folder))? {

@@ -368,6 +368,22 @@ fn a_program_that_cannot_be_started_here_says_why_and_another_node_may() {
 }
 
 #[test]
+fn a_program_that_cannot_be_started_is_told_of_each_item_and_leaves_its_launcher_as_it_was() {
+    let Some(world) = world("unstarted") else { return };
+    let given = || Given { write: true, ..Given::default() };
+    let mut guest = world.guest(b"#!/no/such/interpreter\n", given());
+    for _ in 0..3 {
+        let Err(TaskError::Failed { code, message, .. }) = call(&mut *guest, b"") else { panic!() };
+        assert_eq!(code, "IPDC-5319", "{message}");
+    }
+    let mut lists = world.guest(b"#!/bin/sh\nls -A /work /out", given());
+    for _ in 0..3 {
+        let lines = call(&mut *lists, b"").unwrap().into_iter().map(|(key, _)| key);
+        assert_eq!(lines.collect::<Vec<_>>(), ["/out:", "", "/work:", "out"]);
+    }
+}
+
+#[test]
 fn a_program_that_wants_too_much_memory_is_ended_and_told_so() {
     let Some(world) = world("memory") else { return };
     for greedy in ["tail /dev/zero", "exec tail /dev/zero", "cat /dev/zero > file; exit 1"] {
