@@ -154,7 +154,7 @@ impl State {
         // The body of the last one is not kept beside the next.
         self.answer = Answer::default();
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let (rules, room) = (self.side.rules(), self.memory.taken.room());
+        let (rules, room) = (self.side.given().fetch.as_deref(), self.memory.taken.room());
         let fetched = Answer::fetch(request, rules, room, self.outlet.listener.as_mut(), left);
         self.answer = self.keep(fetched)?;
         self.check()
@@ -162,7 +162,7 @@ impl State {
 
     /// Names an item for the job.
     pub(super) fn enqueue(&mut self, item: &[u8]) -> Result<(), GuestError> {
-        self.outlet.enqueue(self.side.may_enqueue(), item)
+        self.outlet.enqueue(self.side.given().enqueue, item)
     }
 
     /// Whether the guest may go on: for what a host function does piece by piece.

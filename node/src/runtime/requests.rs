@@ -1,11 +1,12 @@
 //! What programs ask their host that WASI has no function for: requests, a line of JSON each, and their answers,
 //! another. Wasm commands ask by `/dev/ipdc`, native programs by a descriptor. `docs/guest.md` describes them.
 
+use ipdc_jobs::kind::Given;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::imports::Outlet;
-use super::shown;
+use super::{GuestError, shown};
 
 /// The longest request, in bytes: an error with its cause, a URL with headers, or a hundred log lines.
 pub(super) const REQUEST_LIMIT: usize = 64 << 10;
@@ -41,9 +42,16 @@ pub(super) enum Told {
 }
 
 impl Request {
-    /// Does what needs no more than a way out.
-    pub(super) fn tell(self, outlet: &mut Outlet) -> Told {
+    /// Does what needs no more than a way out, and refuses what who was `given` this may not.
+    pub(super) fn tell(self, outlet: &mut Outlet, given: &Given) -> Told {
         match self {
+            Request::Enqueue { item } => {
+                let named = outlet.enqueue(given.enqueue, item.as_bytes());
+                Told::Done(named.map_err(|error| error.to_string()))
+            }
+            Request::Fetch { .. } if given.fetch.is_none() => {
+                Told::Done(Err(GuestError::NoFetch.to_string()))
+            }
             Request::Log { text } => {
                 outlet.log(text.as_bytes());
                 Told::Done(Ok(()))

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use ipdc_jobs::fetch::Rules;
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{Given, ReadAt, TaskError};
 use ipdc_jobs::manifest::MANIFEST_LIMIT;
@@ -96,14 +95,9 @@ impl Side {
         self.given.input.as_bytes()
     }
 
-    /// How it fetches from the network, if it may.
-    pub(super) fn rules(&self) -> Option<&Rules> {
-        self.given.fetch.as_deref()
-    }
-
-    /// Whether it may name items for its job.
-    pub(super) fn may_enqueue(&self) -> bool {
-        self.given.enqueue
+    /// What it is given.
+    pub(super) fn given(&self) -> &Given {
+        &self.given
     }
 
     /// The side files by name, in the order of the names.

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::Errno;
-use crate::runtime::GuestError;
 use crate::runtime::answer::Answer;
 use crate::runtime::command::{GaveUp, Process};
 use crate::runtime::requests::{Request, Requests, Told, TooLong, answer, nothing};
@@ -61,19 +60,12 @@ fn serve(
     process: &mut Process,
 ) -> Result<Result<String, String>, wasmtime::Error> {
     let Process { state, .. } = process;
-    let refused = |error: GuestError| error.to_string();
-    let other = match request.tell(&mut state.outlet) {
+    let other = match request.tell(&mut state.outlet, state.side.given()) {
         Told::Done(done) => return Ok(done.map(|()| nothing())),
         Told::GaveUp(why) => return Err(GaveUp(why).into()),
         Told::Other(other) => other,
     };
     match other {
-        Request::Enqueue { item } => {
-            Ok(state.enqueue(item.as_bytes()).map(|()| nothing()).map_err(refused))
-        }
-        Request::Fetch { .. } if state.side.rules().is_none() => {
-            Ok(Err(refused(GuestError::NoFetch)))
-        }
         Request::Fetch { request } => {
             state.fetch(request.to_string().as_bytes())?;
             Ok(Ok(String::from_utf8_lossy(state.answer.head()).into_owned()))

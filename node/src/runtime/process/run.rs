@@ -216,26 +216,18 @@ impl Run {
 impl Run {
     /// Does what the program asks.
     fn ask(&mut self, request: Request, until: Instant) -> Result<Reply, TaskError> {
-        let other = match request.tell(&mut self.outlet) {
-            Told::Done(done) => return Ok(Reply::new(done.map(|()| nothing()))),
+        let done = match request.tell(&mut self.outlet, &self.given) {
+            Told::Done(done) => done.map(|()| nothing()),
             Told::GaveUp(why) => return Err(GuestError::GaveUp(why).into()),
-            Told::Other(other) => other,
-        };
-        let refused = |error: GuestError| error.to_string();
-        let done = match (other, self.given.fetch.as_deref()) {
-            (Request::Enqueue { item }, _) => {
-                let named = self.outlet.enqueue(self.given.enqueue, item.as_bytes());
-                named.map(|()| nothing()).map_err(refused)
-            }
-            (Request::Fetch { .. }, None) => Err(refused(GuestError::NoFetch)),
-            (Request::Fetch { request }, rules) => {
-                let (text, room) = (request.to_string(), &self.room);
+            Told::Other(Request::Fetch { request }) => {
+                let (text, rules) = (request.to_string(), self.given.fetch.as_deref());
                 let left = until.saturating_duration_since(Instant::now());
                 let listener = self.outlet.listener.as_mut();
-                let fetched = answer::Answer::fetch(text.as_bytes(), rules, room, listener, left)?;
+                let fetched =
+                    answer::Answer::fetch(text.as_bytes(), rules, &self.room, listener, left)?;
                 return Ok(Reply::of_fetch(fetched));
             }
-            _ => Err("a native program cannot ask that".to_owned()),
+            Told::Other(_) => Err("a native program cannot ask that".to_owned()),
         };
         Ok(Reply::new(done))
     }
