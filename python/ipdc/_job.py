@@ -250,7 +250,9 @@ class Job:
         files = {cid: file for item in items for cid, file in item.files.items()}
         try:
             self._keep(job, files)
-        except NodeError:
+        except NodeError as error:
+            if error.code == NOT_OPEN:
+                raise
             # It kept them for a job before, and may have let go of them.
             for file in files.values():
                 if file._is_here:
