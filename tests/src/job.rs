@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::root;
@@ -96,6 +97,16 @@ fn burning(name: &str, mark: &str, rounds: u32) -> String {
     let nothing = format!("(i32.const 0) {mark}");
     assert!(text.contains(&nothing), "{name} has no `{nothing}`");
     text.replace(&nothing, &format!("(i32.const {rounds})"))
+}
+
+/// Lines of JSON, one an item.
+///
+/// # Panics
+/// When one is none.
+#[must_use]
+pub fn rows(text: &str) -> Vec<Value> {
+    let row = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    text.lines().map(row).collect()
 }
 
 /// A guest of `tests/jobs`.

@@ -4,15 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use ipdc_tests::job::parts;
+use ipdc_tests::job::{parts, rows};
 use ipdc_tests::site::{self, MAY_FETCH, Site};
 use ipdc_tests::{JOB, JobDir, Node, SOON, Swarm, eventually, root};
 use serde_json::{Value, json};
-
-/// A job whose items are what they give.
-fn rows(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
 
 fn numbers(rows: &[Value]) -> BTreeSet<u64> {
     rows.iter().map(|row| row["n"].as_u64().unwrap()).collect()

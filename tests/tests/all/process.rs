@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use ipdc_tests::job::many_splits;
+use ipdc_tests::job::{many_splits, rows};
 use ipdc_tests::site::MAY_FETCH;
 use ipdc_tests::{JOB, JobDir, Node, SOON, Site, Swarm, eventually};
 use serde_json::Value;
@@ -26,6 +26,17 @@ fn allow(node: &mut Node, more: &str) {
         "[policy.owners.\"{owner}\"]\nruntimes = [\"wasm\", \"process\"]\n{more}"
     ));
     node.start();
+}
+
+/// A started node that runs native programs for its owner, with `more` in its settings; none where these tests are left out.
+fn node_that_may(more: &str) -> Option<Node> {
+    if left_out() {
+        return None;
+    }
+    let mut node = Node::first();
+    node.start();
+    allow(&mut node, more);
+    Some(node)
 }
 
 /// Stops a node that ran native programs: nothing of them is left on the machine.
@@ -50,8 +61,14 @@ fn below(folder: &Path, name: &str) -> Option<PathBuf> {
 
 /// A job whose items go through the script.
 fn items(script: &str, items: &str) -> JobDir {
-    let toml =
-        format!("kind = \"cl\"\nrun = \"tool\"\nitems = \"{items}\"\nmemo = false\nretries = 0");
+    limited(script, items, "")
+}
+
+/// The same with these `[limits]`.
+fn limited(script: &str, items: &str, limits: &str) -> JobDir {
+    let toml = format!(
+        "kind = \"cl\"\nrun = \"tool\"\nitems = \"{items}\"\nmemo = false\nretries = 0\n[limits]\n{limits}"
+    );
     JobDir::new(&toml).file("tool", format!("#!/bin/sh\n{script}"))
 }
 
@@ -74,8 +91,7 @@ fn a_native_program_runs_where_its_owner_is_named_and_nowhere_else() {
     let named = swarm[1].peer_id();
     let follow = swarm[0].cli(["run", "cl"]).arg(job.path()).arg("--follow");
     let ran = follow.within(JOB).run().ok();
-    let rows: Vec<Value> =
-        ran.text().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let rows = rows(ran.text());
     assert_eq!(rows.len(), 60);
     for row in &rows {
         let output = row["output"].as_str().unwrap();
@@ -105,12 +121,7 @@ fn a_local_run_allows_native_programs_when_it_is_told_to() {
 
 #[test]
 fn native_programs_map_combine_and_reduce_as_wasm_does() {
-    if left_out() {
-        return;
-    }
-    let mut node = Node::first();
-    node.start();
-    allow(&mut node, "");
+    let Some(mut node) = node_that_may("") else { return };
     let (input, counts) = many_splits(node.folder(), 3);
     let toml =
         "kind = \"mr\"\nmap = \"map\"\ncombine = \"add\"\nreduce = \"add\"\npartitions = 2\n";
@@ -128,12 +139,7 @@ fn native_programs_map_combine_and_reduce_as_wasm_does() {
 
 #[test]
 fn files_that_a_native_program_leaves_are_what_its_item_gave() {
-    if left_out() {
-        return;
-    }
-    let mut node = Node::first();
-    node.start();
-    allow(&mut node, "");
+    let Some(mut node) = node_that_may("[node]\nslots = 1\n") else { return };
     // One slot, so that each item has what the one before left behind, if anything.
     let script = "case $(cat) in
         0) mkdir /out/d && printf zero > /out/0 && chmod 0 /out/0 && seq 100000 > out/d/long && ls out;;
@@ -145,14 +151,12 @@ fn files_that_a_native_program_leaves_are_what_its_item_gave() {
         6) rmdir out && ln -s /etc out;;
         7) echo x > out/not; exit 1;;
         8) rmdir out;; esac";
-    let job = items(script, "0..9");
-    let toml = fs::read_to_string(job.path().join("job.toml")).unwrap();
-    let job = job.file("job.toml", format!("{toml}\n[limits]\noutput = \"1MiB\"\n"));
+    let job = limited(script, "0..9", "output = \"1MiB\"");
     let out = node.folder().join("out");
     let run = node.cli(["run", "cl"]).arg(job.path()).arg("--out").arg(&out).within(JOB).run();
     let _ = run.failed(6, &["6 of the 9 items"]);
     let results = fs::read_to_string(out.join("results.jsonl")).unwrap();
-    let rows: Vec<Value> = results.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let rows = rows(&results);
     let codes: Vec<_> = rows.iter().map(|row| row["error"]["code"].as_str()).collect();
     let no_file = Some("IPDC-5323");
     let (large, failed) = (Some("IPDC-5404"), Some("IPDC-5310"));
@@ -173,12 +177,7 @@ fn files_that_a_native_program_leaves_are_what_its_item_gave() {
 #[test]
 fn a_native_program_fetches_and_names_items_through_its_node() {
     const PAGES: u32 = 40;
-    if left_out() {
-        return;
-    }
-    let mut node = Node::first();
-    node.start();
-    allow(&mut node, MAY_FETCH);
+    let Some(mut node) = node_that_may(MAY_FETCH) else { return };
     let site = Site::start(PAGES, 7);
     let script = r#"#!/bin/sh
         ask() { printf '%s\n' "$1" >&3; IFS= read -r answer <&3; }
@@ -195,8 +194,7 @@ fn a_native_program_fetches_and_names_items_through_its_node() {
         agent = \"test/1.0 (+https://example.org)\"\nprivate = [\"127.0.0.0/8\"]\nrate = 0\nconcurrency = 4\n";
     let job = JobDir::new(toml).file("crawl", script).file("start", site.url("/page/0\n"));
     let ran = node.cli(["run", "cl"]).arg(job.path()).arg("--follow").within(JOB).run().ok();
-    let rows: Vec<Value> =
-        ran.text().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let rows = rows(ran.text());
     let found: BTreeSet<_> = rows.iter().map(|row| row["item"].as_str().unwrap()).collect();
     let pages: BTreeSet<_> = (0..PAGES).map(|n| site.url(&format!("/page/{n}"))).collect();
     assert_eq!(found, pages.iter().map(String::as_str).collect());
@@ -219,23 +217,14 @@ fn a_native_program_fetches_and_names_items_through_its_node() {
 
 #[test]
 fn what_a_native_program_fails_with_is_told_with_its_item() {
-    if left_out() {
-        return;
-    }
-    let mut node = Node::first();
-    node.start();
-    allow(&mut node, "");
+    let Some(mut node) = node_that_may("") else { return };
     let script = "case $(cat) in
         0) echo fine;; 1) echo on its log >&2; exit 3;; 2) kill -ABRT $$;;
         3) tail /dev/zero;; 4) sleep 1000;; esac";
-    let job = items(script, "0..5");
-    let toml = fs::read_to_string(job.path().join("job.toml")).unwrap();
-    let job =
-        job.file("job.toml", format!("{toml}\n[limits]\ntime = \"1s\"\nmemory = \"32MiB\"\n"));
+    let job = limited(script, "0..5", "time = \"1s\"\nmemory = \"32MiB\"");
     let follow = node.cli(["run", "cl"]).arg(job.path()).arg("--follow");
     let ran = follow.within(JOB).run().failed(6, &["IPDC-1643", "4 of the 5 items"]);
-    let mut rows: Vec<Value> =
-        ran.text().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let mut rows = rows(ran.text());
     rows.sort_by_key(|row| row["n"].as_u64());
     let code = |row: &Value| row["error"]["code"].as_str().map(str::to_owned);
     let codes: Vec<_> = rows.iter().filter_map(code).collect();
