@@ -31,7 +31,9 @@ impl Kubo {
         let python = root().join("target/kubo/bin/python");
         assert!(python.exists(), "{} is not there: `make setup-kubo` makes it", python.display());
         let script = root().join("tests/kubo.py");
-        Program::new(python).arg(script).arg(&self.repo).args(args).within(JOB)
+        // It writes a log where it is.
+        let place = self.repo.parent().unwrap();
+        Program::new(python).arg(script).arg(&self.repo).args(args).dir(place).within(JOB)
     }
 
     /// Whether it gets `cid` from `node` to `path` within so many seconds.
