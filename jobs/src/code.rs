@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Needs, Runtime};
-use crate::ids::FileRef;
+use crate::ids::{Cid, FileRef, cid_text};
 use crate::kind::JobFiles;
 use crate::native::{HEAD, Native};
 use crate::spec::{Located, Section};
@@ -23,6 +23,22 @@ pub enum Code {
     Python(Python),
     /// A native program.
     Process(Native),
+    /// A command in a container.
+    Container(Container),
+}
+
+/// A command and the image that it is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Container {
+    /// A directory in the form of the OCI image layout (OCI Image Format Specification, version 1).
+    #[serde(with = "cid_text")]
+    pub image: Cid,
+    /// In place of the image's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    /// What comes after the entrypoint.
+    pub command: Vec<String>,
 }
 
 /// Python code and what runs it.
@@ -117,16 +133,18 @@ impl Code {
             Code::Module(_) => Runtime::Wasm,
             Code::Python(_) => Runtime::Python,
             Code::Process(_) => Runtime::Process,
+            Code::Container(_) => Runtime::Container,
         }
     }
 
-    /// The file that runs: the code itself, or what interprets it.
+    /// The file that runs: the code itself, or what interprets it. None, where that is an image of files.
     #[must_use]
-    pub fn module(&self) -> &FileRef {
+    pub fn module(&self) -> Option<&FileRef> {
         match self {
-            Code::Module(file) => file,
-            Code::Python(python) => &python.interpreter,
-            Code::Process(native) => &native.program,
+            Code::Module(file) => Some(file),
+            Code::Python(python) => Some(&python.interpreter),
+            Code::Process(native) => Some(&native.program),
+            Code::Container(_) => None,
         }
     }
 }

@@ -183,6 +183,11 @@ impl JobFiles for World {
         JobFiles::find(self, "python.wasm").ok_or_else(|| "there is no interpreter".to_owned())
     }
 
+    fn image(&self, name: &str) -> Result<Cid, String> {
+        let file = JobFiles::find(self, name).ok_or_else(|| "there is no such image".to_owned())?;
+        Ok(file.cid)
+    }
+
     fn check(&self, _: &Code, _: &str) -> Result<(), String> {
         Ok(())
     }
@@ -221,8 +226,8 @@ impl Host for World {
     }
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
-        let native =
-            *locked(&self.guests).get(&code.module().cid).expect("the test added this module");
+        let module = code.module().expect("guests here are modules");
+        let native = *locked(&self.guests).get(&module.cid).expect("the test added this module");
         let World { frame_limit, traps_on, .. } = *self;
         Ok(Box::new(NativeProgram { native, frame_limit, traps_on }))
     }
@@ -242,6 +247,8 @@ impl Host for World {
     fn progress(&self, done: u64, total: u64) {
         assert!(done <= total, "{done} of {total}");
     }
+
+    fn log(&self, _: &str) {}
 }
 
 /// The outputs of a job's last stage.
@@ -306,7 +313,8 @@ impl Program for NativeProgram {
                 let mut others = Vec::new();
                 for (key, value) in Records::new(frame).flatten() {
                     if key == b"enqueue" {
-                        call.heard.name(&String::from_utf8_lossy(value));
+                        let heard = call.heard.as_ref().expect("items are work of their own");
+                        heard.name(&String::from_utf8_lossy(value));
                     } else {
                         record::write(&mut others, key, value);
                     }

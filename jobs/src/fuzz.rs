@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 use crate::code::Code;
 use crate::fetch::{Robots, Rules};
-use crate::ids::{Attempt, CODEC_RAW, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
+use crate::ids::{Attempt, CODEC_RAW, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_of};
 use crate::kind::{JobFiles, KINDS};
 use crate::manifest::{Limits, Manifest, SignedManifest, VERSION};
 use crate::message::{
@@ -100,6 +100,10 @@ impl JobFiles for AnyDirectory {
 
     fn interpreter(&self) -> Result<FileRef, String> {
         Ok(file(b"python"))
+    }
+
+    fn image(&self, name: &str) -> Result<Cid, String> {
+        Ok(file(name.as_bytes()).cid)
     }
 
     fn check(&self, _: &Code, _: &str) -> Result<(), String> {

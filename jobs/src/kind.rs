@@ -19,7 +19,7 @@ use crate::chunk::{RecordKind, Table};
 use crate::code::Code;
 use crate::engine::Needs;
 use crate::fetch::Rules;
-use crate::ids::{FileRef, PeerId, TaskId};
+use crate::ids::{Cid, FileRef, PeerId, TaskId};
 use crate::log::{Log, Tail};
 use crate::message::{FailureClass, Input, Payload};
 use crate::spec::{JobSpec, SpecError};
@@ -99,6 +99,11 @@ pub trait Kind: Send + Sync {
     /// What `task` needs of the output of one task it depends on.
     fn pick(&self, task: &TaskSpec, output: &Payload) -> Payload;
 
+    /// Whether outputs of this stage make the result though another stage follows. Those of the last always do.
+    fn adds_to_result(&self, _stage: u16) -> bool {
+        false
+    }
+
     /// Whether its jobs have items, which are shown one by one.
     fn has_items(&self) -> bool {
         false
@@ -109,7 +114,7 @@ pub trait Kind: Send + Sync {
         Vec::new()
     }
 
-    /// What the job leaves behind, from the outputs of its last stage.
+    /// What the job leaves behind, from the outputs of its last stage, and of what others [add](Kind::adds_to_result).
     ///
     /// # Errors
     /// What the job fails with: an output is not of the kind's form, or all outputs together break
@@ -130,7 +135,8 @@ pub fn find(name: &str) -> Option<&'static dyn Kind> {
 }
 
 /// Every kind there is.
-pub static KINDS: &[&dyn Kind] = &[&crate::mr::MapReduce, &crate::cl::Items];
+pub static KINDS: &[&dyn Kind] =
+    &[&crate::mr::MapReduce, &crate::cl::Items, &crate::render::Render];
 
 /// A job directory to begin with.
 #[derive(Debug)]
@@ -171,11 +177,28 @@ pub trait Course: Send + Sync {
         None
     }
 
+    /// What stands for the output of `task`, which failed for good, when the job goes on all the same; none, when it
+    /// fails with it.
+    fn give_up(&self, _task: &TaskSpec, _failure: &Failure) -> Option<Bytes> {
+        None
+    }
+
     /// Whether the job goes on when all its tasks are done: its submitter may give it more.
     fn is_open(&self) -> bool;
 
     /// How far it is.
     fn items(&self) -> Items;
+}
+
+/// What a task failed with, when it was not tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The stable code, `IPDC-xxxx`.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What its guest logged.
+    pub log: Log,
 }
 
 /// Items that are taken out of a task.
@@ -236,7 +259,7 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// The outputs of a job's last stage in task order, and where what is made of them is written.
+/// The outputs that make a job's result in task order, and where what is made of them is written.
 pub trait Outputs {
     /// How many there are.
     fn count(&self) -> usize;
@@ -333,6 +356,12 @@ pub trait JobFiles {
     /// # Errors
     /// Why none can be had, and what to do, for the user.
     fn interpreter(&self) -> Result<FileRef, String>;
+    /// The container image of this name: one of this machine's engine, a file of the directory (as `docker save` writes
+    /// it), or what a `Dockerfile` of the directory builds.
+    ///
+    /// # Errors
+    /// Why it cannot be had, and what to do, for the user.
+    fn image(&self, name: &str) -> Result<Cid, String>;
     /// Checks that `code` can be run and has `function`: a module (or wat) exports `memory`,
     /// `ipdc_alloc` and the function, or is a command, and imports nothing but what the sandbox
     /// has; Python files compile. Of a native program nothing is known before it runs.
@@ -454,6 +483,9 @@ pub trait Host: Sync {
 
     /// How far it is: input bytes done, of a total.
     fn progress(&self, done: u64, total: u64);
+
+    /// Adds a line to its log.
+    fn log(&self, line: &str);
 }
 
 /// Code that is ready to run.
@@ -503,8 +535,8 @@ pub struct Call {
     pub input: Bytes,
     /// A file that it may read beside what is given to all, and the name of it.
     pub file: Option<(&'static str, FileRef)>,
-    /// What it says beside its records.
-    pub heard: Arc<Heard>,
+    /// Where is heard what it says beside its records, when it is work of its own; else as of all of its attempt.
+    pub heard: Option<Arc<Heard>>,
 }
 
 /// What an instance that works on an item said beside its records.

@@ -20,6 +20,7 @@
 //! | `lines` | files of lines |
 //! | [`mr`] | the map-reduce kind |
 //! | [`cl`] | the kind of independent items |
+//! | [`render`] | the kind of renderings |
 //! | [`engine`] | the shared state machines: one per job on its controller, one per node as worker |
 //! | `fuzz` | the decoders that get bytes from outside, for `fuzz/` (its builds only) |
 //! | [`steps`] | jobs in a row, as they are frozen |
@@ -44,6 +45,7 @@ pub mod message;
 pub mod mr;
 pub mod native;
 mod record;
+pub mod render;
 #[cfg(any(test, feature = "planted-faults"))]
 pub mod sim;
 pub mod spec;

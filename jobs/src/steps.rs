@@ -28,6 +28,16 @@ pub struct Steps {
     /// What runs code of theirs that is not compiled, if any needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interpreter: Option<FileRef>,
+    /// The container images that the steps' commands are in.
+    #[serde(default, with = "cid_text::list", skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Cid>,
+}
+
+impl Steps {
+    /// What their code needs beside the job directory, by CID.
+    pub fn code(&self) -> impl Iterator<Item = Cid> {
+        self.interpreter.iter().map(|file| file.cid).chain(self.images.iter().copied())
+    }
 }
 
 /// A step as it was frozen: all of its job's manifest that is known before the steps before it have ended.
@@ -149,7 +159,7 @@ mod tests {
             memo: true,
             workers: None,
         };
-        let steps = Steps { steps: inputs.map(step).into(), interpreter: None };
+        let steps = Steps { steps: inputs.map(step).into(), interpreter: None, images: Vec::new() };
         let text = serde_json::to_string(&steps).unwrap();
         assert_eq!(serde_json::from_str::<Steps>(&text).unwrap(), steps);
     }

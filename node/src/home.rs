@@ -338,6 +338,12 @@ impl Home {
         self.file("processes")
     }
 
+    /// What is mounted into containers.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.file("containers")
+    }
+
     /// What a node in the background says.
     #[must_use]
     pub fn log(&self) -> PathBuf {

@@ -28,6 +28,7 @@ pub mod blocks;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod containers;
 pub mod controller;
 pub mod fetch;
 #[cfg(feature = "fuzz")]

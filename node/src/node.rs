@@ -22,6 +22,7 @@ use crate::blocks::pins::PinError;
 use crate::blocks::store::{Limits, Store, StoreError};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
+use crate::containers::{self, Containers, Engine, Importer, Seen};
 use crate::controller::{self, Controller};
 use crate::fetch::{self, Fetcher};
 use crate::heap;
@@ -39,8 +40,8 @@ use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
 use crate::view::{
-    Guest, GuestRequest, Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo, Status,
-    WorkingFor,
+    ContainersView, Guest, GuestRequest, Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo,
+    Status, WorkingFor,
 };
 use crate::worker::{self, Policy, Room, Worker};
 
@@ -72,6 +73,15 @@ pub enum NodeError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     State(#[from] StateError),
+    /// The folder for containers.
+    #[error("the node cannot set up containers: {0}")]
+    #[diagnostic(
+        code("IPDC-1502"),
+        help(
+            "see that the node's home can be written, and that nothing in its folder `containers` is in use"
+        )
+    )]
+    Containers(#[from] containers::Trouble),
     /// The swarm.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -128,6 +138,9 @@ pub struct Node {
     processes: Option<Processes>,
     /// Why it runs no native programs, although its policy lets somebody.
     no_process: Option<String>,
+    containers: Containers,
+    /// Whether its policy lets anybody run containers.
+    grants_containers: bool,
     post: Post,
     db: Db,
     /// What happened here, and for whom.
@@ -189,6 +202,16 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
             }
         }
     }
+    let containers = Containers::start(containers::Options {
+        program: machine::own_program(),
+        socket: config.containers.engine.clone(),
+        folder: home.containers(),
+        name: me.to_string(),
+        images: config.containers.images.bytes(),
+        build_network: config.containers.build_network.clone(),
+    })
+    .await?;
+    let grants_containers = policy.grants(engine::Runtime::Container);
     let machine = Machine::of_name(std::env::consts::ARCH).filter(|_| processes.is_some());
     let labels = config.node.labels.iter().cloned().chain(machine.map(Machine::label)).collect();
     let mut sampler = Sampler::new(home.path());
@@ -196,7 +219,6 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
-        runtimes: policy.offered(),
         fetch: policy.grants_fetch(),
         labels,
         slots: room.slots,
@@ -204,6 +226,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         ..PeerFacts::default()
     };
     sampler.sample(&mut first_facts);
+    tell_engine(&mut first_facts, &containers.engine().seen(), &policy);
     let (facts, told) = watch::channel(first_facts);
     let kept = (&db, &audit);
     let swarm = Swarm::start(swarm_options(home, &config, &keypair, kept, told.clone())?).await?;
@@ -218,7 +241,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let blocks = Blocks::start(store, db.clone(), Arc::clone(&streams), config.blocks.stall);
     let compiler = Compiler::apart(room.guests);
     let runtime = Runtime::new(home.cache().join("wasm"), room.guests, compiler);
-    let runtime = runtime.with_processes(processes.clone());
+    let runtime = runtime.with_processes(processes.clone()).with_containers(containers.clone());
+    let importer = Importer::new(containers.engine().clone(), db.clone(), blocks.clone());
     let interpreters = Interpreters::new(db.clone(), blocks.clone(), runtime.clone());
     let mqtt = broker::Options::new(&config.mqtt, &home.mqtt_password()?);
     let broker = broker::start(mqtt).await?;
@@ -237,6 +261,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         interpreters: interpreters.clone(),
+        importer,
         post: post.clone(),
         changes,
     })
@@ -244,6 +269,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let (to_worker, worker_events) = mpsc::channel(SWARM_EVENT_LIMIT);
     let pages = fetch::Pages::new(memo.clone(), blocks.store().clone());
     let fetcher = Fetcher::new(fetch::Options::of(&config.policy), Some(pages));
+    follow_engine(containers.engine(), policy.clone(), facts.clone());
     let parts = worker::Parts {
         me,
         room,
@@ -284,6 +310,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         interpreters,
         processes,
         no_process,
+        containers,
+        grants_containers,
         post: post.clone(),
         db,
         audit,
@@ -321,6 +349,33 @@ async fn start_processes(
     };
     let started = tokio::task::spawn_blocking(move || Processes::start(options)).await;
     started.unwrap_or_else(|broken| Err(Trouble::new(&broken.to_string())))
+}
+
+/// Keeps `facts` true about the engine.
+fn follow_engine(engine: &Engine, policy: Policy, facts: watch::Sender<PeerFacts>) {
+    let mut seen = engine.watch();
+    tokio::spawn(async move {
+        loop {
+            let now = seen.borrow_and_update().clone();
+            facts.send_if_modified(|facts| {
+                let before = facts.clone();
+                tell_engine(facts, &now, &policy);
+                *facts != before
+            });
+            if seen.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Writes into `facts` what is seen of the engine, and what the node offers with it, or without.
+fn tell_engine(facts: &mut PeerFacts, seen: &Seen, policy: &Policy) {
+    facts.engine = seen.about().ok().map(str::to_owned);
+    facts.runtimes = match facts.engine {
+        Some(_) => policy.offered(),
+        None => policy.clone().without(engine::Runtime::Container).offered(),
+    };
 }
 
 fn swarm_options(
@@ -445,8 +500,18 @@ impl Node {
             disk: self.blocks.pins().du().await?.into(),
             paused: self.facts.borrow().paused,
             no_process: self.no_process.clone(),
+            containers: self.containers_view(),
             draining: self.stop.is_cancelled(),
         })
+    }
+
+    fn containers_view(&self) -> ContainersView {
+        let seen = self.containers.engine().seen();
+        let (engine, why) = match seen.about() {
+            Ok(about) => (Some(about.to_owned()), None),
+            Err(why) => (None, Some(why.to_owned())),
+        };
+        ContainersView { engine, why, granted: self.grants_containers }
     }
 
     /// The nodes of the swarm, this one first.
@@ -556,6 +621,7 @@ impl Node {
             // What fails is in the log.
             let _ = tokio::task::spawn_blocking(move || processes.stop()).await;
         }
+        self.containers.engine().clear().await;
         self.stopped.cancel();
         self.post.close().await;
         self.broker.shutdown().await;

@@ -90,6 +90,22 @@ pub struct Status {
     /// Why it runs no native programs, although its policy lets somebody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_process: Option<String>,
+    /// Its container engine, or why it has none.
+    #[serde(default)]
+    pub containers: ContainersView,
+}
+
+/// What a node says of containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainersView {
+    /// The engine's name and version, if it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// Why it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Whether the node's policy lets anybody run some.
+    pub granted: bool,
 }
 
 /// Jobs that a node controls and that have not ended.

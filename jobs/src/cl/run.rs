@@ -194,7 +194,8 @@ impl Calls for Hand<'_> {
         let (began, heard_too, files) = (host.elapsed(), Arc::clone(&heard), BTreeMap::new());
         self.now = Some(Now { at, began, heard: heard_too, gives, files });
         let file = item.file.map(|file| (ITEM_FILE, file));
-        Some(Call { input: Bytes::copy_from_slice(item.text.as_bytes()), file, heard })
+        let input = Bytes::copy_from_slice(item.text.as_bytes());
+        Some(Call { input, file, heard: Some(heard) })
     }
 
     fn emit(&mut self, frame: &[u8]) -> Result<(), TaskError> {

@@ -12,6 +12,7 @@ use super::state::{Fate, Live, Made, Outgrown, Peer, TaskState, Timer};
 use super::types::PeerFacts;
 use super::{Engine, rank};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::kind::Failure;
 use crate::log::Log;
 use crate::message::{ControllerNote, FailureClass, Held, Outcome};
 
@@ -314,7 +315,8 @@ impl Engine {
         let deaths = state.tries.deaths;
         if deaths >= most {
             let message = format!("task {task} was running on {deaths} workers when each was lost");
-            self.fail(WORKER_LOST, message, Some(task), Log::default());
+            let (code, log) = (WORKER_LOST.to_owned(), Log::default());
+            self.give_up(task, Failure { code, message, log });
             return;
         }
         // The first loss is nobody's doing; a task that keeps losing its workers waits longer.

@@ -99,16 +99,22 @@ impl Engine {
     /// Whether anything still waits for this task's output.
     pub(super) fn is_needed(&self, task: TaskId) -> bool {
         let mut groups = self.groups.iter().filter(|g| g.tasks.contains(&task.0)).peekable();
-        let is_final = groups.peek().is_none();
+        let is_final = groups.peek().is_none() || self.adds_to_result(task);
         let is_open = |task: &TaskId| self.task(*task).state != TaskState::Committed;
         is_final || groups.any(|group| group.consumers.iter().any(is_open))
     }
 
-    /// The tasks whose outputs make the result: those of the last stage.
+    /// Whether the output of a task of an earlier stage makes the result too.
+    fn adds_to_result(&self, task: TaskId) -> bool {
+        self.plan.kind.adds_to_result(self.spec(task).stage)
+    }
+
+    /// The tasks whose outputs make the result: those of the last stage, and of what others add to it.
     fn final_tasks(&self) -> impl Iterator<Item = TaskId> {
         let last = self.plan.tasks.iter().map(|spec| spec.stage).max();
-        let tasks = self.plan.tasks.iter().enumerate();
-        tasks.filter(move |(_, spec)| Some(spec.stage) == last).map(|(n, _)| TaskId(n as u32))
+        let is_final =
+            move |task: &TaskId| Some(self.spec(*task).stage) == last || self.adds_to_result(*task);
+        (0..self.plan.tasks.len() as u32).map(TaskId).filter(is_final)
     }
 
     fn is_finished(&self) -> bool {

@@ -8,6 +8,7 @@ use super::limits::{FAILURE_TEXT_LIMIT, FAILURES_KEPT, back_off};
 use super::state::{Fate, Made, TaskState};
 use super::types::{Action, FailureReport, Record};
 use crate::ids::{Attempt, PeerId, TaskId};
+use crate::kind::Failure;
 use crate::log::{LOG_LIMIT, Log};
 use crate::message::{self, Cost, FailureClass, Outcome, Payload, Proof, Report};
 
@@ -375,7 +376,7 @@ impl Engine {
         };
         if tries >= most {
             let message = format!("task {task} failed {tries} times, at last with: {message}");
-            self.fail(&code, message, Some(task), log);
+            self.give_up(task, Failure { code, message, log });
         } else {
             self.retry(task, self.now + back_off(retry, retry_max, tries));
         }

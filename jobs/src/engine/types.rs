@@ -555,6 +555,9 @@ pub struct Counters {
     pub lost_attempts: u64,
     /// Orders sent again for want of an answer.
     pub resends: u64,
+    /// Tasks that failed for good, and their jobs went on.
+    #[serde(default)]
+    pub given_up: u64,
     /// Workers avoided for a while.
     pub blocks: u64,
     /// Attempts and reports of an earlier term that were taken over.
@@ -575,6 +578,7 @@ impl Counters {
             lost_outputs,
             lost_attempts,
             resends,
+            given_up,
             blocks,
             adopted,
             other_epochs,
@@ -587,6 +591,7 @@ impl Counters {
         self.lost_outputs += lost_outputs;
         self.lost_attempts += lost_attempts;
         self.resends += resends;
+        self.given_up += given_up;
         self.blocks += blocks;
         self.adopted += adopted;
         self.other_epochs += other_epochs;

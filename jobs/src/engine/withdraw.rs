@@ -1,9 +1,10 @@
-//! Items that their submitter wants no more.
+//! Tasks that this controller ends itself: of items that their submitter wants no more, and those given up.
 //!
 //! An item that has not ended is withdrawn by ending its task: that these items of it were cancelled, and the others
 //! not begun, is committed as what the task gave, by this controller. So nothing else has to know of it. The journal
 //! holds it as it holds every output; the commit stops the task's attempts; the others are given out again; and
-//! the result, and who follows the job, find the cancelled ones where they find all.
+//! the result, and who follows the job, find the cancelled ones where they find all. A task that failed for good ends
+//! in the same way, of a kind whose jobs go on without.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use super::finish::Finish;
 use super::state::{Fate, Made, TaskState};
 use super::types::{Action, Record};
 use crate::ids::{Attempt, TaskId};
-use crate::kind::Withdrawn;
+use crate::kind::{Failure, Withdrawn};
 use crate::log::Log;
 use crate::message::{Cost, Payload};
 
@@ -45,6 +46,22 @@ impl Engine {
         match &mut self.ahead {
             Some(ahead) if !withdrawing.tasks.is_empty() => ahead.withdrawing.push(withdrawing),
             _ => self.outbox.actions.push(Action::Withdrawn { ticket, items: Vec::new() }),
+        }
+    }
+
+    /// A task failed for good: its job goes on without what it was to give, or fails.
+    pub(super) fn give_up(&mut self, task: TaskId, failure: Failure) {
+        let course = self.ahead.as_ref().map(|ahead| &ahead.course);
+        let is_working = matches!(self.finish, Finish::Working);
+        match course.and_then(|course| course.give_up(self.spec(task), &failure)) {
+            Some(output) if is_working => {
+                self.counters.given_up += 1;
+                self.commit_here(task, Payload::Inline(output));
+            }
+            _ => {
+                let Failure { code, message, log } = failure;
+                self.fail(&code, message, Some(task), log);
+            }
         }
     }
 

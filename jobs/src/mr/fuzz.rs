@@ -333,6 +333,8 @@ impl Host for OneFile {
     }
 
     fn progress(&self, _: u64, _: u64) {}
+
+    fn log(&self, _: &str) {}
 }
 
 impl ReadAt for OneFile {

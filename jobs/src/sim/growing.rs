@@ -10,8 +10,8 @@ use super::work;
 use crate::engine::{Needs, Runtime};
 use crate::ids::{CODEC_RAW, Cid, FileRef, cid_of};
 use crate::kind::{
-    Course, Finished, Host, Items, JobFiles, Kind, Outputs, PlanError, Step, TaskError, TaskSpec,
-    Tree, Withdrawn, Work,
+    Course, Failure, Finished, Host, Items, JobFiles, Kind, Outputs, PlanError, Step, TaskError,
+    TaskSpec, Tree, Withdrawn, Work,
 };
 use crate::message::Payload;
 use crate::spec::{JobSpec, SpecError};
@@ -108,6 +108,13 @@ impl Course for Forest {
         let n = u64::from(u32::from_be_bytes(tree?));
         let Payload::Inline(output) = output_of(&task.body) else { return None };
         items.contains(&n).then(|| Withdrawn { output, items: vec![n] })
+    }
+
+    /// Of every other tree, a task that fails is given up; as above, the result is the same.
+    fn give_up(&self, task: &TaskSpec, _: &Failure) -> Option<Bytes> {
+        let is_given_up = task.body.get(5).is_some_and(|tree| tree % 2 == 1);
+        let Payload::Inline(output) = output_of(&task.body) else { return None };
+        is_given_up.then_some(output)
     }
 
     fn is_open(&self) -> bool {

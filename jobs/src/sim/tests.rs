@@ -91,6 +91,7 @@ fn everything_happened(sum: &Tally) {
         ("lost outputs", engines.lost_outputs, 4_000),
         ("lost attempts", engines.lost_attempts, 800),
         ("orders sent again", engines.resends, 8_000),
+        ("tasks given up", engines.given_up, 4),
         ("workers avoided", engines.blocks, 400),
         ("attempts adopted", engines.adopted, 800),
     ];

@@ -303,7 +303,7 @@ impl Section {
     }
 
     /// Notes that a value is not as `expected`.
-    pub(super) fn unfit<T>(
+    pub(crate) fn unfit<T>(
         &mut self,
         key: &str,
         line: usize,

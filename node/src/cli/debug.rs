@@ -35,6 +35,7 @@ use super::transfer;
 use crate::api::client::{Client, ClientError, Meter};
 use crate::blocks::store::{self, Store, Tier};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller, FileBuilder};
+use crate::containers;
 use crate::controller::SubmitError;
 use crate::fetch::{self, FetchError, Fetched, Fetcher, Request};
 use crate::interrupt::Interrupts;
@@ -270,9 +271,13 @@ impl Host for Bench {
 
     fn program(&self, code: &Code) -> Result<Box<dyn Program>, TaskError> {
         let read = |module: &FileRef| self.read_whole(module);
-        let (lines, remote) = (self.lines.clone(), self.remote(code.module()));
+        let program = self.runtime.program(code, read, &CancellationToken::new())?;
+        let module = code
+            .module()
+            .ok_or_else(|| containers::Trouble::None("`ipdc job debug` runs none".into()))?;
+        let (lines, remote) = (self.lines.clone(), self.remote(module));
         Ok(Box::new(BenchProgram {
-            program: self.runtime.program(code, read, &CancellationToken::new())?,
+            program,
             ear: Ear { lines, remote, network: None },
             allowance: self.allowance.clone(),
         }))
@@ -287,6 +292,10 @@ impl Host for Bench {
     }
 
     fn progress(&self, _: u64, _: u64) {}
+
+    fn log(&self, line: &str) {
+        let _ = self.lines.send(line.to_owned());
+    }
 }
 
 /// Code of the job, compiled with its source lines.

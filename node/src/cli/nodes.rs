@@ -331,6 +331,13 @@ impl Answer for view::Status {
         if let Some(why) = &self.no_process {
             line("process", format!("not offered, although [policy] names who may: {why}"))?;
         }
+        let view::ContainersView { engine, why, granted } = &self.containers;
+        let granted = if *granted { "" } else { "; [policy] lets nobody run some" };
+        match (engine, why) {
+            (Some(engine), _) => line("container", format!("{engine}{granted}"))?,
+            (None, Some(why)) => line("container", format!("none: {why}"))?,
+            (None, None) => {}
+        }
         let disk = &self.disk;
         let held = disk.durable + disk.scratch + disk.memo + disk.cache;
         line("disk", format!("{} used, {} free", size(held), size(self.disk.free)))
@@ -375,6 +382,7 @@ impl Answer for PeerList {
             "MEMORY FREE",
             "DISK FREE",
             "RUNTIMES",
+            "ENGINE",
             "LABELS",
             "LOAD",
         ];
@@ -391,6 +399,7 @@ impl Answer for PeerList {
                 known(format!("{} of {}", size(facts.memory_free), size(facts.memory))),
                 known(size(facts.disk_free)),
                 can_use(&facts),
+                known(facts.engine.clone().unwrap_or_else(|| "none".into())),
                 facts.labels.join(","),
                 known(load(&facts)),
             ]);

@@ -53,6 +53,8 @@ pub struct Config {
     pub policy: Policy,
     /// Native programs.
     pub process: Process,
+    /// Containers.
+    pub containers: Containers,
 }
 
 /// The node itself.
@@ -245,6 +247,28 @@ pub struct Process {
 impl Default for Process {
     fn default() -> Self {
         Process { uids: Uids::DYNAMIC }
+    }
+}
+
+/// Containers, where there is an engine and the policy lets somebody run them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Containers {
+    /// The engine's socket on this machine.
+    pub engine: PathBuf,
+    /// What images of jobs may take of the engine's disk.
+    pub images: Size,
+    /// The engine's network in which images are built for this node's own user.
+    pub build_network: String,
+}
+
+impl Default for Containers {
+    fn default() -> Self {
+        Containers {
+            engine: "/var/run/docker.sock".into(),
+            images: Size(20 * Size::GIB.bytes()),
+            build_network: "default".to_owned(),
+        }
     }
 }
 

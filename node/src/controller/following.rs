@@ -302,8 +302,7 @@ pub(super) fn draft(
     earlier: Vec<Earlier>,
 ) -> Draft {
     let place = earlier.len();
-    let interpreter = steps.interpreter.iter().map(|file| file.cid);
-    let needs = interpreter.chain([file.cid]).chain(earlier.iter().map(|step| step.result));
+    let needs = steps.code().chain([file.cid]).chain(earlier.iter().map(|step| step.result));
     let needs = needs.collect();
     let to_come = steps.steps[place..].iter().flat_map(|step| step.input.places());
     let to_come = to_come.filter_map(|place| match place {

@@ -45,6 +45,7 @@ use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::blocks::store::Tier;
 use crate::blocks::unixfs::{BlockingTree, Caller};
+use crate::containers::Importer;
 use crate::interpreters::Interpreters;
 use crate::post::Post;
 use crate::runtime::Runtime;
@@ -88,6 +89,8 @@ pub struct Context {
     pub runtime: Runtime,
     /// What interprets code.
     pub interpreters: Interpreters,
+    /// Brings container images in.
+    pub importer: Importer,
     /// Letters out.
     pub post: Post,
     /// Every change of every job's view.

@@ -1,9 +1,9 @@
 //! From a submission to an accepted job: the job directory is checked whole, all its steps if it has
 //! some; the manifest is frozen and signed, and committed before anybody hears `accepted`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -27,6 +27,7 @@ use crate::blocks::pins::PinError;
 use crate::blocks::store::{Add, StoreError, Tier};
 use crate::blocks::unixfs::{self, BlockingReader, Caller};
 
+use crate::containers::Importer;
 use crate::interpreters::{Interpreters, Opener};
 use crate::runtime::Runtime;
 use crate::state::StateError;
@@ -270,8 +271,10 @@ impl Controller {
             blocks: context.blocks.clone(),
             runtime: context.runtime.clone(),
             interpreters: context.interpreters.clone(),
+            importer: context.importer.clone(),
             add: add.clone(),
             interpreter: OnceLock::new(),
+            images: Mutex::default(),
         };
         let Submission { kind, params, inputs, input, memo, workers, .. } = submission;
         let named = input.map(|input| input.to_string());
@@ -279,9 +282,11 @@ impl Controller {
             let over =
                 spec::Overrides { input: named.as_deref(), params: &params, inputs: &inputs };
             let checked = check(kind.as_deref(), over, &directory)?;
-            Ok::<_, SubmitError>((checked, directory.interpreter.into_inner()))
+            let Directory { interpreter, images, .. } = directory;
+            let images = images.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Ok::<_, SubmitError>((checked, interpreter.into_inner(), images))
         });
-        let (checked, interpreter) =
+        let (checked, interpreter, images) =
             checked.await.expect("checking a job directory does not panic")?;
         if let Some((first, _)) = checked.first().filter(|_| input.is_some())
             && !first.inputs.is_empty()
@@ -321,7 +326,8 @@ impl Controller {
                 session.get(cid).await.map_err(unixfs::Error::from)?;
             }
         }
-        let steps = Steps { steps: frozen, interpreter: interpreter.and_then(Result::ok) };
+        let images: Vec<Cid> = images.into_iter().collect();
+        let steps = Steps { steps: frozen, interpreter: interpreter.and_then(Result::ok), images };
         let first = &steps.steps[0];
         let root = following::input_root(add, &session, code, &first.input, &[]).await?;
         let manifest = self.manifest(code, first, root, key);
@@ -335,7 +341,7 @@ impl Controller {
             }
             return Ok(following::draft(manifest, &steps, file, vec![]));
         }
-        let needs = steps.interpreter.iter().map(|file| file.cid).collect();
+        let needs = steps.code().collect();
         Ok(Draft { wants: vec![manifest.input], manifest, needs })
     }
 
@@ -517,6 +523,9 @@ struct Directory {
     add: Add,
     /// Asked for once, and only for code that needs it.
     interpreter: OnceLock<Result<FileRef, String>>,
+    importer: Importer,
+    /// The images that it named.
+    images: Mutex<BTreeSet<Cid>>,
 }
 
 impl JobFiles for Directory {
@@ -545,6 +554,30 @@ impl JobFiles for Directory {
             Handle::current().block_on(python).map_err(|error| error.to_string())
         };
         self.interpreter.get_or_init(ask).clone()
+    }
+
+    fn image(&self, name: &str) -> Result<Cid, String> {
+        let (folder, file) =
+            name.rsplit_once('/').map_or(("", name), |(folder, file)| (folder, file));
+        let is_dockerfile = file.starts_with("Dockerfile") || file.ends_with(".dockerfile");
+        let found = Handle::current().block_on(async {
+            match self.find(name) {
+                Some(_) if is_dockerfile => {
+                    let below = |path: &str| match folder {
+                        "" => Some(path.to_owned()),
+                        folder => path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned),
+                    };
+                    let context =
+                        self.files.iter().filter_map(|(path, file)| Some((below(path)?, *file)));
+                    self.importer.of_dockerfile(file, context.collect(), &self.add).await
+                }
+                Some(archive) => self.importer.of_file(archive, &self.add).await,
+                None => self.importer.of_engine(name, &self.add).await,
+            }
+        });
+        let root = found.map_err(|error| error.to_string())?;
+        self.images.lock().unwrap_or_else(PoisonError::into_inner).insert(root);
+        Ok(root)
     }
 
     fn check(&self, code: &Code, function: &str) -> Result<(), String> {

@@ -17,6 +17,8 @@
 //! | [`lines`] | what commands and native programs write, as records and log |
 //! | [`requests`] | what both ask their host |
 //! | [`process`] | native programs, confined by the kernel |
+//! | [`container`] | commands in containers |
+//! | [`left`] | the files that both leave |
 //! | [`python`] | Python code, by a command that interprets it |
 //! | [`server`] | an interpreter that stays for many calls |
 //! | [`trace`] | where a guest was when it failed |
@@ -31,8 +33,10 @@ mod cache;
 mod calls;
 mod command;
 mod compile;
+mod container;
 mod imports;
 mod instance;
+mod left;
 mod lines;
 mod outbox;
 mod preview1;
@@ -50,7 +54,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ipdc_jobs::code::Code;
+use ipdc_jobs::code::{Code, Container};
 use ipdc_jobs::ids::{Cid, FileRef, JobId};
 use ipdc_jobs::kind::{Call, Calls, Given, Guest, RECORD_LIMIT, ReadAt, TaskError};
 use ipdc_jobs::manifest::Limits;
@@ -62,6 +66,7 @@ use wasmtime::{
 };
 
 use crate::config::Size;
+use crate::containers::{self, Containers, Loaded};
 use crate::fetch::{Fetched, Request};
 use cache::Cache;
 use calls::{Orders, Source as _};
@@ -97,6 +102,8 @@ pub struct Runtime {
     shared: Arc<Shared>,
     /// What runs native programs, where somebody may and they can be confined.
     processes: Option<Processes>,
+    /// What runs containers.
+    containers: Option<Containers>,
 }
 
 struct Shared {
@@ -324,7 +331,7 @@ impl Runtime {
     ) -> Self {
         let (room, machine) = (Room::new(memory), OnceLock::new());
         let shared = Arc::new(Shared { directory, compiler, room, source, machine });
-        Runtime { shared, processes: None }
+        Runtime { shared, processes: None, containers: None }
     }
 
     /// The same, which runs native programs too.
@@ -333,7 +340,32 @@ impl Runtime {
         Runtime { processes, ..self }
     }
 
-    /// `code`, ready to run; `read` gives a module (wasm, or wat text) that is not here compiled.
+    /// The same, which runs containers too.
+    #[must_use]
+    pub fn with_containers(self, containers: Containers) -> Self {
+        Runtime { containers: Some(containers), ..self }
+    }
+
+    /// The command of `container`, ready to run in `image`.
+    ///
+    /// # Errors
+    /// When no containers are run here.
+    pub fn container(&self, container: &Container, image: Loaded) -> Result<Program, TaskError> {
+        let containers = self.containers()?.clone();
+        let program = container::Program::new(containers, container.clone(), image);
+        Ok(Program { runtime: self.clone(), form: Form::Container(program) })
+    }
+
+    /// What runs containers.
+    ///
+    /// # Errors
+    /// When none are run here.
+    pub fn containers(&self) -> Result<&Containers, TaskError> {
+        let none = || containers::Trouble::None("none are run here".to_owned());
+        Ok(self.containers.as_ref().ok_or_else(none)?)
+    }
+
+    /// `code`, ready to run, if it is no container's; `read` gives a module (wasm, or wat text) that is not here compiled.
     ///
     /// # Errors
     /// What `read` fails with; when it is no module, or imports what there is not.
@@ -343,16 +375,20 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         stop: &CancellationToken,
     ) -> Result<Program, TaskError> {
-        let module = || self.module(code.module(), &read, stop);
+        let module = |file: &FileRef| self.module(file, &read, stop);
         let form = match code {
+            Code::Container(_) => {
+                let none = "its image was not brought in".to_owned();
+                return Err(containers::Trouble::None(none).into());
+            }
             Code::Process(native) => {
                 Form::Process(self.processes()?.program(native, self.shared.room.clone())?)
             }
             Code::Python(python) => {
-                Form::Python(command::linked(&module()?)?, Script::call(python))
+                Form::Python(command::linked(&module(&python.interpreter)?)?, Script::call(python))
             }
-            Code::Module(_) => {
-                let module = module()?;
+            Code::Module(file) => {
+                let module = module(file)?;
                 if command::is_command(&module) {
                     Form::Command(command::linked(&module)?)
                 } else {
@@ -376,20 +412,21 @@ impl Runtime {
         read: impl Fn(&FileRef) -> Result<Bytes, TaskError>,
         listener: Box<dyn Listener>,
     ) -> Result<(), String> {
-        let module = || {
-            let module = self.module(code.module(), read, &CancellationToken::new());
+        let module = |file: &FileRef| {
+            let module = self.module(file, read, &CancellationToken::new());
             module.map_err(|error| error.to_string())
         };
         let checked = match code {
             // More cannot be said of it where it is not to run.
-            Code::Process(_) => Ok(()),
+            Code::Process(_) | Code::Container(_) => Ok(()),
             Code::Python(python) => {
                 let script = Script::check(python);
-                let checked = self.interpret(&module()?, script, function, listener);
+                let module = module(&python.interpreter)?;
+                let checked = self.interpret(&module, script, function, listener);
                 return checked.map(drop).map_err(|error| error.to_string());
             }
-            Code::Module(_) => {
-                let module = module()?;
+            Code::Module(file) => {
+                let module = module(file)?;
                 if command::is_command(&module) {
                     command::linked(&module).map(drop)
                 } else {
@@ -501,6 +538,7 @@ enum Form {
     Command(InstancePre<Process>),
     Python(InstancePre<Process>, Script),
     Process(process::Program),
+    Container(container::Program),
 }
 
 impl Program {
@@ -518,6 +556,10 @@ impl Program {
             Form::Command(linked) => (linked, None),
             Form::Python(linked, script) => (linked, Some(script.clone())),
             Form::Process(program) => return Ok(Box::new(program.instantiate(attempt, given))),
+            Form::Container(_) => {
+                let none = "a container is run for its files, and not called".to_owned();
+                return Err(containers::Trouble::None(none).into());
+            }
         };
         Ok(Box::new(self.runtime.command(linked, script, attempt, given)))
     }
@@ -543,6 +585,11 @@ impl Program {
             Form::Process(program) => {
                 return orders.each_alone(given, |attempt, given, call, orders| {
                     program.instantiate(attempt, given).call_for(function, &call.input, orders)
+                });
+            }
+            Form::Container(program) => {
+                return orders.each_alone(given, |attempt, given, _, orders| {
+                    program.call_for(attempt, &given, &self.runtime.shared.room, orders)
                 });
             }
             Form::Command(linked) => (linked, None),

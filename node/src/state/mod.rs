@@ -12,6 +12,7 @@ pub mod audit;
 pub mod chunks;
 pub mod guests;
 pub mod held;
+pub mod images;
 pub mod interpreters;
 pub mod jobs;
 pub mod members;
@@ -44,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     guests::SCHEMA,
     interpreters::SCHEMA,
     results::SCHEMA,
+    images::SCHEMA,
 ];
 
 /// The tables of the memo's file.

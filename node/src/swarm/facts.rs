@@ -33,6 +33,8 @@ pub struct PeerFacts {
     pub disk_free: u64,
     /// The runtimes it offers: `wasm`, `wasi`, …
     pub runtimes: Vec<String>,
+    /// Its container engine, name and version, if it has one.
+    pub engine: Option<String>,
     /// What its settings say about it: `attic`, `gpu=a100`.
     pub labels: Vec<String>,
     /// Whether it lets somebody fetch from the network.

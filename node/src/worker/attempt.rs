@@ -31,6 +31,7 @@ use crate::blocks::store::{Add, Tier};
 use crate::blocks::unixfs::{self, FileBuilder, FileReader};
 use crate::blocks::unixfs::{BlockingReader, BlockingWriter, Caller};
 use crate::config::Size;
+use crate::containers::Loaded;
 use crate::fetch::{FetchError, Fetched, Request, Shelf};
 use crate::runtime::{self, Allowance, GuestError, Listener, MODULE_LIMIT};
 use crate::state::pins::Reason;
@@ -273,6 +274,21 @@ impl Desk {
         Ok(Box::new(CountedReader { inner, desk: Arc::clone(self) }))
     }
 
+    /// An image, in this machine's engine.
+    fn image(&self, root: Cid) -> Result<Loaded, TaskError> {
+        let holders = &self.assignment.holders;
+        let images = self.parts.runtime.containers()?.images();
+        // As long as the job runs here, others may have it from here.
+        let session = self.parts.blocks.session(holders, Tier::Scratch(self.job));
+        self.sessions().push(session.clone());
+        // Whoever waits for a large image sees that it comes.
+        let progress = |bytes| self.progress(bytes, u64::MAX);
+        let loaded = self.caller.wait(images.load(root, &session, progress, &self.stop));
+        let loaded = loaded.ok_or(TaskError::Stopped)?;
+        self.progress(0, 0);
+        Ok(loaded?)
+    }
+
     /// A writer of a new file; all of the attempt's have `limit` bytes at most.
     fn create(
         self: &Arc<Self>,
@@ -376,7 +392,13 @@ impl Host for AttemptHost<'_> {
             let fetched = self.desk.caller.wait(self.desk.fetch(module, MODULE_LIMIT));
             fetched.ok_or(TaskError::Stopped)?
         };
-        let program = self.desk.parts.runtime.program(code, read, &self.desk.stop)?;
+        let runtime = &self.desk.parts.runtime;
+        let program = match code {
+            Code::Container(container) => {
+                runtime.container(container, self.desk.image(container.image)?)?
+            }
+            code => runtime.program(code, read, &self.desk.stop)?,
+        };
         let (desk, allowance) = (Arc::clone(self.desk), self.allowance.clone());
         let session = self.desk.session(&[]);
         let (shelf, limit) = (Arc::clone(&self.shelf), self.manifest.limits.output);
@@ -403,6 +425,10 @@ impl Host for AttemptHost<'_> {
     fn progress(&self, done: u64, total: u64) {
         self.desk.progress(done, total);
     }
+
+    fn log(&self, line: &str) {
+        self.desk.log().push(line.to_owned());
+    }
 }
 
 /// Code of the job, ready to run.
@@ -426,9 +452,8 @@ impl Program for AttemptProgram {
     }
 
     fn each(&self, function: &str, given: &Given, calls: &mut dyn Calls) {
-        let attempts = |call: &Call| {
-            self.attempt(given, self.allowance.whole(), Some(Arc::clone(&call.heard)))
-        };
+        let attempts =
+            |call: &Call| self.attempt(given, self.allowance.whole(), call.heard.clone());
         self.program.each(function, given, calls, &attempts, Some(self.desk.job));
     }
 }

@@ -18,7 +18,8 @@ use crate::config::{self, Config, Hours};
 const BUSY: f32 = 0.25;
 
 /// The runtimes that a node may have.
-const HAS: [Runtime; 4] = [Runtime::Wasm, Runtime::Wasi, Runtime::Python, Runtime::Process];
+const HAS: [Runtime; 5] =
+    [Runtime::Wasm, Runtime::Wasi, Runtime::Python, Runtime::Process, Runtime::Container];
 
 /// What this node runs, and for whom.
 #[derive(Debug, Clone, PartialEq)]

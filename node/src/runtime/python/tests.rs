@@ -97,7 +97,7 @@ impl Calls for Items {
         Some(Call {
             file: file.filter(|_| input.starts_with(b"file")),
             input,
-            heard: Arc::new(Heard::of(0)),
+            heard: Some(Arc::new(Heard::of(0))),
         })
     }
 

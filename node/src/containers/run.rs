@@ -1,0 +1,278 @@
+//! A container, from its beginning to its end.
+//!
+//! What it may not: have a network, rights, processes or memory without limit, write anywhere but in `/out`, `/tmp` and
+//! `/dev/shm`, or outlive who waits for it. It is removed when [`Running`] is dropped, in whatever state.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
+    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits,
+};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptions, InspectContainerOptions,
+    StartContainerOptions, WaitContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+
+use super::{Engine, LABEL, Trouble};
+
+/// Processes and threads of a container: renderers have some for each processor of a large machine.
+const PIDS: i64 = 4_096;
+
+/// Where a container's job files are.
+const JOB: &str = "/job";
+
+/// Where it leaves files.
+const OUT: &str = "/out";
+
+/// Its own scratch files: they take of its memory.
+const TMP: &str = "/tmp";
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct Order {
+    /// How the engine names the image.
+    pub image: String,
+    /// In place of the image's own.
+    pub entrypoint: Option<Vec<String>>,
+    /// The command.
+    pub command: Vec<String>,
+    /// Its environment, over that of the image.
+    pub variables: Vec<(String, String)>,
+    /// What is at `/job`, to be read.
+    pub job: PathBuf,
+    /// What is at `/out`, to be written.
+    pub out: PathBuf,
+    /// The user and the group that it runs as.
+    pub user: (u32, u32),
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of the longest file that it may write.
+    pub file_size: u64,
+}
+
+/// Why a container did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] Trouble),
+    /// The image has no such program, or it cannot be run.
+    #[error("the command could not be started: {0}")]
+    Command(String),
+}
+
+/// A container that runs.
+pub struct Running {
+    removal: Removal,
+    said: Pin<Box<dyn Stream<Item = Result<LogOutput, Error>> + Send>>,
+    ended:
+        Pin<Box<dyn Stream<Item = Result<bollard::models::ContainerWaitResponse, Error>> + Send>>,
+}
+
+/// What a container wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// On stdout.
+    Out(Bytes),
+    /// On stderr.
+    Err(Bytes),
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Its exit code; 128 and the signal's number, when one ended it.
+    pub code: i64,
+    /// Whether it wanted more memory than it may have.
+    pub is_out_of_memory: bool,
+}
+
+/// Removes a container when it is dropped.
+struct Removal {
+    engine: Engine,
+    id: String,
+    held: Vec<Box<dyn Send>>,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        self.engine.remove_later(std::mem::take(&mut self.id), std::mem::take(&mut self.held));
+    }
+}
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it did not start. Then nothing of it is left.
+    pub async fn start(engine: &Engine, order: &Order) -> Result<Running, StartError> {
+        let image =
+            engine.ask("find an image", async |docker| docker.inspect_image(&order.image).await);
+        let config = image.await?.config.unwrap_or_default();
+        let body = body(order, &config.volumes.unwrap_or_default(), &engine.options().name);
+        let made = engine.ask("make a container", async |docker| {
+            docker.create_container(None::<CreateContainerOptions>, body).await
+        });
+        let id = made.await?.id;
+        // From here on it is removed, whatever happens.
+        let removal = Removal { engine: engine.clone(), id: id.clone(), held: Vec::new() };
+        let options =
+            AttachContainerOptionsBuilder::default().stdout(true).stderr(true).stream(true).build();
+        let attached = engine.ask("attach to a container", async |docker| {
+            docker.attach_container(&id, Some(options)).await
+        });
+        let said = attached.await?.output;
+        let started = engine.ask("start a container", async |docker| {
+            docker.start_container(&id, None::<StartContainerOptions>).await
+        });
+        started
+            .await
+            .map_err(|trouble| of_command(&trouble).unwrap_or(StartError::Engine(trouble)))?;
+        let options = WaitContainerOptionsBuilder::default().condition("not-running").build();
+        let ended = engine.ask("wait for a container", async |docker| {
+            Ok(docker.wait_container(&id, Some(options)).boxed())
+        });
+        let ended = ended.await?;
+        Ok(Running { removal, said, ended })
+    }
+
+    /// Keeps this until the container is gone.
+    pub fn hold(&mut self, what: impl Send + 'static) {
+        self.removal.held.push(Box::new(what));
+    }
+
+    /// What it writes next; none, when it has closed both, or the engine has.
+    pub async fn said(&mut self) -> Option<Said> {
+        loop {
+            match self.said.next().await? {
+                Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                    return Some(Said::Out(message));
+                }
+                Ok(LogOutput::StdErr { message }) => return Some(Said::Err(message)),
+                Ok(LogOutput::StdIn { .. }) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the engine died meanwhile.
+    pub async fn ended(&mut self) -> Result<End, Trouble> {
+        let what = "wait for a container";
+        let code = match self.ended.next().await {
+            Some(Ok(ended)) => ended.status_code,
+            Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(source)) => return Err(Trouble::Failed { what, source }),
+            None => {
+                return Err(Trouble::None(
+                    "it closed the connection while a container ran".to_owned(),
+                ));
+            }
+        };
+        let Removal { engine, id, .. } = &self.removal;
+        let inspected = engine.ask("look at a container", async |docker| {
+            docker.inspect_container(id, None::<InspectContainerOptions>).await
+        });
+        let state = inspected.await?.state.unwrap_or_default();
+        let is_out_of_memory = state.oom_killed.unwrap_or(false);
+        Ok(End { code: state.exit_code.unwrap_or(code), is_out_of_memory })
+    }
+}
+
+/// What the engine says of a command that it cannot run; none, when it says something else.
+fn of_command(trouble: &Trouble) -> Option<StartError> {
+    let Trouble::Failed {
+        source: Error::DockerResponseServerError { status_code, message }, ..
+    } = trouble
+    else {
+        return None;
+    };
+    // `exec: "NAME": why: unknown` is what runc says of it, after all that it does itself; crun, `executable file …`.
+    let at = ["exec: ", "executable file"].iter().find_map(|words| message.find(words))?;
+    let why = message[at..].trim_end_matches(": unknown").to_owned();
+    matches!(status_code, 400 | 404 | 500).then_some(StartError::Command(why))
+}
+
+/// What is asked for: nothing that is not needed.
+fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
+    let Order {
+        image,
+        entrypoint,
+        command,
+        variables,
+        job,
+        out,
+        user: (uid, gid),
+        memory,
+        file_size,
+    } = order;
+    let bytes = i64::try_from(*memory).unwrap_or(i64::MAX);
+    let mount = |target: &str, source: &PathBuf, is_read_only| Mount {
+        target: Some(target.to_owned()),
+        source: Some(source.to_string_lossy().into_owned()),
+        typ: Some(MountType::BIND),
+        read_only: Some(is_read_only),
+        bind_options: Some(MountBindOptions {
+            propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
+            ..MountBindOptions::default()
+        }),
+        ..Mount::default()
+    };
+    // What an image declares as a volume would be a folder on this machine's disk.
+    let scratch = volumes.iter().map(String::as_str).chain([TMP]);
+    let scratch = scratch.filter(|path| ![JOB, OUT].contains(path));
+    let scratch: HashMap<String, String> = scratch
+        .map(|path| (path.to_owned(), format!("rw,nosuid,nodev,mode=1777,size={bytes}")))
+        .collect();
+    let limit = |name: &str, most: i64| ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(most),
+        hard: Some(most),
+    };
+    let host = HostConfig {
+        memory: Some(bytes),
+        // With swap: so there is none.
+        memory_swap: Some(bytes),
+        pids_limit: Some(PIDS),
+        ulimits: Some(vec![
+            limit("fsize", i64::try_from(*file_size).unwrap_or(i64::MAX)),
+            limit("core", 0),
+        ]),
+        mounts: Some(vec![mount(JOB, job, true), mount(OUT, out, false)]),
+        tmpfs: Some(scratch),
+        shm_size: Some(bytes / 2),
+        readonly_rootfs: Some(true),
+        network_mode: Some("none".to_owned()),
+        ipc_mode: Some("private".to_owned()),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(image.clone()),
+        entrypoint: entrypoint.clone(),
+        cmd: Some(command.clone()).filter(|command| !command.is_empty()),
+        env: Some(variables.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        user: Some(format!("{uid}:{gid}")),
+        working_dir: Some(JOB.to_owned()),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        labels: Some(HashMap::from([(LABEL.to_owned(), node.to_owned())])),
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
