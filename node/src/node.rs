@@ -621,7 +621,7 @@ impl Node {
             // What fails is in the log.
             let _ = tokio::task::spawn_blocking(move || processes.stop()).await;
         }
-        self.containers.engine().clear().await;
+        self.containers.stop().await;
         self.stopped.cancel();
         self.post.close().await;
         self.broker.shutdown().await;

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod cgroup;
+pub mod engine;
 pub mod job;
 pub mod mqtt;
 pub mod node;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use cgroup::Cgroup;
+pub use engine::Engine;
 pub use job::JobDir;
 pub use node::Node;
 pub use program::{Program, Ran, Running};

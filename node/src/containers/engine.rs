@@ -144,7 +144,7 @@ impl Engine {
     }
 
     /// Removes all containers of this node. For when nothing of it runs any more.
-    pub async fn clear(&self) {
+    pub(super) async fn clear(&self) {
         if let Seen::There { docker, .. } = self.seen() {
             let cleared = timeout(LOOK_LIMIT, sweep(&docker, &self.options().name)).await;
             if let Ok(Err(error)) = cleared {

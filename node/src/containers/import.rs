@@ -50,6 +50,14 @@ pub enum ImportError {
          those)"
     )]
     Unknown(String),
+    /// There is no engine to ask.
+    #[error("there is no file `{name}` in the directory, and no engine to ask for an image: {why}")]
+    NoEngine {
+        /// The image's name.
+        name: String,
+        /// Why there is none.
+        why: String,
+    },
     /// The file is none.
     #[error("this is no image as `docker save` writes it: {0}")]
     Form(String),
@@ -100,7 +108,7 @@ impl Importer {
             self.engine.ask("find an image", async |docker| docker.inspect_image(name).await);
         let found = found.await.map_err(|trouble| match trouble {
             trouble if trouble.is_absence() => ImportError::Unknown(name.to_owned()),
-            Trouble::None(why) => ImportError::Unknown(format!("{name}`, and `{why}")),
+            Trouble::None(why) => ImportError::NoEngine { name: name.to_owned(), why },
             other => other.into(),
         })?;
         let id = found.id.unwrap_or_else(|| name.to_owned());

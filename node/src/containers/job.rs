@@ -129,6 +129,11 @@ impl JobFiles {
         made.map_err(Trouble::disk("a folder for /out"))
     }
 
+    /// Lets go of the files that nobody uses.
+    pub(super) fn clear(&self) {
+        lock(&self.shared.laid).clear();
+    }
+
     fn laid(&self, files: &BTreeMap<String, FileRef>) -> Arc<Laid> {
         let mut all = lock(&self.shared.laid);
         let laid = match all.iter().position(|laid| laid.files == *files) {

@@ -107,6 +107,12 @@ impl Containers {
         &self.shared.runtime
     }
 
+    /// Removes all containers of the node, and what was mounted into them. For when nothing runs in them any more.
+    pub async fn stop(&self) {
+        self.engine().clear().await;
+        self.files().clear();
+    }
+
     /// Sees to it that containers are removed when this node is killed. To be called before one is made.
     ///
     /// # Errors

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join_all;
 use ipdc_jobs::code::Code;
-use ipdc_jobs::engine::Record;
+use ipdc_jobs::engine::{self, Record};
 use ipdc_jobs::ids::{Cid, Epoch, FileRef, JobId};
 use ipdc_jobs::kind::{self, JobFiles, ReadAt as _};
 use ipdc_jobs::manifest::{self, BadManifest, Manifest, SignedManifest};
@@ -16,6 +17,7 @@ use ipdc_jobs::spec::{self, JobSpec, Located, Source, SpecError};
 use ipdc_jobs::steps::{Input, Output, Place, Step, Steps};
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::drive::to_json;
@@ -43,6 +45,12 @@ const INLINE_FILES_LIMIT: usize = 128 << 10;
 
 /// The longest key of a submitter's own.
 const KEY_LIMIT: usize = 128;
+
+/// How long a node with an engine may take to be seen: one that has just started has not met the others yet.
+const ENGINE_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it is looked for.
+const ENGINE_LOOK: Duration = Duration::from_millis(100);
 
 /// Why a job was not accepted.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -121,6 +129,21 @@ pub enum SubmitError {
         /// How many may.
         most: u32,
     },
+    /// It runs in containers, and nobody has an engine that it may use.
+    #[error(
+        "the job runs in containers, and none of the {nodes} nodes that this one sees runs any for anybody"
+    )]
+    #[diagnostic(
+        code("IPDC-4010"),
+        help(
+            "on a node that is to: install Docker (Debian: apt install docker.io), start it, and name under [policy] in its \
+             ipdc.toml who may use `container` (docs/containers.md); `ipdc peers` shows who has an engine"
+        )
+    )]
+    NoEngine {
+        /// How many nodes were asked.
+        nodes: usize,
+    },
     /// Its files could not be read or written.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -192,7 +215,29 @@ impl Controller {
         let add = context.blocks.store().add(Tier::Durable);
         let code = job_directory(context, &add, &submission).await?;
         let draft = self.freeze(&add, submission, code, key).await?;
+        self.check_engine(&draft.manifest).await?;
         self.accept(&add, draft, context.jobs_taken_in).await
+    }
+
+    /// Whether anybody could run the containers of a job: that an engine comes is not waited for, as a node is.
+    async fn check_engine(&self, manifest: &Manifest) -> Result<(), SubmitError> {
+        let kind = kind::find(&manifest.kind).expect("its directory was checked for it");
+        if !kind.needs(&manifest.config).runtimes.contains(&engine::Runtime::Container) {
+            return Ok(());
+        }
+        let until = Instant::now() + ENGINE_WAIT;
+        loop {
+            let peers = self.peers().clone();
+            let has =
+                |facts: &engine::PeerFacts| facts.runtimes.contains(&engine::Runtime::Container);
+            if peers.values().any(has) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(SubmitError::NoEngine { nodes: peers.len() });
+            }
+            sleep(ENGINE_LOOK).await;
+        }
     }
 
     /// Takes in the job of `draft`, unless `most` are under way. One whose result is known has ended with it.

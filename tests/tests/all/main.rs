@@ -36,6 +36,7 @@ mod outsider;
 mod policy;
 mod process;
 mod python;
+mod render;
 mod steps;
 mod stranger;
 mod wasi;
