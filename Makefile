@@ -36,7 +36,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
+.PHONY: setup-docker setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -58,7 +58,7 @@ build-fuzz: setup-c++
 	CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/fuzz-rustc \
 	    cargo build --locked --workspace --example libfuzzer --features ipdc-fuzz/libfuzzer
 
-build-tests: setup-cc setup-mqtt setup-paho setup-warc setup-python-wasm examples
+build-tests: setup-cc setup-docker setup-mqtt setup-paho setup-warc setup-python-wasm examples
 	cargo build $(DEV)
 
 lint: setup-cc setup-deny
@@ -113,6 +113,11 @@ examples-as:
 	for source in examples/*/map.ts; do \
 	    $(ASC) $$source -O3 --noAssert --runtime minimal --use abort= -o $${source%.ts}.wasm || exit 1; \
 	done
+
+# Tests start engines of their own. IPDC_TEST_NO_DOCKER=1 leaves them out, where none can run.
+setup-docker:
+	@test -n "$$IPDC_TEST_NO_DOCKER" || { command -v dockerd && test -x /bin/busybox; } >/dev/null || \
+	    tools/apt-install docker.io busybox-static
 
 # Some dependencies compile C (SQLite, zstd, libsodium).
 setup-cc:

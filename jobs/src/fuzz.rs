@@ -25,7 +25,7 @@ use crate::message::{
     ToController, ToWorker, Wanted, WorkerOrder,
 };
 use crate::steps::{AsStep, Earlier};
-use crate::{cl, mr, spec};
+use crate::{cl, mr, render, spec};
 
 /// A decoder.
 pub struct Decoder {
@@ -55,6 +55,7 @@ pub fn decoders() -> Vec<Decoder> {
     ];
     decoders.extend(mr::fuzz::decoders());
     decoders.extend(cl::fuzz::decoders());
+    decoders.extend(render::fuzz::decoders());
     decoders
 }
 

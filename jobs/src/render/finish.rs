@@ -38,9 +38,10 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
         }
     }
     let (mut result, mut report) = (Lines::new(outputs.create()?), Lines::new(outputs.create()?));
-    let mut failed = 0_u64;
+    let (mut failed, mut cancelled) = (0_u64, 0_u64);
     for (row, cost) in lines.into_values() {
-        failed += u64::from(row.get("status").is_some_and(|status| status != "done"));
+        failed += u64::from(row["status"] == "failed");
+        cancelled += u64::from(row["status"] == "cancelled");
         result.line(&line(row))?;
         report.line(&line(cost))?;
     }
@@ -49,6 +50,9 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     finished.report.push(ResultFile { task: None, name: "items.jsonl".into(), file: report });
     finished.remarks.insert("items".into(), (numbers.len() as u64).into());
     finished.remarks.insert("failed".into(), failed.into());
+    if cancelled > 0 {
+        finished.remarks.insert("cancelled".into(), cancelled.into());
+    }
     Ok(finished)
 }
 

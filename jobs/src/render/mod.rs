@@ -29,6 +29,8 @@ mod error;
 mod fill;
 mod finish;
 mod frames;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod memo;
 mod output;
 mod picture;

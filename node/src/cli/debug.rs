@@ -294,7 +294,7 @@ impl Host for Bench {
     fn progress(&self, _: u64, _: u64) {}
 
     fn log(&self, line: &str) {
-        let _ = self.lines.send(line.to_owned());
+        let _ = self.lines.blocking_send(line.to_owned());
     }
 }
 

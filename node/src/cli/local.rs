@@ -39,17 +39,26 @@ pub(super) enum Allow {
     Private,
     /// Run native programs
     Process,
+    /// Run containers, by this machine's engine
+    Container,
 }
 
-impl Allow {
-    /// The setting that says so, and its value.
-    fn setting(self) -> (&'static str, &'static str) {
-        match self {
-            Allow::Fetch => ("IPDC_POLICY_FETCH", "true"),
-            Allow::Private => ("IPDC_POLICY_FETCH_PRIVATE", "0.0.0.0/0,::/0"),
-            Allow::Process => ("IPDC_POLICY_MEMBERS", "wasm,wasi,python,process"),
+/// The settings that say so, and their values.
+fn settings(allow: &[Allow]) -> Vec<(&'static str, String)> {
+    let mut members = vec!["wasm", "wasi", "python"];
+    let mut settings = Vec::new();
+    for allow in allow {
+        match allow {
+            Allow::Fetch => settings.push(("IPDC_POLICY_FETCH", "true".to_owned())),
+            Allow::Private => {
+                settings.push(("IPDC_POLICY_FETCH_PRIVATE", "0.0.0.0/0,::/0".to_owned()));
+            }
+            Allow::Process => members.push("process"),
+            Allow::Container => members.push("container"),
         }
     }
+    settings.push(("IPDC_POLICY_MEMBERS", members.join(",")));
+    settings
 }
 
 /// N nodes that see each other.
@@ -72,9 +81,8 @@ impl LocalSwarm {
         let homes = setup::local_homes(dir.path(), nodes)?;
         // They share the machine.
         let slots = (machine::cpus() as usize / homes.len()).max(1).to_string();
-        let allowed = allow.iter().map(|allow| allow.setting());
-        let allowed = allowed.map(|(name, value)| (name, value.to_owned()));
-        let settings = allowed.chain([("IPDC_NODE_SLOTS", slots)]).collect();
+        let mut settings = settings(allow);
+        settings.push(("IPDC_NODE_SLOTS", slots));
         let mut swarm = LocalSwarm { nodes: Vec::new(), homes, settings, _dir: dir };
         // The others ask the first one whom there is.
         let first = swarm.start_some(0, 1, &[]).await?;

@@ -25,6 +25,9 @@ const READ: usize = 1 << 20;
 /// The user that containers run as where the node is root: nobody's, as images without a shell have it.
 const NOBODY: u32 = 65_532;
 
+/// Opens a file of the job's, to be read from anywhere.
+pub type Open<'a> = dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskError> + 'a;
+
 /// The files of jobs. Clones share them.
 #[derive(Clone)]
 pub struct JobFiles {
@@ -100,7 +103,7 @@ impl JobFiles {
     pub fn lay(
         &self,
         files: &BTreeMap<String, FileRef>,
-        open: &mut dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskError>,
+        open: &mut Open<'_>,
     ) -> Result<Arc<Folder>, TaskError> {
         let laid = self.laid(files);
         let mut folder = lock(&laid.folder);
@@ -159,12 +162,7 @@ impl JobFiles {
 }
 
 /// Writes one file at its path in `folder`, for everybody to read.
-fn write(
-    folder: &Path,
-    path: &str,
-    file: &FileRef,
-    open: &mut dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskError>,
-) -> Result<(), TaskError> {
+fn write(folder: &Path, path: &str, file: &FileRef, open: &mut Open<'_>) -> Result<(), TaskError> {
     let disk =
         |error| TaskError::from(Trouble::disk("the files in /job could not be written")(error));
     if !is_path(path) {

@@ -335,14 +335,14 @@ mod tests {
         assert!(!policy("").grants(Runtime::Process));
         let named =
             policy("[policy.owners.ann]\nruntimes = [\"wasm\", \"process\", \"container\"]");
-        assert!(named.grants(Runtime::Process));
-        assert_eq!(named.offered(), ["wasm", "wasi", "python", "process"]);
+        assert!(named.grants(Runtime::Process) && named.grants(Runtime::Container));
+        assert_eq!(named.offered(), ["wasm", "wasi", "python", "process", "container"]);
         let native = Claim { needs: runs(Runtime::Process), ..claim(peer()) };
         let judge =
             |policy: &Policy, owner| code(policy.judge(&native, owner, Used::default(), &now()));
         assert_eq!(judge(&named, "ann"), None);
         assert_eq!(judge(&named, "bob"), Some("IPDC-5415"));
-        let unable = named.without(Runtime::Process);
+        let unable = named.without(Runtime::Process).without(Runtime::Container);
         assert_eq!(unable.offered(), ["wasm", "wasi", "python"]);
         assert_eq!(judge(&unable, "ann"), Some("IPDC-5415"));
     }
