@@ -26,7 +26,7 @@ const READ: usize = 1 << 20;
 const NOBODY: u32 = 65_532;
 
 /// Opens a file of the job's, to be read from anywhere.
-pub type Open<'a> = dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskError> + 'a;
+pub(super) type Open<'a> = dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskError> + 'a;
 
 /// The files of jobs. Clones share them.
 #[derive(Clone)]
