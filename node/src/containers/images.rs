@@ -130,8 +130,10 @@ impl Images {
         let loaded = async {
             let _turn = known.turn.lock().await;
             if !self.is_there(&name).await? {
-                session.fetch_all(root, progress).await?;
-                self.bring(root, &name, session).await?;
+                // The engine unpacks what is here already while the rest comes: who reads a block that is on its way
+                // waits for it.
+                let fetched = async { Ok(session.fetch_all(root, progress).await?) };
+                tokio::try_join!(fetched, self.bring(root, &name, session))?;
             }
             Ok(())
         };
