@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Needs, Runtime};
+use crate::engine::{Needs, Runtime, Takes};
 use crate::ids::{Cid, FileRef, cid_text};
 use crate::kind::JobFiles;
 use crate::native::{HEAD, Native};
@@ -39,6 +39,12 @@ pub struct Container {
     pub entrypoint: Option<Vec<String>>,
     /// What comes after the entrypoint.
     pub command: Vec<String>,
+    /// Whether it has a network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network: bool,
+    /// What it takes of its node.
+    #[serde(default, skip_serializing_if = "Takes::is_usual")]
+    pub takes: Takes,
 }
 
 /// Python code and what runs it.
@@ -119,8 +125,18 @@ impl Code {
         let mut needs = Needs::default();
         for code in all {
             needs.runtimes.insert(code.runtime());
-            if let Code::Process(Native { machine: Some(machine), .. }) = code {
-                needs.labels.insert(machine.label());
+            match code {
+                Code::Process(Native { machine: Some(machine), .. }) => {
+                    needs.labels.insert(machine.label());
+                }
+                // An attempt takes the same, whichever of the job's commands it runs.
+                Code::Container(Container { network, takes, .. }) => {
+                    needs.network |= network;
+                    needs.takes.cpus = needs.takes.cpus.max(takes.cpus);
+                    needs.takes.gpus = needs.takes.gpus.max(takes.gpus);
+                    needs.takes.gpu_memory = needs.takes.gpu_memory.max(takes.gpu_memory);
+                }
+                _ => {}
             }
         }
         needs

@@ -49,6 +49,7 @@ impl Engine {
     pub(super) fn on_peer_up(&mut self, peer: PeerId, facts: PeerFacts) {
         let now = self.now;
         let job = self.plan.job;
+        let facts = rank::for_job(facts, &self.plan.needs);
         let known = self.peers.entry(peer).or_insert_with(|| {
             // Down until a moment ago, so that it counts as news.
             let mut known = Peer::new(rank::rank(&job, &peer), facts.clone(), now);

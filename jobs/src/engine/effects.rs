@@ -150,7 +150,7 @@ impl Engine {
     }
 
     /// What those that need `task` were given out with is no more: their attempts count no longer.
-    fn outdate_readers(&mut self, task: TaskId, replayed: bool) {
+    pub(super) fn outdate_readers(&mut self, task: TaskId, replayed: bool) {
         let groups = self.groups.iter().filter(|group| group.tasks.contains(&task.0));
         let readers: Vec<TaskId> = groups.flat_map(|group| &group.consumers).copied().collect();
         // Which of them earlier terms gave out is not in the journal.

@@ -77,6 +77,7 @@ mod progress;
 mod rank;
 mod reports;
 mod state;
+mod takes;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -99,6 +100,7 @@ use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 pub use faults::Fault;
 pub use gifts::{BadGiftKey, GiftKey};
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
+pub use takes::Takes;
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,
     JobReport, Kept, Needs, Output, PeerFacts, Phase, Progress, Record, Refusal, Runtime,
@@ -218,7 +220,7 @@ impl Engine {
         }
         let peers = plan.peers.iter().map(|(peer, facts)| {
             let rank = rank::rank(&plan.job, peer);
-            (*peer, Peer::new(rank, facts.clone(), now))
+            (*peer, Peer::new(rank, rank::for_job(facts.clone(), &plan.needs), now))
         });
         let peers = peers.collect();
         let ahead = plan.kind.course(&plan.manifest.config, &plan.tasks).map(Ahead::new);

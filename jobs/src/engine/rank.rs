@@ -39,6 +39,11 @@ pub(super) enum Unfit {
     NoSlots,
 }
 
+/// What is known of a peer, as far as a job goes: its slots are as many as it has room for attempts of that.
+pub(super) fn for_job(facts: PeerFacts, needs: &Needs) -> PeerFacts {
+    PeerFacts { slots: needs.takes.room(&facts), ..facts }
+}
+
 /// Whether a peer with these facts can run attempts that need `needs` and may take `memory` bytes.
 ///
 /// The memory is what an attempt may take at most, and few do: a job that leaves it as it is by
@@ -53,6 +58,12 @@ pub(super) fn fit(facts: &PeerFacts, needs: &Needs, memory: u64) -> Result<(), U
     }
     if needs.fetch.is_some() && !facts.fetch {
         return Err(Unfit::Lacks("the right to fetch".to_owned()));
+    }
+    if needs.network && !facts.network {
+        return Err(Unfit::Lacks("the right to have a network in a container".to_owned()));
+    }
+    if let Some(what) = needs.takes.lack(facts) {
+        return Err(Unfit::Lacks(what));
     }
     if let Some(label) = needs.labels.difference(&facts.labels).next() {
         return Err(Unfit::Lacks(format!("the label `{label}`")));
@@ -207,9 +218,9 @@ mod tests {
             slots: 1,
             runtimes: [super::super::Runtime::Wasm].into(),
             labels: ["gpu".to_owned()].into(),
-            fetch: false,
             memory: 128 << 20,
-            refuses: None,
+            cpus: 1,
+            ..PeerFacts::default()
         };
         let mut needs = Needs::default();
         assert_eq!(fit(&facts, &needs, 256 << 20), Ok(()));

@@ -170,6 +170,10 @@ impl Engine {
             self.on_difference(task, attempt, worker);
             return;
         }
+        if differs {
+            // From now on, and not when the journal holds it: else who read the other is committed meanwhile.
+            self.outdate_readers(task, false);
+        }
         self.dequeue(task);
         if !memoized {
             let took = std::time::Duration::from_millis(cost.wall_ms);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::GiftKey;
+use super::takes::Takes;
 use crate::fetch::Reach;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId, cid_text};
 use crate::kind::{ItemProgress, Items, Kind, TaskSpec};
@@ -99,13 +100,25 @@ pub struct Needs {
     /// What it must let the job fetch, if the job fetches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<Reach>,
+    /// Whether it must let containers of the job have a network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network: bool,
+    /// What each attempt takes of it.
+    #[serde(default, skip_serializing_if = "Takes::is_usual")]
+    pub takes: Takes,
 }
 
 /// What is known of a peer when work is given out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerFacts {
     /// Attempts it runs at once.
     pub slots: u32,
+    /// Processors.
+    pub cpus: u32,
+    /// Its GPUs: bytes of memory of each.
+    pub gpus: Vec<u64>,
+    /// Whether it lets containers of somebody have a network.
+    pub network: bool,
     /// Runtimes it has.
     pub runtimes: BTreeSet<Runtime>,
     /// Labels its owner gave it.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::code::{self, Code, Container};
-use crate::engine::Needs;
+use crate::engine::{Needs, Takes};
 use crate::ids::{Cid, FileRef};
 use crate::kind::{Given, JobFiles, is_path};
-use crate::spec::{self, JobSpec, Located, Section, SpecError};
+use crate::spec::{self, JobSpec, Located, Section, SpecError, Unit};
 
 use super::fill::Values;
 use super::frames::Frames;
@@ -23,6 +23,15 @@ const TILES_LIMIT: u32 = 32;
 
 /// The widest and highest frame that is put together from tiles: it is held in memory, as 0.5 GiB at most.
 const SIZE_LIMIT: u32 = 8_192;
+
+/// Processors of the largest machines.
+const CPUS: RangeInclusive<u64> = 1..=1_024;
+
+/// GPUs of a container at most.
+const GPUS: RangeInclusive<u64> = 0..=64;
+
+/// Memory of a GPU.
+const GPU_MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
 /// Files that a command may be asked for.
 const OUTPUTS_LIMIT: usize = 64;
@@ -206,12 +215,13 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
     let tiles =
         section.section("tiles").and_then(|given| tiles_of(&mut section, lines.tiles, given));
     let mut images = Images { files, found: BTreeMap::new() };
-    let render = images.step(&mut section, None);
+    let resources = Resources::take(&mut section);
+    let render = images.step(&mut section, None, resources);
     let mut assemble = None;
     if let Some(mut given) = section.section("assemble") {
         let default = render.as_ref().map(|step| &step.container);
         let line = given.line("outputs").unwrap_or(1);
-        assemble = images.step(&mut given, default);
+        assemble = images.step(&mut given, default, resources);
         let is_taken = |name: &&String| TAKEN.contains(&name.split('/').next().unwrap_or_default());
         if let Some(name) = assemble.iter().flat_map(|step| &step.outputs).find(is_taken) {
             given.error(
@@ -308,6 +318,33 @@ fn check_placeholders(config: &Config, lines: &Lines, section: &mut Section) {
     }
 }
 
+/// `[resources]`: what each container of a job has of its node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Resources {
+    network: bool,
+    takes: Takes,
+}
+
+impl Resources {
+    fn take(section: &mut Section) -> Self {
+        let Some(mut given) = section.section("resources") else { return Resources::default() };
+        let usual = Takes::default();
+        let number = |number: u64| number as u32;
+        let takes = Takes {
+            cpus: given.integer("cpus", CPUS).map_or(usual.cpus, number),
+            gpus: given.integer("gpus", GPUS).map_or(usual.gpus, number),
+            gpu_memory: given.measured("gpu_memory", Unit::Bytes, GPU_MEMORY).unwrap_or_default(),
+        };
+        if takes.gpu_memory > 0 && takes.gpus == 0 {
+            let line = section.line("resources").unwrap_or(1);
+            given.error(line, "`resources.gpu_memory` is of GPUs, and `resources.gpus` is 0");
+        }
+        let network = given.truth("network").unwrap_or_default();
+        section.append(given.finish());
+        Resources { network, takes }
+    }
+}
+
 /// The images that a job names, each looked for once.
 struct Images<'a> {
     files: &'a dyn JobFiles,
@@ -321,7 +358,12 @@ impl Images<'_> {
     }
 
     /// The command that `section` describes; where it names no image, that of `default` is meant.
-    fn step(&mut self, section: &mut Section, default: Option<&Container>) -> Option<Step> {
+    fn step(
+        &mut self,
+        section: &mut Section,
+        default: Option<&Container>,
+        resources: Resources,
+    ) -> Option<Step> {
         let image = match (section.text("image"), default) {
             (Some(named), _) => self.find(section, named),
             (None, Some(default)) => Some(default.image),
@@ -332,7 +374,8 @@ impl Images<'_> {
         let outputs = outputs(section);
         let (image, outputs) = (image?, outputs?);
         let command = command.unwrap_or_default();
-        Some(Step { container: Container { image, entrypoint, command }, outputs })
+        let Resources { network, takes } = resources;
+        Some(Step { container: Container { image, entrypoint, command, network, takes }, outputs })
     }
 
     fn find(&mut self, section: &mut Section, named: Located<String>) -> Option<Cid> {

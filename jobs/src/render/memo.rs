@@ -15,6 +15,10 @@ const VERSION: u32 = 1;
 /// filled in, what it may read and what it is to leave.
 pub(super) fn input(config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec<u8>> {
     let config = Config::read(config).ok()?;
+    if config.needs().network {
+        // What comes from the network is another each time.
+        return None;
+    }
     let body = Body::decode(body)?;
     let own = match &body {
         Body::Render { frames, tile } => {
@@ -36,6 +40,9 @@ pub(super) fn input(config: &Value, body: &[u8], inputs: &[Input]) -> Option<Vec
 
 /// What determines the result of a job so configured.
 pub(super) fn result(config: &Value) -> Option<Vec<u8>> {
+    if Config::read(config).ok()?.needs().network {
+        return None;
+    }
     let mut text = VERSION.to_be_bytes().to_vec();
     serde_json::to_writer(&mut text, config).ok()?;
     Some(text)

@@ -34,6 +34,9 @@ pub enum Broken {
     /// A worker ran more than it has slots.
     #[error("a worker ran {0} attempts in {1} slots")]
     TooManyRunning(usize, usize),
+    /// An attempt began without the GPUs that it takes, or with one that another has.
+    #[error("an attempt of job {0} began without GPUs of its own")]
+    BadLease(JobId),
     /// An attempt began that the node's policy does not allow.
     #[error("an attempt of job {0} began against the node's policy")]
     BegunAgainstPolicy(JobId),

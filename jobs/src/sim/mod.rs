@@ -73,6 +73,8 @@ pub struct Tally {
     pub gifts: u64,
     pub repeated_gifts: u64,
     pub withdrawn: u64,
+    pub leases: u64,
+    pub wide: u64,
     pub reads: u64,
     pub failed_reads: u64,
     pub engines: Counters,
@@ -142,6 +144,8 @@ impl Tally {
             gifts,
             repeated_gifts,
             withdrawn,
+            leases,
+            wide,
             reads,
             failed_reads,
             engines,
@@ -184,6 +188,8 @@ impl Tally {
         self.gifts += gifts;
         self.repeated_gifts += repeated_gifts;
         self.withdrawn += withdrawn;
+        self.leases += leases;
+        self.wide += wide;
         self.reads += reads;
         self.failed_reads += failed_reads;
         self.engines.add(engines);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::rng::Rng;
+use crate::engine::Takes;
 use crate::engine::{Fault, Limits, WorkerLimits};
 
 /// Everything that is drawn before a run begins.
@@ -61,6 +62,8 @@ pub struct JobDraw {
     pub poison: Option<u32>,
     /// What its code needs, if that is more than some nodes have.
     pub large: Option<Large>,
+    /// What each of its attempts takes of a node.
+    pub takes: Takes,
     /// Of what its tasks follow, if it is of the kind that grows: it has no other stages then.
     pub growing: Option<Growth>,
 }
@@ -100,6 +103,8 @@ impl Scenario {
         // Of chances of their own, so that what else a seed stands for stays.
         let mut growth = Rng::new(seed ^ 0x960);
         jobs.iter_mut().for_each(|job| job.growing = Growth::of(&mut growth));
+        let mut takes = Rng::new(seed ^ 0x6b0);
+        jobs.iter_mut().for_each(|job| job.takes = draw_takes(&mut takes));
         let mut hostile = Rng::new(seed ^ 0x0ff);
         let hostile = Some(hostile.index(nodes)).filter(|_| hostile.chance(400));
         let hostile = hostile.filter(|node| jobs.iter().all(|job| job.controller != *node));
@@ -154,7 +159,26 @@ impl JobDraw {
             large: (tasks > 0 && rng.chance(120))
                 .then(|| Large { is_hopeless: rng.chance(500), is_declared: rng.chance(500) }),
             growing: None,
+            takes: Takes::default(),
         }
+    }
+}
+
+/// Processors of each node: as many as any job wants.
+pub(super) const CPUS: u32 = 3;
+
+/// GPUs of a node that has some: bytes of memory of each.
+pub(super) const GPUS: [u64; 2] = [8 << 30, 24 << 30];
+
+/// What attempts of a job take: most a slot, some more, some a GPU or two.
+fn draw_takes(rng: &mut Rng) -> Takes {
+    match rng.between(0, 9) {
+        0 => Takes { cpus: rng.between(2, CPUS.into()) as u32, ..Takes::default() },
+        1 => {
+            let (gpus, gpu_memory) = [(1, 0), (1, GPUS[1]), (2, GPUS[0])][rng.index(3)];
+            Takes { gpus, gpu_memory, ..Takes::default() }
+        }
+        _ => Takes::default(),
     }
 }
 

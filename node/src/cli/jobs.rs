@@ -210,10 +210,19 @@ impl Answer for JobView {
             0 => String::new(),
             n => format!(", {n} remembered"),
         };
+        // Of a job of items, its tasks count those.
         let bytes = match self.bytes_total {
-            0 => None,
-            total => Some(format!("{} of {}", size(self.bytes_done), size(total))),
+            total if total > 0 && self.items.is_none() => {
+                Some(format!("{} of {}", size(self.bytes_done), size(total)))
+            }
+            _ => None,
         };
+        let items = self.items.map(|Items { total, done, failed, cancelled, .. }| {
+            let more = [(failed, "failed"), (cancelled, "cancelled")];
+            let more = more.iter().filter(|(count, _)| *count > 0);
+            let more: String = more.map(|(count, what)| format!(", {count} {what}")).collect();
+            format!("{done} of {total}{more}")
+        });
         let lines = [
             ("job", Some(self.job.to_string())),
             ("kind", Some(self.kind.clone())),
@@ -222,6 +231,7 @@ impl Answer for JobView {
             ("waiting", self.waiting.clone()),
             ("time", Some(time(self))),
             ("tasks", Some(format!("{} ({}{memoized})", self.tasks, stages(self)))),
+            ("items", items),
             ("input", bytes),
             ("speed", speed(self)),
             ("workers", Some(workers)),

@@ -92,6 +92,44 @@ fn an_output_that_its_worker_never_had_is_replaced_by_that_of_another() {
 }
 
 #[test]
+fn what_was_made_of_an_output_counts_no_more_once_another_is_on_its_way_into_the_journal() {
+    let mut lab = Lab::new(job(1, 2, &[1, 1, 1]));
+    let (liar, key) = lab.one_assigned();
+    lab.report(liar, key, other_output());
+    assert_eq!(lab.committed(), TaskId(0));
+    let readers = lab.assigned();
+    let reading = |n: usize| {
+        let (worker, assignment): &(PeerId, Assignment) = &readers[n];
+        (*worker, (assignment.task, assignment.attempt))
+    };
+    let ((first, from_first), (second, from_second)) = (reading(0), reading(1));
+    let lost = Outcome::InputLost { tasks: vec![TaskId(0)], message: "nobody has it".to_owned() };
+    lab.report(second, from_second, lost);
+    let (seq, _) = lab.appending();
+    assert_eq!(lab.settled(), (second, vec![from_second]));
+    lab.tell(Event::Appended { seq });
+    let again = lab.assigned();
+    let honest = again.iter().find(|(_, assignment)| assignment.task == TaskId(0));
+    let (honest, assignment) = honest.expect("it is made again");
+    lab.good(*honest, (TaskId(0), assignment.attempt));
+    let (seq, record) = lab.appending();
+    assert!(matches!(record, Record::Committed { task: TaskId(0), .. }), "{record:?}");
+    // Just now comes what was made of the one before.
+    lab.good(first, from_first);
+    let appended = lab.said.iter().any(|action| matches!(action, Action::Append { .. }));
+    assert!(!appended, "{:?}", lab.said);
+    lab.tell(Event::Appended { seq });
+    let is_given_again = |action: &Action| match action {
+        Action::Send {
+            message: ToWorker { body: WorkerOrder::Assign { assignments, .. }, .. },
+            ..
+        } => assignments.iter().any(|assignment| assignment.task == from_first.0),
+        _ => false,
+    };
+    assert!(lab.said.iter().any(is_given_again), "{:?}", lab.said);
+}
+
+#[test]
 fn an_output_beyond_the_limits_counts_for_nothing() {
     let mut lab = Lab::new(job(1, 0, &[1]));
     let (worker, key) = lab.one_assigned();

@@ -36,10 +36,9 @@ fn facts(slots: u32) -> PeerFacts {
     PeerFacts {
         slots,
         runtimes: BTreeSet::from([Runtime::Wasm]),
-        labels: BTreeSet::new(),
-        fetch: false,
         memory: 1 << 30,
-        refuses: None,
+        cpus: 4,
+        ..PeerFacts::default()
     }
 }
 

@@ -27,6 +27,7 @@ use crate::message::{
     Assignment, ControllerNote, Cost, Outcome, Report, ToController, ToWorker, WorkerOrder,
 };
 use job::{Job, Key, Mine, Stage, Store, Unsettled};
+use slots::Taken;
 use unchecked::Unchecked;
 
 pub use types::{CheckedManifest, Grant, Remembered, WorkerAction, WorkerEvent, WorkerRecord};
@@ -46,6 +47,8 @@ const STOPPING: &str = "the node is stopping";
 /// The worker machine of one node.
 pub struct Worker {
     slots: usize,
+    /// Bytes of memory of each GPU.
+    gpus: Vec<u64>,
     limits: WorkerLimits,
     now: Duration,
     jobs: BTreeMap<JobId, Job>,
@@ -54,7 +57,7 @@ pub struct Worker {
     /// Jobs that ended while attempts of theirs were still stopping, and whom to tell then.
     leaving: BTreeMap<JobId, Leaving>,
     /// Attempts that have a slot.
-    started: BTreeSet<(JobId, TaskId, Attempt)>,
+    started: BTreeMap<(JobId, TaskId, Attempt), Taken>,
     /// Ended jobs, the oldest first.
     ended: VecDeque<(JobId, Epoch)>,
     down: BTreeSet<PeerId>,
@@ -83,12 +86,13 @@ impl Worker {
     ) -> (Worker, Vec<WorkerAction>) {
         let mut worker = Worker {
             slots: slots as usize,
+            gpus: Vec::new(),
             limits,
             now,
             jobs: BTreeMap::new(),
             unchecked: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            started: BTreeSet::new(),
+            started: BTreeMap::new(),
             ended: VecDeque::new(),
             down: BTreeSet::new(),
             draining: false,
@@ -103,6 +107,13 @@ impl Worker {
         worker.check_again();
         let actions = worker.settle_down();
         (worker, actions)
+    }
+
+    /// The same, with GPUs: bytes of memory of each.
+    #[must_use]
+    pub fn with_gpus(mut self, gpus: Vec<u64>) -> Worker {
+        self.gpus = gpus;
+        self
     }
 
     /// A worker that makes a mistake on purpose.
@@ -356,7 +367,7 @@ impl Worker {
     }
 
     fn on_finished(&mut self, id: JobId, key: Key, outcome: Option<Outcome>, cost: Cost) {
-        if !self.started.remove(&(id, key.0, key.1)) {
+        if self.started.remove(&(id, key.0, key.1)).is_none() {
             return;
         }
         if let Some(job) = self.jobs.get_mut(&id)
@@ -476,7 +487,7 @@ impl Worker {
     }
 
     fn leave_if_stopped(&mut self, id: JobId) {
-        if self.started.iter().any(|(job, _, _)| *job == id) {
+        if self.started.keys().any(|(job, _, _)| *job == id) {
             return;
         }
         let Some(Leaving { epoch, tell }) = self.leaving.remove(&id) else { return };
@@ -550,8 +561,8 @@ impl Worker {
         if self.draining {
             return 0;
         }
-        let (started, waiting) = self.load();
-        (self.slots as u32).saturating_sub(started + waiting)
+        let (_, waiting) = self.load();
+        (self.slots_left() as u32).saturating_sub(waiting)
     }
 
     fn persist(&mut self, record: WorkerRecord) -> u64 {

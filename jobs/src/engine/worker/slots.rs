@@ -8,15 +8,24 @@ use std::collections::BTreeMap;
 use super::job::{Key, Mine, Stage, Standing};
 use super::types::{Grant, WorkerAction};
 use super::{STOPPING, Worker};
+use crate::engine::Takes;
 use crate::engine::faults::Fault;
 use crate::ids::JobId;
 use crate::message::{Assignment, Cost, Outcome, Proof, Report};
+
+/// What a running attempt has of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) slots: usize,
+    /// By their numbers.
+    pub(super) gpus: Vec<u32>,
+}
 
 impl Worker {
     /// Fills free slots: the job with the fewest running first, within it the oldest attempt. An
     /// owner that has all the slots it is granted waits, whoever else does.
     pub(super) fn start_waiting(&mut self) {
-        while self.started.len() < self.slots && !self.draining {
+        while self.slots_left() > 0 && !self.draining {
             let running = self.running_by_owner();
             let is_reckless = self.planted.has(Fault::WorkerIgnoresGrants);
             let has_slot = |grant: &Grant| {
@@ -26,20 +35,39 @@ impl Worker {
             let next = self
                 .jobs
                 .iter()
-                .filter(|(_, job)| job.grant().is_some_and(has_slot))
                 .filter_map(|(id, job)| {
-                    job.first_waiting().map(|first| (job.running(), first, *id))
+                    let grant = job.grant().filter(|grant| has_slot(grant))?;
+                    // Who waits for a GPU holds up nobody else.
+                    let gpus = self.lease(&grant.takes)?;
+                    let first = job.first_waiting()?;
+                    Some((job.running(), first, *id, grant.takes.slots(self.slots), gpus))
                 })
                 .min();
-            let Some((_, (_, key), id)) = next else { return };
+            let Some((_, (_, key), id, slots, gpus)) = next else { return };
+            if slots > self.slots_left() {
+                // It waits until there are enough, and nobody overtakes it: or it would wait for ever.
+                return;
+            }
             let Some(job) = self.jobs.get_mut(&id) else { return };
             let manifest = job.manifest;
             let Some(mine) = job.attempts.get_mut(&key) else { return };
             mine.stage = Stage::Running;
             let assignment = mine.assignment.clone();
-            self.started.insert((id, key.0, key.1));
-            self.actions.push(WorkerAction::Start { job: id, assignment, manifest });
+            self.started.insert((id, key.0, key.1), Taken { slots, gpus: gpus.clone() });
+            self.actions.push(WorkerAction::Start { job: id, assignment, manifest, gpus });
         }
+    }
+
+    /// Slots that nobody has.
+    pub(super) fn slots_left(&self) -> usize {
+        let taken = self.started.values().map(|taken| taken.slots).sum();
+        self.slots.saturating_sub(taken)
+    }
+
+    /// GPUs for an attempt that takes this, if enough are free.
+    fn lease(&self, takes: &Takes) -> Option<Vec<u32>> {
+        let is_free = |gpu| !self.started.values().any(|taken| taken.gpus.contains(&gpu));
+        takes.lease(&self.gpus, is_free)
     }
 
     /// Attempts that have a slot, by whose job they are of.

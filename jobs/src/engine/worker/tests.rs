@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::*;
+use crate::engine::Takes;
 use crate::ids::{CODEC_RAW, FileRef, cid_of};
 use crate::kind::ItemProgress;
 use crate::message::{Counters, FailureClass, Held, Payload, Proof};
@@ -51,7 +52,7 @@ fn done() -> Outcome {
 }
 
 fn grant(owner: &str, slots: Option<u32>) -> Grant {
-    Grant { owner: owner.to_owned(), slots }
+    Grant { owner: owner.to_owned(), slots, takes: Takes::default() }
 }
 
 /// A worker of controllers 1 and 2, who are the roster of every job.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Takes;
 use crate::ids::{Attempt, Cid, Epoch, FileRef, JobId, PeerId, TaskId};
 use crate::kind::ItemProgress;
 use crate::message::{
@@ -110,6 +111,8 @@ pub struct Grant {
     pub owner: String,
     /// Attempts of this owner that run at a time; none, as many as the node has slots.
     pub slots: Option<u32>,
+    /// What each attempt of the job takes.
+    pub takes: Takes,
 }
 
 /// An output that this node made before and still has.
@@ -161,6 +164,8 @@ pub enum WorkerAction {
         assignment: Assignment,
         /// The job's manifest.
         manifest: FileRef,
+        /// The GPUs that are its own meanwhile, by their numbers.
+        gpus: Vec<u32>,
     },
     /// Stop the attempt soon; [`WorkerEvent::Finished`] is still due.
     Stop {

@@ -57,7 +57,7 @@ impl World {
             manifest: known.manifest.clone(),
             tasks: known.tasks.clone(),
             kind: known.kind(),
-            needs: Needs::default(),
+            needs: Needs { takes: known.draw.takes, ..Needs::default() },
             peers,
             warm,
             kept: known.reader(),

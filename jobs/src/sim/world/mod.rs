@@ -175,6 +175,7 @@ struct Node {
 
 struct Run {
     assignment: Assignment,
+    gpus: Vec<u32>,
     is_stopped: bool,
 }
 

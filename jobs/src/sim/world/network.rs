@@ -1,6 +1,5 @@
 //! The network: what is lost, doubled, late, out of order, split; and what peers believe of it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::workers::PAUSED;
@@ -9,6 +8,7 @@ use crate::engine::{Action, Engine, Event, PeerFacts, WorkerAction, WorkerEvent}
 use crate::ids::PeerId;
 use crate::message::{ControllerNote, ToController, ToWorker, WorkerOrder};
 use crate::sim::laws::Broken;
+use crate::sim::scenario;
 
 impl World {
     pub(super) fn is_linked(&self, a: usize, b: usize) -> bool {
@@ -164,14 +164,20 @@ impl World {
         self.tell_worker(node, event)
     }
 
+    /// Every other node has GPUs, and those of controllers: no job waits for one in vain.
+    pub(super) fn gpus(&self, node: usize) -> Vec<u64> {
+        let is_controller = self.jobs.iter().any(|job| job.draw.controller == node);
+        if node.is_multiple_of(2) || is_controller { scenario::GPUS.to_vec() } else { Vec::new() }
+    }
+
     pub(super) fn facts(&self, node: usize) -> PeerFacts {
         PeerFacts {
             slots: self.nodes[node].slots,
-            runtimes: BTreeSet::new(),
-            labels: BTreeSet::new(),
-            fetch: false,
+            cpus: scenario::CPUS,
+            gpus: self.gpus(node),
             memory: self.nodes[node].memory,
             refuses: self.nodes[node].is_paused.then(|| PAUSED.to_owned()),
+            ..PeerFacts::default()
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The workers' side: machines that boot and crash, their disks, the attempts they run.
 
 use super::malice::forged_manifest;
-use super::{Happening, Run, RunKey, Wire, World, needs};
+use super::{Happening, Job, Run, RunKey, Wire, World, needs};
+use crate::engine::Takes;
 use crate::engine::{
     CheckedManifest, Grant, Record, Remembered, Worker, WorkerAction, WorkerEvent,
 };
@@ -11,6 +12,7 @@ use crate::message::{
     Assignment, ControllerNote, Cost, FailureClass, Input, Outcome, Payload, ToController,
 };
 use crate::sim::laws::Broken;
+use crate::sim::scenario;
 use crate::sim::work;
 
 /// What a paused node says.
@@ -21,11 +23,13 @@ impl World {
         if self.nodes[node].worker.is_some() || self.nodes[node].is_scrap {
             return Ok(());
         }
+        let gpus = self.gpus(node);
         let state = &mut self.nodes[node];
         state.life += 1;
         let now = self.now + state.ahead;
         let limits = self.scenario.worker_limits.clone();
-        let (mut worker, actions) = Worker::new(state.slots, limits, now, state.records.clone());
+        let (worker, actions) = Worker::new(state.slots, limits, now, state.records.clone());
+        let mut worker = worker.with_gpus(gpus);
         if let Some(fault) = self.scenario.planted {
             worker = worker.with_fault(fault);
         }
@@ -107,8 +111,8 @@ impl World {
                     let pause = self.rng.millis(0, 50);
                     self.at(pause, Happening::Recalled { node, life, job, assignments });
                 }
-                WorkerAction::Start { job, assignment, .. } => {
-                    self.start_run(node, job, assignment)?;
+                WorkerAction::Start { job, assignment, gpus, .. } => {
+                    self.start_run(node, job, assignment, gpus)?;
                 }
                 // A hint: here bytes take no time.
                 WorkerAction::Fetch { .. } => {}
@@ -156,9 +160,10 @@ impl World {
             self.tally.refusals += 1;
             return Err("its submitter is not welcome here".to_owned());
         }
-        let known = self.job_index(job).map(|job| &self.jobs[job].manifest);
-        let Some(manifest) = known else { return Err("no such job".to_owned()) };
-        let grant = Grant { owner: manifest.submitter.to_string(), slots: state.owner_slots };
+        let known = self.job_index(job).map(|job| &self.jobs[job]);
+        let Some(Job { manifest, draw, .. }) = known else { return Err("no such job".to_owned()) };
+        let (owner, takes) = (manifest.submitter.to_string(), draw.takes);
+        let grant = Grant { owner, slots: state.owner_slots, takes };
         Ok(CheckedManifest { roster: manifest.roster.clone(), grant })
     }
 
@@ -197,6 +202,7 @@ impl World {
         node: usize,
         id: JobId,
         assignment: Assignment,
+        gpus: Vec<u32>,
     ) -> Result<(), Broken> {
         let Some(job) = self.job_index(id) else { return Ok(()) };
         self.jobs[job].laws.on_start(
@@ -208,11 +214,29 @@ impl World {
         let run = (id, assignment.task, assignment.attempt);
         let state = &mut self.nodes[node];
         let (life, slowness) = (state.life, state.slowness);
-        state.running.insert(run, Run { assignment, is_stopped: false });
-        let (running, slots) = (state.running.len(), state.slots as usize);
-        if running > slots {
-            return Err(Broken::TooManyRunning(running, slots));
+        state.running.insert(run, Run { assignment, gpus, is_stopped: false });
+        let slots = state.slots as usize;
+        let takes = |id: &JobId| {
+            let job = self.jobs.iter().find(|job| job.id == *id);
+            job.map_or_else(Takes::default, |job| job.draw.takes)
+        };
+        let taken = self.nodes[node].running.keys().map(|(id, ..)| takes(id).slots(slots)).sum();
+        if taken > slots {
+            return Err(Broken::TooManyRunning(taken, slots));
         }
+        let wanted = takes(&id);
+        let running = &self.nodes[node].running;
+        let leased = &running[&run].gpus;
+        let is_shared =
+            |gpu: &u32| running.values().filter(|run| run.gpus.contains(gpu)).count() > 1;
+        let is_small = |gpu: &u32| scenario::GPUS[*gpu as usize] < wanted.gpu_memory;
+        let is_wrong = leased.iter().any(|gpu| is_shared(gpu) || is_small(gpu));
+        if is_wrong || leased.len() != wanted.gpus as usize {
+            return Err(Broken::BadLease(id));
+        }
+        self.tally.leases += leased.len() as u64;
+        self.tally.wide += u64::from(wanted.cpus > 1);
+        let state = &self.nodes[node];
         let (is_paused, granted) = (state.is_paused, state.owner_slots);
         let owner = self.jobs[job].draw.controller;
         let running = self.nodes[node].running.iter();
@@ -244,7 +268,7 @@ impl World {
     }
 
     pub(super) fn ran(&mut self, node: usize, run: RunKey) -> Result<(), Broken> {
-        let Some(Run { assignment, is_stopped }) = self.nodes[node].running.remove(&run) else {
+        let Some(Run { assignment, is_stopped, .. }) = self.nodes[node].running.remove(&run) else {
             return Ok(());
         };
         let (id, task, attempt) = run;
