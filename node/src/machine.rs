@@ -1,6 +1,7 @@
 //! What this node says of the machine it runs on: of as much of it as the node may use.
 
 pub(crate) mod cgroup;
+mod gpu;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,10 @@ use sysinfo::{
 };
 use tokio::sync::watch;
 
+pub use gpu::Gpu;
+
 use crate::swarm::facts::PeerFacts;
+use gpu::Gpus;
 
 /// How often processor, memory and disk are looked at: as often as peers are told.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -47,6 +51,7 @@ pub fn own_program() -> PathBuf {
 /// Looks at the machine.
 pub struct Sampler {
     system: System,
+    gpus: Gpus,
     home: PathBuf,
 }
 
@@ -55,7 +60,7 @@ impl Sampler {
     #[must_use]
     pub fn new(home: &Path) -> Self {
         let home = home.canonicalize().unwrap_or_else(|_| home.to_owned());
-        Sampler { system: System::new_with_specifics(what()), home }
+        Sampler { system: System::new_with_specifics(what()), gpus: Gpus::new(), home }
     }
 
     /// Writes what is now into `facts`.
@@ -70,6 +75,7 @@ impl Sampler {
             facts.memory = facts.memory.min(group.limit);
             facts.memory_free = facts.memory_free.min(group.free);
         }
+        facts.gpus = self.gpus.look();
         facts.disk = disk;
         facts.disk_free = disk_free;
     }

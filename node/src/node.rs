@@ -220,6 +220,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         host: sysinfo::System::host_name().unwrap_or_default(),
         cpus: machine::cpus(),
         fetch: policy.grants_fetch(),
+        network: policy.grants_network(),
         labels,
         slots: room.slots,
         paused: pause::since(&db).await?.is_some(),
@@ -270,9 +271,11 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
     let pages = fetch::Pages::new(memo.clone(), blocks.store().clone());
     let fetcher = Fetcher::new(fetch::Options::of(&config.policy), Some(pages));
     follow_engine(containers.engine(), policy.clone(), facts.clone());
+    let gpus = told.borrow().gpus.clone();
     let parts = worker::Parts {
         me,
         room,
+        gpus,
         policy,
         facts: told.clone(),
         swarm: swarm.clone(),
@@ -638,6 +641,9 @@ fn placement(facts: &PeerFacts) -> engine::PeerFacts {
     let runtimes = facts.runtimes.iter().filter_map(|name| engine::Runtime::of_name(name));
     engine::PeerFacts {
         slots: facts.slots,
+        cpus: facts.cpus,
+        gpus: facts.gpus.iter().map(|gpu| gpu.memory).collect(),
+        network: facts.network,
         runtimes: runtimes.collect(),
         labels: facts.labels.iter().cloned().collect(),
         fetch: facts.fetch,

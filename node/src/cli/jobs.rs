@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use ipdc_jobs::engine::Refusal;
 use ipdc_jobs::ids::{Cid, JobId, TaskId};
+use ipdc_jobs::kind;
 use serde::Serialize;
 
 use super::Session;
@@ -217,7 +218,7 @@ impl Answer for JobView {
             }
             _ => None,
         };
-        let items = self.items.map(|Items { total, done, failed, cancelled, .. }| {
+        let items = self.items.map(|kind::Items { total, done, failed, cancelled, .. }| {
             let more = [(failed, "failed"), (cancelled, "cancelled")];
             let more = more.iter().filter(|(count, _)| *count > 0);
             let more: String = more.map(|(count, what)| format!(", {count} {what}")).collect();

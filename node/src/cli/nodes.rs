@@ -383,6 +383,7 @@ impl Answer for PeerList {
             "DISK FREE",
             "RUNTIMES",
             "ENGINE",
+            "GPUS",
             "LABELS",
             "LOAD",
         ];
@@ -400,6 +401,7 @@ impl Answer for PeerList {
                 known(size(facts.disk_free)),
                 can_use(&facts),
                 known(facts.engine.clone().unwrap_or_else(|| "none".into())),
+                known(gpus(&facts)),
                 facts.labels.join(","),
                 known(load(&facts)),
             ]);
@@ -414,9 +416,18 @@ impl Answer for PeerList {
 
 /// The runtimes that somebody may use there, and whether the network.
 fn can_use(facts: &PeerFacts) -> String {
-    let fetch = facts.fetch.then_some("fetch");
-    let all: Vec<_> = facts.runtimes.iter().map(String::as_str).chain(fetch).collect();
+    let more = facts.fetch.then_some("fetch").into_iter().chain(facts.network.then_some("network"));
+    let all: Vec<_> = facts.runtimes.iter().map(String::as_str).chain(more).collect();
     all.join(",")
+}
+
+/// `2 × NVIDIA A100 (40.0 GiB free, 31 °C)`: what is free of the memory of all, and the warmest.
+fn gpus(facts: &PeerFacts) -> String {
+    let Some(first) = facts.gpus.first() else { return "none".into() };
+    let free = facts.gpus.iter().map(|gpu| gpu.memory_free).sum();
+    let celsius = facts.gpus.iter().map(|gpu| gpu.celsius).max().unwrap_or(0);
+    let name = first.name.escape_debug();
+    format!("{} × {name} ({} free, {celsius} °C)", facts.gpus.len(), size(free))
 }
 
 fn load(facts: &PeerFacts) -> String {

@@ -210,6 +210,8 @@ pub struct Policy {
     pub stored: Size,
     /// Whether members may fetch from the network.
     pub fetch: bool,
+    /// Whether containers of members may have a network.
+    pub network: bool,
     /// Addresses that who may fetch may ask although they are not public.
     pub fetch_private: Vec<Range>,
     /// Requests a second to one host at most, of all jobs together; none, as many as they say.
@@ -229,6 +231,7 @@ impl Default for Policy {
             jobs: Some(1_000),
             stored: Size(0),
             fetch: false,
+            network: false,
             fetch_private: Vec::new(),
             fetch_rate: None,
             owners: BTreeMap::new(),
@@ -297,6 +300,8 @@ pub struct Rule {
     pub stored: Option<Size>,
     /// Whether it may fetch from the network.
     pub fetch: Option<bool>,
+    /// Whether its containers may have a network.
+    pub network: Option<bool>,
 }
 
 impl Rule {
@@ -313,6 +318,7 @@ impl Rule {
             jobs: Some(0),
             stored: Some(Size(0)),
             fetch: Some(false),
+            network: Some(false),
         }
     }
 }

@@ -10,8 +10,8 @@ use std::pin::Pin;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
-    MountBindOptionsPropagationEnum, MountType, ResourcesUlimits,
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountBindOptions, MountBindOptionsPropagationEnum, MountType, ResourcesUlimits,
 };
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptions, InspectContainerOptions,
@@ -55,6 +55,12 @@ pub struct Order {
     pub memory: u64,
     /// Bytes of the longest file that it may write.
     pub file_size: u64,
+    /// Processors, if it may not use all.
+    pub cpus: Option<u32>,
+    /// The GPUs that it has, as the driver knows them.
+    pub gpus: Vec<String>,
+    /// Whether it has the engine's default network, and what is behind that.
+    pub has_network: bool,
 }
 
 /// Why a container did not start.
@@ -214,6 +220,9 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         user: (uid, gid),
         memory,
         file_size,
+        cpus,
+        gpus,
+        has_network,
     } = order;
     let bytes = i64::try_from(*memory).unwrap_or(i64::MAX);
     let mount = |target: &str, source: &PathBuf, is_read_only| Mount {
@@ -251,7 +260,15 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         tmpfs: Some(scratch),
         shm_size: Some(bytes / 2),
         readonly_rootfs: Some(true),
-        network_mode: Some("none".to_owned()),
+        network_mode: Some(if *has_network { "bridge" } else { "none" }.to_owned()),
+        nano_cpus: cpus.map(|cpus| i64::from(cpus) * 1_000_000_000),
+        device_requests: (!gpus.is_empty()).then(|| {
+            vec![DeviceRequest {
+                device_ids: Some(gpus.clone()),
+                capabilities: Some(vec![vec!["gpu".to_owned()]]),
+                ..DeviceRequest::default()
+            }]
+        }),
         ipc_mode: Some("private".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges".to_owned()]),

@@ -40,11 +40,18 @@ pub(super) struct Program {
     containers: Containers,
     container: Container,
     image: Arc<Loaded>,
+    /// As the driver knows them.
+    gpus: Vec<String>,
 }
 
 impl Program {
-    pub(super) fn new(containers: Containers, container: Container, image: Loaded) -> Self {
-        Program { containers, container, image: Arc::new(image) }
+    pub(super) fn new(
+        containers: Containers,
+        container: Container,
+        image: Loaded,
+        gpus: Vec<String>,
+    ) -> Self {
+        Program { containers, container, image: Arc::new(image), gpus }
     }
 
     /// Runs it for one call; what comes of it goes to `source`.
@@ -99,6 +106,10 @@ impl Program {
             user: JobFiles::user(),
             memory,
             file_size: allowance.limits.output,
+            // Who does not say how many gets as much as is free.
+            cpus: (!self.container.takes.is_usual()).then_some(self.container.takes.cpus),
+            gpus: self.gpus.clone(),
+            has_network: self.container.network,
         };
         self.containers.keep()?;
         let (mut stdout, mut stderr) = (Lines::default(), Words::default());

@@ -346,13 +346,18 @@ impl Runtime {
         Runtime { containers: Some(containers), ..self }
     }
 
-    /// The command of `container`, ready to run in `image`.
+    /// The command of `container`, ready to run in `image`, with these GPUs.
     ///
     /// # Errors
     /// When no containers are run here.
-    pub fn container(&self, container: &Container, image: Loaded) -> Result<Program, TaskError> {
+    pub fn container(
+        &self,
+        container: &Container,
+        image: Loaded,
+        gpus: Vec<String>,
+    ) -> Result<Program, TaskError> {
         let containers = self.containers()?.clone();
-        let program = container::Program::new(containers, container.clone(), image);
+        let program = container::Program::new(containers, container.clone(), image, gpus);
         Ok(Program { runtime: self.clone(), form: Form::Container(program) })
     }
 

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Gpu;
+
 /// The longest facts that anybody keeps of a peer, in bytes of JSON: ten times what a node with every
 /// runtime and a dozen labels tells.
 pub(super) const FACTS_LIMIT: usize = 16 * 1024;
@@ -35,7 +37,11 @@ pub struct PeerFacts {
     pub runtimes: Vec<String>,
     /// Its container engine, name and version, if it has one.
     pub engine: Option<String>,
-    /// What its settings say about it: `attic`, `gpu=a100`.
+    /// Its GPUs.
+    pub gpus: Vec<Gpu>,
+    /// Whether it lets containers of somebody have a network.
+    pub network: bool,
+    /// What its settings say about it: `attic`, `bench`.
     pub labels: Vec<String>,
     /// Whether it lets somebody fetch from the network.
     pub fetch: bool,

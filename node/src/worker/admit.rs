@@ -115,6 +115,18 @@ pub enum Refusal {
         /// How much it may have.
         most: u64,
     },
+    /// Nobody said that its containers may have a network.
+    #[error("this node's policy does not let containers of {owner} ({submitter}) have a network")]
+    #[diagnostic(
+        code("IPDC-5421"),
+        help("the node's owner decides, by `network` under [policy] in its ipdc.toml")
+    )]
+    Network {
+        /// Whose the job is.
+        owner: String,
+        /// Who submitted it.
+        submitter: PeerId,
+    },
     /// It asks for the network.
     #[error("this node's policy does not let {owner} ({submitter}) fetch from the network")]
     #[diagnostic(
@@ -162,6 +174,7 @@ impl Refusal {
             Refusal::Hours { .. } => "IPDC-5418",
             Refusal::Busy { .. } => "IPDC-5419",
             Refusal::Quota { .. } => "IPDC-5420",
+            Refusal::Network { .. } => "IPDC-5421",
             Refusal::Fetch { .. } => "IPDC-5500",
             Refusal::Reach { .. } => "IPDC-5501",
         }

@@ -66,7 +66,7 @@ pub(super) fn start(
     job: JobId,
     assignment: Assignment,
     manifest: FileRef,
-    early: early::Fetched,
+    (early, gpus): (early::Fetched, Vec<u32>),
     events: mpsc::Sender<WorkerEvent>,
 ) -> Running {
     let stop = CancellationToken::new();
@@ -78,7 +78,9 @@ pub(super) fn start(
         let (progress, said) = watch::channel(Said::default());
         tokio::spawn(tell_progress(job, (task, attempt), said, events.clone()));
         let desk = Desk::new(parts, job, assignment, stop, progress);
-        let desk = Arc::new(Desk { visits, ..desk });
+        let gpus = gpus.iter().filter_map(|gpu| desk.parts.gpus.get(*gpu as usize));
+        let gpus = gpus.map(|gpu| gpu.uuid.clone()).collect();
+        let desk = Arc::new(Desk { visits, gpus, ..desk });
         let result = run(&desk, manifest, &early).await;
         let cost = Cost { wall_ms: started.elapsed().as_millis() as u64, ..desk.cost() };
         let outcome = desk.outcome(result);
@@ -193,6 +195,8 @@ struct Desk {
     progress: watch::Sender<Said>,
     /// Answers of the network.
     visits: Arc<AtomicU64>,
+    /// The GPUs that are its own, as the driver knows them.
+    gpus: Vec<String>,
 }
 
 impl Desk {
@@ -218,6 +222,7 @@ impl Desk {
             sessions: Mutex::default(),
             progress,
             visits: Arc::default(),
+            gpus: Vec::new(),
         }
     }
 
@@ -395,7 +400,8 @@ impl Host for AttemptHost<'_> {
         let runtime = &self.desk.parts.runtime;
         let program = match code {
             Code::Container(container) => {
-                runtime.container(container, self.desk.image(container.image)?)?
+                let image = self.desk.image(container.image)?;
+                runtime.container(container, image, self.desk.gpus.clone())?
             }
             code => runtime.program(code, read, &self.desk.stop)?,
         };

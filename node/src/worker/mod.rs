@@ -41,6 +41,7 @@ pub use room::Room;
 use crate::audit::{self, Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::fetch::Fetcher;
+use crate::machine::Gpu;
 use crate::post::Post;
 use crate::runtime::Runtime;
 use crate::state::attempts::Change;
@@ -61,6 +62,8 @@ pub struct Parts {
     pub me: PeerId,
     /// Attempts at once, and what each may have.
     pub room: Room,
+    /// The machine's GPUs.
+    pub gpus: Vec<Gpu>,
     /// For whom it works.
     pub policy: Policy,
     /// What is now: whether the node is paused, how busy its machine is. It is looked at again each
@@ -122,6 +125,7 @@ impl Worker {
         let started = Instant::now();
         let (machine, actions) =
             Machine::new(parts.room.slots, WorkerLimits::default(), Duration::ZERO, recovered);
+        let machine = machine.with_gpus(parts.gpus.iter().map(|gpu| gpu.memory).collect());
         let remembered = machine.jobs().collect();
         let records = keep_records(parts.db.clone(), events_out.clone());
         let desk = Desk {
@@ -361,7 +365,7 @@ impl Desk {
                         let _ = events.send(WorkerEvent::Recalled { job, attempts }).await;
                     });
                 }
-                WorkerAction::Start { job, assignment, manifest } => {
+                WorkerAction::Start { job, assignment, manifest, gpus } => {
                     let key = (job, assignment.task, assignment.attempt);
                     let early = self.early.get(&job).map(|early| Arc::clone(early.fetched()));
                     let running = attempt::start(
@@ -369,7 +373,7 @@ impl Desk {
                         job,
                         assignment,
                         manifest,
-                        early.unwrap_or_default(),
+                        (early.unwrap_or_default(), gpus),
                         self.events.clone(),
                     );
                     self.running.insert(key, running);

@@ -41,6 +41,7 @@ struct Terms {
     jobs: Option<u32>,
     stored: Option<u64>,
     fetch: bool,
+    network: bool,
 }
 
 /// What an owner has of this node already, but for the job that is judged.
@@ -69,8 +70,18 @@ impl Policy {
     /// What the settings say.
     #[must_use]
     pub fn new(config: &Config) -> Policy {
-        let config::Policy { members, hours, idle, slots, jobs, stored, fetch, owners, .. } =
-            &config.policy;
+        let config::Policy {
+            members,
+            hours,
+            idle,
+            slots,
+            jobs,
+            stored,
+            fetch,
+            network,
+            owners,
+            ..
+        } = &config.policy;
         let config::Limits { memory, time, output } = &config.limits;
         let members = Terms {
             runtimes: members.iter().copied().collect(),
@@ -85,6 +96,7 @@ impl Policy {
             jobs: *jobs,
             stored: above_zero(stored.bytes()),
             fetch: *fetch,
+            network: *network,
         };
         let terms = owners.iter().map(|(name, rule)| (name.clone(), members.with(rule)));
         let private = config.policy.fetch_private.clone();
@@ -120,6 +132,12 @@ impl Policy {
         std::iter::once(&self.members).chain(self.owners.values()).any(|terms| terms.fetch)
     }
 
+    /// Whether this node lets containers of somebody have a network.
+    #[must_use]
+    pub fn grants_network(&self) -> bool {
+        std::iter::once(&self.members).chain(self.owners.values()).any(|terms| terms.network)
+    }
+
     /// Whether this node works now for a job with this claim, whose submitter's certificate names
     /// `owner`.
     pub(super) fn judge(
@@ -141,6 +159,9 @@ impl Policy {
         if let Some(reach) = &claim.needs.fetch {
             self.check_reach(reach, terms, &owner, submitter)?;
         }
+        if claim.needs.network && !terms.network {
+            return Err(Refusal::Network { owner, submitter });
+        }
         within(&claim.limits, &terms.limits)?;
         if submitter != now.me && !terms.hours.has(now.minute) {
             return Err(Refusal::Hours { owner, hours: terms.hours });
@@ -152,7 +173,7 @@ impl Policy {
             below("jobs under way", used.jobs.into(), terms.jobs.map(u64::from), &owner)?;
             below("bytes stored", used.stored, terms.stored, &owner)?;
         }
-        Ok(Grant { owner, slots: terms.slots })
+        Ok(Grant { owner, slots: terms.slots, takes: claim.needs.takes })
     }
 
     /// Whether a job of the `owner` may fetch from where it wants to.
@@ -229,6 +250,7 @@ impl Terms {
             jobs,
             stored,
             fetch,
+            network,
         } = rule;
         let given = &self.limits;
         Terms {
@@ -246,6 +268,7 @@ impl Terms {
             jobs: jobs.map_or(self.jobs, above_zero),
             stored: stored.map_or(self.stored, |stored| above_zero(stored.bytes())),
             fetch: fetch.unwrap_or(self.fetch),
+            network: network.unwrap_or(self.network),
         }
     }
 }
@@ -277,7 +300,7 @@ fn within(wanted: &Limits, given: &Limits) -> Result<(), Refusal> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ipdc_jobs::engine::Needs;
+    use ipdc_jobs::engine::{Needs, Takes};
 
     use super::*;
 
@@ -317,7 +340,7 @@ mod tests {
         let policy = policy("");
         let member = claim(peer());
         let granted = policy.judge(&member, "ann", Used::default(), &now()).unwrap();
-        assert_eq!(granted, Grant { owner: "ann".into(), slots: None });
+        assert_eq!(granted, Grant { owner: "ann".into(), slots: None, takes: Takes::default() });
         for runtime in [Runtime::Process, Runtime::Container] {
             let native = Claim { needs: runs(runtime), ..member.clone() };
             let refused = policy.judge(&native, "ann", Used::default(), &now()).unwrap_err();
@@ -392,6 +415,20 @@ mod tests {
         assert!(policy.room(claim.submitter, "bob", 1 << 40).check(1 << 40).is_ok());
         assert_eq!(policy.jobs_taken_in(now.me, "me"), Some(2));
         assert_eq!(policy.jobs_taken_in(now.me, "bob"), None);
+    }
+
+    #[test]
+    fn containers_have_no_network_until_it_is_said_whose_may() {
+        let policy = policy("[policy.owners.ann]\nruntimes = [\"container\"]\nnetwork = true\n");
+        assert!(policy.grants_network() && !self::policy("").grants_network());
+        let needs = Needs { network: true, ..runs(Runtime::Wasm) };
+        let claim = Claim { needs, ..claim(peer()) };
+        let wasm = |owner| code(policy.judge(&claim, owner, Used::default(), &now()));
+        assert_eq!(wasm("bob"), Some("IPDC-5421"));
+        let needs = Needs { network: true, ..runs(Runtime::Container) };
+        let claim = Claim { needs, ..claim.clone() };
+        let judged = policy.judge(&claim, "ann", Used::default(), &now());
+        assert!(judged.is_ok(), "{judged:?}");
     }
 
     #[test]

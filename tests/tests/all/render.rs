@@ -263,6 +263,33 @@ fn without_an_engine_a_node_says_so_and_a_rendering_is_refused_at_once() {
 }
 
 #[test]
+fn what_a_rendering_asks_for_and_nobody_has_is_told() {
+    let Some((engine, node)) = with_engine() else { return };
+    for (resources, lack) in [
+        ("gpus = 1", "a GPU"),
+        ("gpus = 2\ngpu_memory = \"40GiB\"", "2 GPUs with 40 GiB"),
+        ("cpus = 1000", "1000 processors"),
+        ("network = true", "the right to have a network in a container"),
+    ] {
+        let job = frames("1", "true", &format!("[resources]\n{resources}\n"));
+        let id = node.detach(&job);
+        let view = node.job_until(&id, "why it waits", |view| view["waiting"].is_string());
+        let waiting = view["waiting"].as_str().unwrap();
+        assert!(waiting.contains(lack), "{resources}: {waiting}");
+        let _ = node.cli(["job", "cancel", &id]).run().ok();
+    }
+    // What there is is given, and no more.
+    let job = frames("1", "sleep 60", "[resources]\ncpus = 1\n[limits]\nmemory = \"64MiB\"\n");
+    let id = node.detach(&job);
+    let container = eventually(SOON, "it runs", || engine.containers().pop());
+    let format = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.PidsLimit}}";
+    let limits = engine.docker(["inspect", "--format", format, &container]).run().ok();
+    assert_eq!(limits.text(), "67108864 67108864 4096");
+    let _ = node.cli(["job", "cancel", &id]).run().ok();
+    eventually(SOON, "no container is left", || engine.containers().is_empty().then_some(()));
+}
+
+#[test]
 fn when_the_node_is_killed_its_containers_are_removed() {
     let Some((engine, mut node)) = with_engine() else { return };
     let job = frames("1-2", "sleep 600 {frame}", "");
