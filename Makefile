@@ -36,7 +36,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-docker setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
+.PHONY: setup-docker setup-debootstrap setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -45,7 +45,7 @@ demo: setup-cc examples-rust
 test: build-tests
 	tools/test
 
-test-all: build-tests setup-kubo
+test-all: build-tests setup-kubo setup-debootstrap
 	tools/test --all
 	$(MAKE) fuzz
 
@@ -118,6 +118,10 @@ examples-as:
 setup-docker:
 	@test -n "$$IPDC_TEST_NO_DOCKER" || { command -v dockerd && test -x /bin/busybox; } >/dev/null || \
 	    tools/apt-install docker.io busybox-static
+
+# The examples that render are built upon a Debian of this machine's making.
+setup-debootstrap:
+	@test -n "$$IPDC_TEST_NO_DOCKER" || command -v debootstrap >/dev/null || tools/apt-install debootstrap
 
 # Some dependencies compile C (SQLite, zstd, libsodium).
 setup-cc:

@@ -23,6 +23,8 @@ const STOP: Duration = Duration::from_secs(60);
 /// An engine that a test may kill, hang and start again.
 pub struct Engine {
     folder: TempDir,
+    /// Whether it has the machine's network, to install packages in images.
+    is_online: bool,
     daemon: Option<Running>,
 }
 
@@ -33,12 +35,25 @@ impl Engine {
     /// When it does not start.
     #[must_use]
     pub fn start() -> Option<Engine> {
+        Self::start_with(false)
+    }
+
+    /// The same with the machine's network.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn online() -> Option<Engine> {
+        Self::start_with(true)
+    }
+
+    fn start_with(is_online: bool) -> Option<Engine> {
         if std::env::var_os("IPDC_TEST_NO_DOCKER").is_some() {
             eprintln!("left out: IPDC_TEST_NO_DOCKER is set");
             return None;
         }
         let folder = TempDir::with_prefix("ipdc-d-").expect("a temp folder");
-        let mut engine = Engine { folder, daemon: None };
+        let mut engine = Engine { folder, is_online, daemon: None };
         engine.run();
         engine.import(BASE, &[]);
         Some(engine)
@@ -54,7 +69,13 @@ impl Engine {
         for pid in ["pid", "exec/containerd/containerd.pid"] {
             let _ = fs::remove_file(at(pid));
         }
-        let daemon = Program::new("dockerd")
+        let program = if self.is_online {
+            Program::new("dockerd")
+        } else {
+            // In a network of its own: it changes nothing of the machine's.
+            Program::new("unshare").args(["--net", "dockerd"])
+        };
+        let daemon = program
             .arg("--data-root")
             .arg(at("data"))
             .arg("--exec-root")
@@ -63,8 +84,7 @@ impl Engine {
             .arg(at("pid"))
             .arg("--host")
             .arg(self.url())
-            // Nothing here needs a network.
-            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args(["--iptables=false", "--ip6tables=false"])
             .start();
         self.daemon = Some(daemon);
         let deadline = Instant::now() + SOON;

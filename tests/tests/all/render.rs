@@ -4,7 +4,7 @@ use std::fs;
 
 use ipdc_tests::engine::unix_time;
 use ipdc_tests::job::rows;
-use ipdc_tests::{Engine, JobDir, Node, SOON, eventually};
+use ipdc_tests::{Engine, JOB, JobDir, Node, Program, SOON, eventually, root};
 use serde_json::Value;
 
 /// A node that runs containers by an engine of its own; none where these tests are left out.
@@ -12,6 +12,15 @@ fn with_engine() -> Option<(Engine, Node)> {
     let engine = Engine::start()?;
     let mut node = Node::first();
     node.configure(&engine.settings());
+    node.start();
+    Some((engine, node))
+}
+
+/// A node as [`with_engine`], whose policy lets containers have a network.
+fn with_network() -> Option<(Engine, Node)> {
+    let (engine, mut node) = with_engine()?;
+    node.stop();
+    node.configure(&format!("{}network = true\n", engine.settings()));
     node.start();
     Some((engine, node))
 }
@@ -33,7 +42,7 @@ fn results(node: &Node) -> Vec<Value> {
 /// Runs a job and saves its result in `result`.
 fn run(node: &Node, job: &JobDir) -> ipdc_tests::Ran {
     let path = job.path().to_str().unwrap();
-    node.cli(["run", "render", path, "--out", "result"]).within(ipdc_tests::JOB).run()
+    node.cli(["run", "render", path, "--out", "result"]).within(JOB).run()
 }
 
 /// Runs a job whose frames fail; the error of the first.
@@ -263,6 +272,20 @@ fn without_an_engine_a_node_says_so_and_a_rendering_is_refused_at_once() {
 }
 
 #[test]
+fn a_network_is_there_where_job_and_policy_say_so_and_what_came_of_it_is_not_remembered() {
+    let Some((engine, node)) = with_network() else { return };
+    let since = unix_time();
+    let job = frames("1", "ls /sys/class/net > /out/1.txt", "[resources]\nnetwork = true\n");
+    for _ in 0..2 {
+        let _ = run(&node, &job).ok();
+        let said = fs::read_to_string(node.folder().join("result/frames/1.txt")).unwrap();
+        assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["eth0", "lo"]);
+        fs::remove_dir_all(node.folder().join("result")).unwrap();
+    }
+    assert_eq!(engine.made_since(since), 2);
+}
+
+#[test]
 fn what_a_rendering_asks_for_and_nobody_has_is_told() {
     let Some((engine, node)) = with_engine() else { return };
     for (resources, lack) in [
@@ -300,6 +323,28 @@ fn when_the_node_is_killed_its_containers_are_removed() {
 }
 
 #[test]
+#[ignore = "takes minutes"]
+fn a_thousand_containers_leave_nothing_behind() {
+    let Some((engine, mut node)) = with_engine() else { return };
+    let job = frames("1-1000", "echo {frame} > /out/{frame}.txt", "");
+    let before = node.descriptors();
+    let ran = node.cli(["run", "render", job.path().to_str().unwrap()]).within(4 * JOB).run();
+    let _ = ran.ok();
+    eventually(SOON, "no container is left", || engine.containers().is_empty().then_some(()));
+    eventually(SOON, "no descriptor is left open", || {
+        (node.descriptors() <= before + 4).then_some(())
+    });
+    let folders = || fs::read_dir(node.home().join("containers")).unwrap().count();
+    eventually(SOON, "but one folder is left, that of /job", || (folders() <= 1).then_some(()));
+    node.stop();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let left = mounts.lines().filter(|line| {
+        line.contains("/overlay2/") && line.contains(engine.folder().to_str().unwrap())
+    });
+    assert_eq!(left.count(), 0, "{mounts}");
+}
+
+#[test]
 fn a_rendering_outlives_the_death_of_its_containers_and_of_the_engine() {
     let Some((mut engine, node)) = with_engine() else { return };
     let job = frames("1-2", "sleep 5; echo {frame} > /out/{frame}.txt", "");
@@ -334,4 +379,40 @@ fn an_engine_that_hangs_is_seen_and_its_frames_wait_until_it_goes_on() {
     engine.hang(false);
     let view = node.job_done(&id);
     assert_eq!(view["items"]["done"], 2, "{view}");
+}
+
+/// Runs an example whose image is built of Debian's packages; the result.
+fn example(name: &str, video: &str) {
+    let Some(engine) = Engine::online() else { return };
+    let archive = root().join("target/docker/debian.tar");
+    let _ = Program::new(root().join("tools/debian-image")).arg(&archive).within(JOB).run().ok();
+    let archive = archive.to_str().unwrap();
+    let _ = engine.docker(["import", archive, "debian:bookworm-slim"]).within(JOB).run().ok();
+    let mut node = Node::first();
+    node.configure(&engine.settings().replace("[policy]", "build_network = \"host\"\n[policy]"));
+    node.start();
+    let example = root().join("examples").join(name);
+    let run = node.cli(["run", "render", example.to_str().unwrap(), "--out", "film"]);
+    let _ = run.within(4 * JOB).run().ok();
+    let film = node.folder().join("film");
+    assert!(fs::metadata(film.join(video)).unwrap().len() > 10_000);
+    assert_eq!(fs::read_dir(film.join("frames")).unwrap().count(), 24);
+    let results = rows(&fs::read_to_string(film.join("results.jsonl")).unwrap());
+    let cid =
+        |row: &Value| row["files"].as_object().unwrap().values().next().unwrap()["cid"].clone();
+    let cids: std::collections::BTreeSet<String> =
+        results.iter().map(|row| cid(row).to_string()).collect();
+    assert_eq!(cids.len(), 24, "each frame is another");
+}
+
+#[test]
+#[ignore = "installs POV-Ray and ffmpeg in an image"]
+fn povray_renders_marbles_and_a_video_of_them() {
+    example("povray", "marbles.mp4");
+}
+
+#[test]
+#[ignore = "installs Blender in an image, 2.6 GB"]
+fn blender_renders_a_knot_and_a_video_of_it() {
+    example("blender", "knot.mp4");
 }
