@@ -66,7 +66,7 @@ lint: setup-cc setup-deny
 	cargo clippy $(DEV) -- -D warnings
 	$(TOOLS)/bin/cargo-deny --locked check bans licenses sources
 
-bench: build-bench setup-python-wasm
+bench: build-bench setup-python-wasm setup-docker
 	$(MEASURE) $(if $(ONLY),--only $(ONLY))
 
 bench-peers: build-bench setup-peers

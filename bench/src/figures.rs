@@ -36,6 +36,9 @@ pub(crate) enum Figure {
     Sort,
     Ingest,
     Transfer,
+    RenderOverhead,
+    RenderAgain,
+    ImageTransfer,
 }
 
 /// What a figure must reach.
@@ -206,6 +209,24 @@ pub(crate) const TABLES: &[Table] = &[
                 "crawl with a limit, requests a second / the limit",
                 "%",
                 100.5,
+            ),
+        ],
+    },
+    Table {
+        title: "Renderings",
+        rows: &[
+            Row::at_most(
+                Figure::RenderOverhead,
+                "frames of 2 s and more, wall over that of `docker run`",
+                "%",
+                10.0,
+            ),
+            Row::at_most(Figure::RenderAgain, "the same again, containers started", "", 0.0),
+            Row::at_least(
+                Figure::ImageTransfer,
+                "image of 200 MB to the engine of a second node, rate / that of a file",
+                "×",
+                0.5,
             ),
         ],
     },

@@ -9,6 +9,7 @@ mod job;
 mod nodes;
 mod peers;
 mod python;
+mod render;
 mod rounds;
 mod sort;
 mod transfer;
@@ -83,6 +84,8 @@ const PARTS: &[Part] = &[
     Part { figures: &[Figure::Sort], measure: sort::total },
     Part { figures: &[Figure::Ingest], measure: transfer::ingest },
     Part { figures: &[Figure::Transfer], measure: transfer::node_to_node },
+    Part { figures: &[Figure::RenderOverhead, Figure::RenderAgain], measure: render::frames },
+    Part { figures: &[Figure::ImageTransfer], measure: render::image },
     Part { figures: &[Figure::Spark], measure: peers::spark },
     Part { figures: &[Figure::Dask], measure: peers::dask },
     Part { figures: &[Figure::Ray], measure: peers::ray },
