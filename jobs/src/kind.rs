@@ -597,6 +597,29 @@ impl Heard {
     }
 }
 
+/// Keeps a file that a call has left. `name` is for people.
+pub(crate) fn keep(
+    host: &dyn Host,
+    name: &str,
+    bytes: &mut dyn io::Read,
+) -> Result<FileRef, TaskError> {
+    /// Bytes that are moved at a time.
+    const PIECE: usize = 128 << 10;
+    let unreadable = |error: io::Error| TaskError::Failed {
+        class: FailureClass::Worker,
+        code: "IPDC-5322",
+        message: format!("the file {name} that was left cannot be read again: {error}"),
+    };
+    let mut file = host.create(Lasting::Kept)?;
+    let mut piece = vec![0; PIECE];
+    loop {
+        match bytes.read(&mut piece).map_err(unreadable)? {
+            0 => return file.finish(),
+            read => file.write(&piece[..read])?,
+        }
+    }
+}
+
 /// What a file that a task writes is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lasting {

@@ -164,7 +164,8 @@ impl Engine {
     /// When it does not answer.
     #[must_use]
     pub fn made_since(&self, since: u64) -> usize {
-        let (since, until) = (since.to_string(), unix_time().to_string());
+        // To the end of this second.
+        let (since, until) = (since.to_string(), (unix_time() + 1).to_string());
         let made: Ran = self
             .docker(["events", "--filter", "event=create", "--since", &since, "--until", &until])
             .run()

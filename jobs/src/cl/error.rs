@@ -1,7 +1,5 @@
 //! What this kind's tasks fail with.
 
-use std::io;
-
 use crate::kind::TaskError;
 use crate::message::FailureClass;
 
@@ -24,10 +22,4 @@ pub(super) fn too_many(limit: u64) -> TaskError {
 pub(super) fn no_item(why: &str) -> TaskError {
     let message = format!("the producer made what is no item: {why}");
     TaskError::Failed { class: FailureClass::Guest, code: "IPDC-5603", message }
-}
-
-/// What an item wrote cannot be read again.
-pub(super) fn unreadable(name: &str, error: &io::Error) -> TaskError {
-    let message = format!("the file {name} that an item wrote cannot be read again: {error}");
-    TaskError::Failed { class: FailureClass::Worker, code: "IPDC-5322", message }
 }

@@ -203,15 +203,7 @@ impl Calls for Hand<'_> {
     }
 
     fn file(&mut self, name: &str, bytes: &mut dyn io::Read) -> Result<(), TaskError> {
-        let mut file = self.runner.host.create(Lasting::Kept)?;
-        let mut piece = vec![0; WRITE];
-        loop {
-            match bytes.read(&mut piece).map_err(|error| error::unreadable(name, &error))? {
-                0 => break,
-                read => file.write(&piece[..read])?,
-            }
-        }
-        let file = file.finish()?;
+        let file = kind::keep(self.runner.host, name, bytes)?;
         self.now().files.insert(name.to_owned(), file);
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! What this kind's tasks fail with.
 
-use std::io;
-
 use crate::kind::TaskError;
 use crate::message::FailureClass;
 
@@ -28,10 +26,4 @@ pub(super) fn missing(name: &str, left: &[&str]) -> TaskError {
 pub(super) fn no_tile(name: &str, why: &str) -> TaskError {
     let message = format!("`{name}` cannot be put together from its tiles: {why}");
     failed(FailureClass::Guest, "IPDC-5703", message)
-}
-
-/// What a command left cannot be read again.
-pub(super) fn unreadable(name: &str, error: &io::Error) -> TaskError {
-    let message = format!("the file {name} that a command left cannot be read again: {error}");
-    failed(FailureClass::Worker, "IPDC-5322", message)
 }

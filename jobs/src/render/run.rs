@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::code::{Code, Container};
 use crate::ids::FileRef;
-use crate::kind::{Call, Calls, Given, Host, Lasting, TaskError};
+use crate::kind::{self, Call, Calls, Given, Host, TaskError};
 use crate::message::{Input, Payload};
 use crate::record::{self, Records};
 
@@ -18,9 +18,6 @@ use super::fill::Values;
 use super::output::{End, Output};
 use super::picture;
 use super::plan::Body;
-
-/// Bytes of a file that are moved at a time.
-const PIECE: usize = 128 << 10;
 
 /// Runs a task.
 pub(super) fn task(
@@ -200,15 +197,8 @@ impl Calls for Once<'_> {
             }
             return Ok(());
         }
-        let mut file = self.host.create(Lasting::Kept)?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            match bytes.read(&mut piece).map_err(|error| error::unreadable(name, &error))? {
-                0 => break,
-                read => file.write(&piece[..read])?,
-            }
-        }
-        self.files.insert(name.to_owned(), file.finish()?);
+        let file = kind::keep(self.host, name, bytes)?;
+        self.files.insert(name.to_owned(), file);
         Ok(())
     }
 

@@ -274,7 +274,7 @@ impl Host for Bench {
         let program = self.runtime.program(code, read, &CancellationToken::new())?;
         let module = code
             .module()
-            .ok_or_else(|| containers::Trouble::None("`ipdc job debug` runs none".into()))?;
+            .ok_or_else(|| containers::Trouble::Unfit("`ipdc job debug` runs none"))?;
         let (lines, remote) = (self.lines.clone(), self.remote(module));
         Ok(Box::new(BenchProgram {
             program,

@@ -3,9 +3,9 @@
 //! Owns the connection, and what was seen of the engine last. It is looked at every few seconds, for it may be
 //! installed, started, stopped and die while the node runs. Each question has a bound.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
@@ -73,6 +73,8 @@ struct Shared {
     options: Options,
     seen: watch::Sender<Seen>,
     look: Notify,
+    /// Containers that somebody waits for.
+    current: Mutex<HashSet<String>>,
     /// Containers that nobody needs any more.
     over: mpsc::UnboundedSender<Over>,
 }
@@ -83,7 +85,9 @@ impl Engine {
         let (over, to_remove) = mpsc::unbounded_channel();
         let (seen, _) = watch::channel(Seen::Not("it was not looked for yet".to_owned()));
         let look = Notify::new();
-        let engine = Engine { shared: Arc::new(Shared { options, seen, look, over }) };
+        let engine = Engine {
+            shared: Arc::new(Shared { options, seen, look, current: Mutex::default(), over }),
+        };
         engine.look().await;
         let weak = Arc::downgrade(&engine.shared);
         tokio::spawn(async move {
@@ -137,8 +141,14 @@ impl Engine {
         Err(trouble)
     }
 
+    /// A container was made, and is waited for.
+    pub(super) fn note(&self, container: &str) {
+        lock(&self.shared.current).insert(container.to_owned());
+    }
+
     /// A container is over: it is removed, when the engine can, and then what is `held` is let go of.
     pub(super) fn remove_later(&self, container: String, held: Vec<Box<dyn Send>>) {
+        lock(&self.shared.current).remove(&container);
         // When nobody takes it, the node is about to stop, and removes all.
         let _ = self.shared.over.send(Over { container, _held: held });
     }
@@ -146,7 +156,7 @@ impl Engine {
     /// Removes all containers of this node. For when nothing of it runs any more.
     pub(super) async fn clear(&self) {
         if let Seen::There { docker, .. } = self.seen() {
-            let cleared = timeout(LOOK_LIMIT, sweep(&docker, &self.options().name)).await;
+            let cleared = timeout(LOOK_LIMIT, sweep(&docker, &self.options().name, |_| true)).await;
             if let Ok(Err(error)) = cleared {
                 tracing::warn!(%error, "containers of this node could not be removed");
             }
@@ -166,8 +176,8 @@ impl Engine {
         let before = self.seen();
         if let (Seen::Not(_), Seen::There { docker, about }) = (&before, &now) {
             tracing::info!(engine = about, "the container engine answers");
-            // Nothing that began before is waited for any more.
-            if let Err(error) = sweep(docker, &self.options().name).await {
+            let is_over = |container: &str| !lock(&self.shared.current).contains(container);
+            if let Err(error) = sweep(docker, &self.options().name, is_over).await {
                 tracing::warn!(%error, "containers that an earlier run left could not be removed");
             }
         }
@@ -262,12 +272,16 @@ async fn remove(docker: &Docker, container: &str) -> Result<(), Error> {
     docker.remove_container(container, Some(options)).await
 }
 
-/// Removes all containers of the node of this name.
-pub(super) async fn sweep(docker: &Docker, node: &str) -> Result<(), Error> {
+/// Removes those containers of the node of this name that are over.
+pub(super) async fn sweep(
+    docker: &Docker,
+    node: &str,
+    is_over: impl Fn(&str) -> bool,
+) -> Result<(), Error> {
     let filters = HashMap::from([("label", vec![format!("{LABEL}={node}")])]);
     let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
     for container in docker.list_containers(Some(options)).await? {
-        let Some(id) = container.id else { continue };
+        let Some(id) = container.id.filter(|id| is_over(id)) else { continue };
         match remove(docker, &id).await {
             // Another removes it at the same time.
             Ok(()) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => {}
@@ -275,4 +289,8 @@ pub(super) async fn sweep(docker: &Docker, node: &str) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

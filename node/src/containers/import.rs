@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use tokio_util::sync::CancellationToken;
 
+use super::archive::{Content, archive};
 use super::layout::{self, Digest, Parts};
 use super::{Engine, Trouble, images};
 use crate::blocks::Blocks;
@@ -171,8 +172,8 @@ impl Importer {
             .networkmode(&self.engine.options().build_network)
             .build();
         let session = self.blocks.session(&[], crate::blocks::store::Tier::Cache);
-        let files = files.into_iter().map(|(path, file)| (path, images::Content::File(file)));
-        let body = images::archive(session, files.collect());
+        let files = files.into_iter().map(|(path, file)| (path, Content::File(file)));
+        let body = archive(session, files.collect());
         let building =
             self.engine.ask("build an image", async |docker| Ok(docker.with_timeout(BUILD)));
         let docker = building.await?;

@@ -68,7 +68,7 @@ async fn clear(socket: &Path, name: &str) -> bool {
         );
         if let Ok(docker) = docker
             && let Ok(Ok(docker)) = timeout(TRY, docker.negotiate_version()).await
-            && let Ok(Ok(())) = timeout(TRY, engine::sweep(&docker, name)).await
+            && let Ok(Ok(())) = timeout(TRY, engine::sweep(&docker, name, |_| true)).await
         {
             return true;
         }

@@ -6,19 +6,21 @@
 //! | [`layout`] | how an image lies in blocks: the OCI image layout |
 //! | [`import`] | images into blocks: from the engine, a file, or built |
 //! | [`images`] | images out of blocks into the engine, and how much of its disk they take |
+//! | [`archive`] | archives for the engine |
 //! | [`run`] | a container, from its beginning to its end |
-//! | [`job`] | the files in `/job` |
+//! | [`mounts`] | what is mounted at `/job` and `/out` |
 //! | [`keeper`] | a process that removes the containers of a node that was killed |
 //!
 //! The engine is Docker, or what answers as Docker does, on this machine: folders of the node are mounted. What holds
 //! for a container is in `docs/containers.md`, why it is so in `docs/decisions/0023-containers.md`.
 
+mod archive;
 mod engine;
 mod images;
 mod import;
-mod job;
 mod keeper;
 mod layout;
+mod mounts;
 mod run;
 
 use std::path::PathBuf;
@@ -32,8 +34,8 @@ use tokio::runtime::Handle;
 pub use engine::{Engine, Seen};
 pub use images::{Images, LoadError, Loaded};
 pub use import::{ImportError, Importer};
-pub use job::{Folder, JobFiles};
 pub use keeper::keep_if_asked;
+pub use mounts::{Folder, Mounts};
 pub use run::{End, Order, Running, Said, StartError};
 
 /// What all containers of a node are labelled with, and its peer ID: whatever has it and is not known is a left-over.
@@ -65,7 +67,7 @@ pub struct Containers {
 struct Shared {
     engine: Engine,
     images: Images,
-    files: JobFiles,
+    mounts: Mounts,
     runtime: Handle,
     keeper: Mutex<Option<Child>>,
 }
@@ -76,11 +78,11 @@ impl Containers {
     /// # Errors
     /// When the folder for containers cannot be made.
     pub async fn start(options: Options) -> Result<Containers, Trouble> {
-        let files = JobFiles::new(options.folder.clone())?;
+        let mounts = Mounts::new(options.folder.clone())?;
         let engine = Engine::start(options).await;
         let (images, runtime, keeper) =
             (Images::new(engine.clone()), Handle::current(), Mutex::default());
-        Ok(Containers { shared: Arc::new(Shared { engine, images, files, runtime, keeper }) })
+        Ok(Containers { shared: Arc::new(Shared { engine, images, mounts, runtime, keeper }) })
     }
 
     /// The engine.
@@ -97,8 +99,8 @@ impl Containers {
 
     /// What is mounted.
     #[must_use]
-    pub fn files(&self) -> &JobFiles {
-        &self.shared.files
+    pub fn mounts(&self) -> &Mounts {
+        &self.shared.mounts
     }
 
     /// The async runtime, for threads that block.
@@ -110,7 +112,7 @@ impl Containers {
     /// Removes all containers of the node, and what was mounted into them. For when nothing runs in them any more.
     pub async fn stop(&self) {
         self.engine().clear().await;
-        self.files().clear();
+        self.mounts().clear();
     }
 
     /// Sees to it that containers are removed when this node is killed. To be called before one is made.
@@ -150,6 +152,9 @@ pub enum Trouble {
         /// What it was to do.
         what: &'static str,
     },
+    /// It is not for here.
+    #[error("a container cannot be run here: {0}")]
+    Unfit(&'static str),
     /// The node's own disk.
     #[error("{what}: {source}")]
     Disk {

@@ -127,6 +127,7 @@ impl Running {
             docker.create_container(None::<CreateContainerOptions>, body).await
         });
         let id = made.await?.id;
+        engine.note(&id);
         // From here on it is removed, whatever happens.
         let removal = Removal { engine: engine.clone(), id: id.clone(), held: Vec::new() };
         let options =

@@ -23,7 +23,7 @@ use super::lines::{Lines, Words};
 use super::room::Room;
 use super::{Allowance, GuestError};
 use crate::containers::{
-    Containers, End, Folder, JobFiles, Loaded, Order, Running, Said, StartError, Trouble,
+    Containers, End, Folder, Loaded, Mounts, Order, Running, Said, StartError, Trouble,
 };
 
 /// What a container may leave in `/out`: as many files as a result's directory holds with ease.
@@ -93,9 +93,9 @@ impl Program {
             }
             thread::sleep(WAIT);
         }
-        let files = self.containers.files();
-        let job = files.lay(&given.files, &mut |file| outlet.listener.open(file))?;
-        let out = files.out()?;
+        let mounts = self.containers.mounts();
+        let job = mounts.lay(&given.files, &mut |file| outlet.listener.open(file))?;
+        let out = mounts.out()?;
         let order = Order {
             image: self.image.name.clone(),
             entrypoint: self.container.entrypoint.clone(),
@@ -103,7 +103,7 @@ impl Program {
             variables: variables(given),
             job: job.path().to_owned(),
             out: out.path().to_owned(),
-            user: JobFiles::user(),
+            user: Mounts::user(),
             memory,
             file_size: allowance.limits.output,
             // Who does not say how many gets as much as is free.

@@ -366,7 +366,7 @@ impl Runtime {
     /// # Errors
     /// When none are run here.
     pub fn containers(&self) -> Result<&Containers, TaskError> {
-        let none = || containers::Trouble::None("none are run here".to_owned());
+        let none = || containers::Trouble::Unfit("this is no node");
         Ok(self.containers.as_ref().ok_or_else(none)?)
     }
 
@@ -383,8 +383,7 @@ impl Runtime {
         let module = |file: &FileRef| self.module(file, &read, stop);
         let form = match code {
             Code::Container(_) => {
-                let none = "its image was not brought in".to_owned();
-                return Err(containers::Trouble::None(none).into());
+                return Err(containers::Trouble::Unfit("its image was not brought in").into());
             }
             Code::Process(native) => {
                 Form::Process(self.processes()?.program(native, self.shared.room.clone())?)
@@ -562,8 +561,9 @@ impl Program {
             Form::Python(linked, script) => (linked, Some(script.clone())),
             Form::Process(program) => return Ok(Box::new(program.instantiate(attempt, given))),
             Form::Container(_) => {
-                let none = "a container is run for its files, and not called".to_owned();
-                return Err(containers::Trouble::None(none).into());
+                return Err(
+                    containers::Trouble::Unfit("it is run for its files, and not called").into()
+                );
             }
         };
         Ok(Box::new(self.runtime.command(linked, script, attempt, given)))

@@ -30,7 +30,7 @@ pub(super) type Open<'a> = dyn FnMut(&FileRef) -> Result<Box<dyn ReadAt>, TaskEr
 
 /// The files of jobs. Clones share them.
 #[derive(Clone)]
-pub struct JobFiles {
+pub struct Mounts {
     shared: Arc<Shared>,
 }
 
@@ -68,7 +68,7 @@ impl Drop for Folder {
     }
 }
 
-impl JobFiles {
+impl Mounts {
     /// Those below `folder`, which is this node's, and empty from here on.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl JobFiles {
         // The engine is told absolute paths.
         let folder = folder.canonicalize().map_err(Trouble::disk("the folder for containers"))?;
         let shared = Shared { folder, next: AtomicU64::new(0), laid: Mutex::default() };
-        Ok(JobFiles { shared: Arc::new(shared) })
+        Ok(Mounts { shared: Arc::new(shared) })
     }
 
     /// The user and group that containers run as.
