@@ -347,7 +347,7 @@ fn a_thousand_containers_leave_nothing_behind() {
 #[test]
 fn a_rendering_outlives_the_death_of_its_containers_and_of_the_engine() {
     let Some((mut engine, node)) = with_engine() else { return };
-    let job = frames("1-2", "sleep 5; echo {frame} > /out/{frame}.txt", "");
+    let job = frames("1-2", "sleep 15; echo {frame} > /out/{frame}.txt", "");
     let id = node.detach(&job);
     eventually(SOON, "two containers run", || (engine.containers().len() == 2).then_some(()));
     let first = engine.containers().remove(0);
