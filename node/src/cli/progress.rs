@@ -81,6 +81,10 @@ impl Progress {
     /// Shows how far a job is: its stages, then its bytes and their speed.
     pub(super) fn job(&self, view: &JobView) {
         let step = step(view).map(|step| format!("{step} ")).unwrap_or_default();
+        if view.state == JobState::Queued {
+            let waiting = view.waiting.as_deref().unwrap_or("planning");
+            return self.say(format!("{step}{}: {waiting}", view.state));
+        }
         if let Some(Items { total, done, failed, .. }) = view.items.filter(|items| items.total > 0)
         {
             self.bar.set_length(total);
@@ -91,9 +95,8 @@ impl Progress {
             self.bar.set_position(done + failed);
             return;
         }
-        if view.state == JobState::Queued || view.bytes_total == 0 {
-            let waiting = view.waiting.as_deref().unwrap_or("planning");
-            return self.say(format!("{step}{}: {waiting}", view.state));
+        if view.bytes_total == 0 {
+            return self.say(format!("{step}{}: planning", view.state));
         }
         if self.bar.length() != Some(view.bytes_total) {
             self.bar.set_length(view.bytes_total);
@@ -127,9 +130,14 @@ impl Drop for Progress {
 
 /// `12.5 MiB/s, 3.20 s left`, as far as it is known.
 pub(super) fn speed(view: &JobView) -> Option<String> {
-    let speed = Some(view.bytes_per_s).filter(|speed| *speed > 0)?;
     let left = view.seconds_left.and_then(|left| Duration::try_from_secs_f64(left).ok());
-    let left = left.map(|left| format!(", {} left", span(left))).unwrap_or_default();
+    let left = left.map(|left| format!("{} left", span(left)));
+    if view.items.is_some() {
+        // Its tasks count items, and how many bytes these are nobody knows.
+        return left;
+    }
+    let speed = Some(view.bytes_per_s).filter(|speed| *speed > 0)?;
+    let left = left.map(|left| format!(", {left}")).unwrap_or_default();
     Some(format!("{}/s{left}", size(speed)))
 }
 
