@@ -12,8 +12,8 @@ use super::plan::Body;
 
 /// The progress of a job of frames.
 pub(super) struct Progress {
-    /// The frames, and what became of those that ended.
-    frames: BTreeMap<u32, Option<Became>>,
+    /// The frames, each with its place among the job's, and what became of those that ended.
+    frames: BTreeMap<u32, (u64, Option<Became>)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,8 @@ enum Became {
 impl Progress {
     pub(super) fn new(tasks: &[TaskSpec]) -> Self {
         let bodies = tasks.iter().filter_map(|task| Body::decode(&task.body));
-        let frames = bodies.flat_map(|body| body.frames().to_vec());
-        Progress { frames: frames.map(|frame| (frame, None)).collect() }
-    }
-
-    /// The number of this frame among the job's.
-    fn number(&self, frame: u32) -> u64 {
-        self.frames.range(..frame).count() as u64
+        let frames: BTreeSet<u32> = bodies.flat_map(|body| body.frames().to_vec()).collect();
+        Progress { frames: (0..).zip(frames).map(|(n, frame)| (frame, (n, None))).collect() }
     }
 }
 
@@ -48,7 +43,7 @@ impl Course for Progress {
         };
         for frame in body.frames() {
             // A task may be run again for what it gave.
-            self.frames.insert(*frame, Some(became));
+            self.frames.entry(*frame).and_modify(|(_, known)| *known = Some(became));
         }
         Ok(Vec::new())
     }
@@ -64,7 +59,7 @@ impl Course for Progress {
             Body::Render { frames, .. } => frames,
             Body::Compose { .. } | Body::Assemble {} => return None,
         };
-        let numbers = frames.iter().map(|frame| self.number(*frame));
+        let numbers = frames.iter().filter_map(|frame| self.frames.get(frame).map(|(n, _)| *n));
         let numbers: Vec<u64> = numbers.filter(|n| items.contains(n)).collect();
         let output = Output::of(End::Cancelled {}).encode();
         (numbers.len() == frames.len()).then_some(Withdrawn { output, items: numbers })
@@ -82,8 +77,9 @@ impl Course for Progress {
     }
 
     fn items(&self) -> Items {
-        let count =
-            |which| self.frames.values().filter(|became| **became == Some(which)).count() as u64;
+        let count = |which| {
+            self.frames.values().filter(|(_, became)| *became == Some(which)).count() as u64
+        };
         Items {
             total: self.frames.len() as u64,
             done: count(Became::Done),
