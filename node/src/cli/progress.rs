@@ -1,8 +1,8 @@
-//! Progress on stderr, when a person watches it. Off a terminal nothing is drawn.
+//! Progress on stderr, when a person watches it. Off a terminal nothing is drawn; but why a job waits for long is said.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,6 +14,9 @@ use ipdc_jobs::kind::Items;
 
 /// How often the bar of a transfer looks at its meter: as often as an eye can follow.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// How long a job may wait before that is said where nothing is drawn: nodes that have just started meet by then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 const WAITING: &str = "{spinner} {msg}";
 const UNMEASURED: &str = "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}";
@@ -27,6 +30,9 @@ pub(super) struct Progress {
     bar: ProgressBar,
     /// The template in use: a new style draws at once, so it is not set again.
     template: Cell<&'static str>,
+    output: Output,
+    /// Since when the job waits, and what was said of it last.
+    waits: RefCell<Option<(Instant, String)>>,
 }
 
 impl Progress {
@@ -39,7 +45,8 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.enable_steady_tick(GLANCE);
-        let progress = Progress { bar, template: Cell::new("") };
+        let (template, waits) = (Cell::new(""), RefCell::default());
+        let progress = Progress { bar, template, output, waits };
         progress.use_template(WAITING);
         progress
     }
@@ -83,8 +90,10 @@ impl Progress {
         let step = step(view).map(|step| format!("{step} ")).unwrap_or_default();
         if view.state == JobState::Queued {
             let waiting = view.waiting.as_deref().unwrap_or("planning");
+            self.tell_waiting(view);
             return self.say(format!("{step}{}: {waiting}", view.state));
         }
+        self.waits.take();
         if let Some(Items { total, done, failed, .. }) = view.items.filter(|items| items.total > 0)
         {
             self.bar.set_length(total);
@@ -107,6 +116,17 @@ impl Progress {
         let prefix: Vec<_> = speed(view).into_iter().chain([workers]).collect();
         self.bar.set_prefix(prefix.join(", "));
         self.bar.set_position(view.bytes_done);
+    }
+
+    /// Says once why a job waits, and again when the reason is another.
+    fn tell_waiting(&self, view: &JobView) {
+        let mut waits = self.waits.borrow_mut();
+        let (since, said) = waits.get_or_insert_with(|| (Instant::now(), String::new()));
+        let Some(why) = view.waiting.as_ref().filter(|why| *why != said) else { return };
+        if self.bar.is_hidden() && since.elapsed() >= PATIENCE {
+            self.output.note(format!("job {} waits: {why}", view.job));
+            why.clone_into(said);
+        }
     }
 
     /// Runs `print`, which writes whole lines to stderr, with the bar out of its way.

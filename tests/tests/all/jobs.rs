@@ -286,3 +286,16 @@ fn an_empty_input_gives_an_empty_result() {
     let _ = run.arg("--out").arg(&out).within(JOB).run().ok();
     assert_eq!(sorted_lines(&parts(&out)), b"");
 }
+
+#[test]
+fn why_a_job_waits_is_said_where_no_progress_is_drawn() {
+    let mut node = Node::first();
+    node.start();
+    let job = JobDir::new("kind = \"cl\"\nrun = \"run\"\nitems = \"0..2\"\n")
+        .file("run", "#!/bin/sh\ntrue\n");
+    let mut run = node.cli(["run"]).arg(job.path()).start();
+    let why = "waits: no peer can run this";
+    eventually(SOON, "it says why", || run.stderr().contains(why).then_some(()));
+    assert_eq!(run.stderr().matches(why).count(), 1);
+    run.kill();
+}
