@@ -158,7 +158,7 @@ impl Engine {
         listed.text().lines().map(str::to_owned).collect()
     }
 
-    /// How many containers were made since the Unix time `since`.
+    /// How many containers were made since the Unix time `since`, of the last few dozen.
     ///
     /// # Panics
     /// When it does not answer.
@@ -197,12 +197,20 @@ impl Engine {
     }
 }
 
-/// Seconds since 1970.
+/// The Unix time of the second that begins now: nothing that was done before is in it.
 ///
 /// # Panics
-/// Before that.
+/// When the clock is before 1970.
 #[must_use]
-pub fn unix_time() -> u64 {
+pub fn next_second() -> u64 {
+    let before = unix_time();
+    while unix_time() == before {
+        sleep(Duration::from_millis(10));
+    }
+    unix_time()
+}
+
+fn unix_time() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.expect("the clock is set").as_secs()
 }

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ipdc_tests::engine::{BASE, unix_time};
+use ipdc_tests::engine::{BASE, next_second};
 use ipdc_tests::{Engine, JobDir, Node, Program};
 
 use super::rounds::{Rounds, median};
@@ -50,7 +50,7 @@ pub(super) fn frames(bench: &Bench, noted: &mut Noted) {
         let (yardstick, frame) = plainly(&engine, slots as usize);
         rounds.add(ours, yardstick);
         each.push(frame);
-        let since = unix_time();
+        let since = next_second();
         run();
         made += engine.made_since(since);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use ipdc_tests::engine::unix_time;
+use ipdc_tests::engine::next_second;
 use ipdc_tests::job::rows;
 use ipdc_tests::{Engine, JOB, JobDir, Node, Program, SOON, eventually, root};
 use serde_json::Value;
@@ -81,7 +81,7 @@ fn frames_are_rendered_in_containers_and_assembled_and_the_same_again_starts_non
     assert_eq!(items, ["1", "3", "4", "5"]);
     assert!(results.iter().all(|row| row["status"] == "done"), "{results:?}");
 
-    let since = unix_time();
+    let since = next_second();
     fs::remove_dir_all(&result).unwrap();
     let _ = run(&node, &job).ok();
     assert_eq!(fs::read_to_string(result.join("film.txt")).unwrap(), film);
@@ -274,7 +274,7 @@ fn without_an_engine_a_node_says_so_and_a_rendering_is_refused_at_once() {
 #[test]
 fn a_network_is_there_where_job_and_policy_say_so_and_what_came_of_it_is_not_remembered() {
     let Some((engine, node)) = with_network() else { return };
-    let since = unix_time();
+    let since = next_second();
     let job = frames("1", "ls /sys/class/net > /out/1.txt", "[resources]\nnetwork = true\n");
     for _ in 0..2 {
         let _ = run(&node, &job).ok();
