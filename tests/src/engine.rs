@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::{Program, Ran, Running, SOON};
@@ -225,6 +225,23 @@ impl Drop for Engine {
             daemon.signal(Signal::CONT);
             daemon.signal(Signal::TERM);
             let _ = daemon.wait(STOP);
+        }
+        self.end_shims();
+    }
+}
+
+impl Engine {
+    /// Ends what an engine that was killed has left of its containers, and a later one did not find.
+    fn end_shims(&self) {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let is_own = line.contains("containerd-shim") && line.contains(&folder);
+            let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw).filter(|_| is_own) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 }
