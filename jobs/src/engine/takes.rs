@@ -7,22 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::types::PeerFacts;
 
 /// What an attempt takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Takes {
-    /// Processors: as many slots of a node, or all where it has fewer.
+    /// Processors, and no more: as many slots of a node, or all where it has fewer. 0: one slot, and what is free.
     pub cpus: u32,
     /// GPUs, each for itself alone.
     pub gpus: u32,
     /// Bytes of memory that each of them must have.
     pub gpu_memory: u64,
-}
-
-impl Default for Takes {
-    /// One slot.
-    fn default() -> Self {
-        Takes { cpus: 1, gpus: 0, gpu_memory: 0 }
-    }
 }
 
 impl Takes {
@@ -101,7 +94,7 @@ mod tests {
     #[test]
     fn a_node_has_room_for_as_many_as_its_slots_and_gpus_allow() {
         let room = |cpus, gpus, gpu_memory| Takes { cpus, gpus, gpu_memory }.room(&facts());
-        assert_eq!(room(1, 0, 0), 8);
+        assert_eq!([room(0, 0, 0), room(1, 0, 0)], [8, 8]);
         assert_eq!(room(3, 0, 0), 2);
         // With fewer slots than it wants processors, it takes all.
         assert_eq!(room(20, 0, 0), 1);

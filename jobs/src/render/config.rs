@@ -327,16 +327,14 @@ struct Resources {
 
 impl Resources {
     fn take(section: &mut Section) -> Self {
+        let line = section.line("resources").unwrap_or(1);
         let Some(mut given) = section.section("resources") else { return Resources::default() };
-        let usual = Takes::default();
-        let number = |number: u64| number as u32;
         let takes = Takes {
-            cpus: given.integer("cpus", CPUS).map_or(usual.cpus, number),
-            gpus: given.integer("gpus", GPUS).map_or(usual.gpus, number),
+            cpus: given.integer("cpus", CPUS).unwrap_or_default() as u32,
+            gpus: given.integer("gpus", GPUS).unwrap_or_default() as u32,
             gpu_memory: given.measured("gpu_memory", Unit::Bytes, GPU_MEMORY).unwrap_or_default(),
         };
         if takes.gpu_memory > 0 && takes.gpus == 0 {
-            let line = section.line("resources").unwrap_or(1);
             given.error(line, "`resources.gpu_memory` is of GPUs, and `resources.gpus` is 0");
         }
         let network = given.truth("network").unwrap_or_default();

@@ -119,6 +119,11 @@ fn what_is_wrong_is_told_with_its_line() {
             "assemble = { command = \"x\", outputs = [\"frames/x\"] }\nframes",
             "a name that the result uses itself",
         ),
+        (
+            "frames",
+            "resources = { gpu_memory = \"8GiB\" }\nframes",
+            "job.toml:5: `resources.gpu_memory` is of GPUs, and `resources.gpus` is 0",
+        ),
         ("frames", "input = \"scene\"\nframes", "job.toml:5: a rendering has no `input`"),
     ] {
         let found = errors(from, to);

@@ -107,7 +107,7 @@ impl Program {
             memory,
             file_size: allowance.limits.output,
             // Who does not say how many gets as much as is free.
-            cpus: (!self.container.takes.is_usual()).then_some(self.container.takes.cpus),
+            cpus: Some(self.container.takes.cpus).filter(|cpus| *cpus > 0),
             gpus: self.gpus.clone(),
             has_network: self.container.network,
         };

@@ -305,9 +305,9 @@ fn what_a_rendering_asks_for_and_nobody_has_is_told() {
     let job = frames("1", "sleep 60", "[resources]\ncpus = 1\n[limits]\nmemory = \"64MiB\"\n");
     let id = node.detach(&job);
     let container = eventually(SOON, "it runs", || engine.containers().pop());
-    let format = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.PidsLimit}}";
+    let format = "{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.PidsLimit}} {{.HostConfig.NanoCpus}}";
     let limits = engine.docker(["inspect", "--format", format, &container]).run().ok();
-    assert_eq!(limits.text(), "67108864 67108864 4096");
+    assert_eq!(limits.text(), "67108864 67108864 4096 1000000000");
     let _ = node.cli(["job", "cancel", &id]).run().ok();
     eventually(SOON, "no container is left", || engine.containers().is_empty().then_some(()));
 }
