@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::chunk::{RecordKind, Table};
 use crate::code::Code;
@@ -292,6 +292,12 @@ pub struct Gave {
 
 /// A line of what who follows a job sees of it: keys and values.
 pub type Row = serde_json::Map<String, Value>;
+
+/// Files by their names, as a [`Row`] has them.
+pub(crate) fn files_shown<'a>(files: impl IntoIterator<Item = (&'a String, &'a FileRef)>) -> Value {
+    let file = |file: &FileRef| json!({ "cid": file.cid.to_string(), "bytes": file.len });
+    Value::Object(files.into_iter().map(|(name, kept)| (name.clone(), file(kept))).collect())
+}
 
 /// What a job leaves behind.
 #[derive(Debug, Default)]

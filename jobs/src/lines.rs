@@ -1,7 +1,9 @@
 //! A file of lines: gathered in memory, written in large pieces.
 
+use serde_json::Value;
+
 use crate::ids::FileRef;
-use crate::kind::{FileWriter, TaskError};
+use crate::kind::{FileWriter, Row, TaskError};
 use crate::record;
 
 /// Bytes of lines gathered before they are written.
@@ -25,9 +27,10 @@ impl Lines {
         self.write_full()
     }
 
-    /// Appends a line, which has its end.
-    pub(crate) fn line(&mut self, line: &[u8]) -> Result<(), TaskError> {
-        self.buffer.extend_from_slice(line);
+    /// Appends a line of JSON.
+    pub(crate) fn row(&mut self, row: Row) -> Result<(), TaskError> {
+        self.buffer.extend_from_slice(Value::Object(row).to_string().as_bytes());
+        self.buffer.push(b'\n');
         self.write_full()
     }
 

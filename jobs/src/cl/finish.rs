@@ -8,7 +8,7 @@ use crate::lines::Lines;
 use super::config::Config;
 use super::error;
 use super::item::Items;
-use super::output::{End, Given, Ran, line};
+use super::output::{End, Given, Ran};
 
 /// The most files in one directory of the result.
 const DIRECTORY: u64 = 1000;
@@ -47,10 +47,10 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
         let ended = &task.ran.ended[at as usize];
         cancelled += u64::from(ended.is_cancelled());
         failed += u64::from(!ended.is_good() && !ended.is_cancelled());
-        result.line(&line(ended.result(&task.items)))?;
+        result.row(ended.result(&task.items))?;
         let mut cost = ended.cost(task.tries, &task.gave);
         cost.insert("n".into(), n.into());
-        report.line(&line(cost))?;
+        report.row(cost)?;
         let task = Some(task.gave.task);
         if let End::Output(Given::File(file)) = ended.end {
             finished.files.push(ResultFile { task, name: place("outputs", n, is_nested), file });

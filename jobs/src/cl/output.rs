@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::ids::FileRef;
 use crate::kind::{self, Gave, Lasting, Row};
@@ -212,9 +212,7 @@ impl Ended {
             }
         }
         if !self.files.is_empty() {
-            let file = |file: &FileRef| json!({ "cid": file.cid.to_string(), "bytes": file.len });
-            let files = self.files.iter().map(|(name, written)| (name.clone(), file(written)));
-            row.insert("files".into(), Value::Object(files.collect()));
+            row.insert("files".into(), kind::files_shown(&self.files));
         }
         row
     }
@@ -252,11 +250,4 @@ pub(super) fn rows(retries: u32, gave: &Gave) -> Vec<Row> {
         row
     };
     last.map(row).collect()
-}
-
-/// A row as one line of JSON.
-pub(super) fn line(row: Row) -> Vec<u8> {
-    let mut line = Value::Object(row).to_string().into_bytes();
-    line.push(b'\n');
-    line
 }

@@ -42,8 +42,8 @@ pub(super) fn result(config: &Config, outputs: &dyn Outputs) -> Result<Finished,
     for (row, cost) in lines.into_values() {
         failed += u64::from(row["status"] == "failed");
         cancelled += u64::from(row["status"] == "cancelled");
-        result.line(&line(row))?;
-        report.line(&line(cost))?;
+        result.row(row)?;
+        report.row(cost)?;
     }
     let (result, report) = (result.finish()?, report.finish()?);
     finished.files.push(ResultFile { task: None, name: "results.jsonl".into(), file: result });
@@ -75,11 +75,4 @@ fn put_assembled(finished: &mut Finished, task: TaskId, end: &End) {
         said.extend(output::why(end));
         finished.remarks.insert("assemble".into(), said.into());
     }
-}
-
-/// A row as one line of JSON.
-fn line(row: Row) -> Vec<u8> {
-    let mut line = serde_json::Value::Object(row).to_string().into_bytes();
-    line.push(b'\n');
-    line
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::ids::FileRef;
-use crate::kind::{Gave, Lasting, Row, is_path};
+use crate::kind::{Gave, Lasting, Row, files_shown, is_path};
 
 use super::config::Config;
 use super::plan::Body;
@@ -101,7 +101,7 @@ pub(super) fn frame_row(config: &Config, n: u64, frame: u32, end: &End) -> Row {
         End::Done { files, .. } => {
             let wanted = config.files_of(frame);
             let own = files.iter().filter(|(name, _)| wanted.contains(name));
-            row.insert("files".into(), files_json(own));
+            row.insert("files".into(), files_shown(own));
         }
         End::Skipped { .. } | End::Failed { .. } | End::Cancelled {} => row.extend(why(end)),
     }
@@ -124,11 +124,6 @@ pub(super) fn why(end: &End) -> Option<(String, Value)> {
         End::Failed { code, message } => json!({ "code": code, "message": message }),
     };
     Some(("error".into(), error))
-}
-
-pub(super) fn files_json<'a>(files: impl Iterator<Item = (&'a String, &'a FileRef)>) -> Value {
-    let file = |file: &FileRef| json!({ "cid": file.cid.to_string(), "bytes": file.len });
-    Value::Object(files.map(|(name, made)| (name.clone(), file(made))).collect())
 }
 
 /// Who made it, and what it took.

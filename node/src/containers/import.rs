@@ -381,8 +381,7 @@ impl Unpacking {
     /// The image's directory.
     fn put(&self, parts: &Parts, files: BTreeMap<Digest, FileRef>) -> Result<Cid, ImportError> {
         let texts = layout::texts(parts, &files).expect("the file of each part is there");
-        let paths =
-            [Digest::of_hash(&sha256(&texts[0])).path(), layout::INDEX.into(), layout::MARK.into()];
+        let paths = [Digest::of(&texts[0]).path(), layout::INDEX.into(), layout::MARK.into()];
         let put = async {
             let mut entries: Vec<_> =
                 files.iter().map(|(digest, file)| (digest.path(), *file)).collect();
@@ -405,8 +404,4 @@ impl Unpacking {
 struct Saved {
     config: String,
     layers: Vec<String>,
-}
-
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    Sha256::digest(bytes).into()
 }

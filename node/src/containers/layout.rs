@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ipdc_jobs::ids::FileRef;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 pub(super) const MARK: &str = "oci-layout";
 pub(super) const INDEX: &str = "index.json";
@@ -32,6 +33,10 @@ impl Digest {
         let hex = text.strip_prefix("sha256:")?;
         let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         (hex.len() == 64 && hex.bytes().all(is_hex)).then(|| Digest(hex.to_owned()))
+    }
+
+    pub(super) fn of(bytes: &[u8]) -> Digest {
+        Digest::of_hash(&Sha256::digest(bytes).into())
     }
 
     pub(super) fn of_hash(hash: &[u8; 32]) -> Digest {
@@ -115,7 +120,7 @@ pub(super) fn texts(parts: &Parts, files: &BTreeMap<Digest, FileRef>) -> Option<
         "layers": layers.collect::<Option<Vec<_>>>()?,
     });
     let manifest = manifest.to_string();
-    let digest = Digest::of_hash(&super::import::sha256(manifest.as_bytes()));
+    let digest = Digest::of(manifest.as_bytes());
     let listed = Descriptor {
         media_type: MANIFEST_TYPE.to_owned(),
         digest: digest.text(),
