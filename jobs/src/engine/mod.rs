@@ -100,6 +100,7 @@ use state::{Group, Outgrown, Peer, Stage, Task, Timer};
 pub use faults::Fault;
 pub use gifts::{BadGiftKey, GiftKey};
 pub use limits::{BATCH_LIMIT, HOLDERS_LIMIT, Limits, WorkerLimits};
+pub use rank::candidates;
 pub use takes::Takes;
 pub use types::{
     Action, CommitReport, Counters, End, EndState, Event, FailureReport, JobError, JobPlan,

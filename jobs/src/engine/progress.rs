@@ -177,11 +177,9 @@ impl Engine {
         }
         if let Err(unfit) = self.fit(peer) {
             return match unfit {
-                Unfit::Lacks(what) => format!("without {what}"),
                 Unfit::TooSmall => self.too_small(),
                 Unfit::Outgrown => self.outgrown(),
-                Unfit::Refuses(reason) => format!("unwilling ({reason})"),
-                Unfit::NoSlots => "without slots".to_owned(),
+                unfit => unfit.to_string(),
             };
         }
         match &peer.refusal {

@@ -18,24 +18,53 @@ const OVERLOAD_PERCENT: u64 = 10;
 
 /// A peer's rank for a job: `sha256(job ID ‖ peer ID)`, the lowest first.
 pub(super) fn rank(job: &JobId, peer: &PeerId) -> [u8; 32] {
+    rank_of(job.as_bytes(), peer)
+}
+
+fn rank_of(name: &[u8], peer: &PeerId) -> [u8; 32] {
     let mut hasher = Sha256::new();
-    hasher.update(job.as_bytes());
+    hasher.update(name);
     hasher.update(peer.to_bytes());
     hasher.finalize().into()
 }
 
+/// Who can run something that needs `needs` and may take `memory` bytes: the peers in the order of their rank for its
+/// `name`; and why each of the others cannot.
+#[must_use]
+pub fn candidates(
+    name: &[u8],
+    needs: &Needs,
+    memory: u64,
+    peers: impl IntoIterator<Item = (PeerId, PeerFacts)>,
+) -> (Vec<PeerId>, Vec<(PeerId, String)>) {
+    let (mut able, mut unable) = (Vec::new(), Vec::new());
+    for (peer, facts) in peers {
+        match fit(&for_job(facts, needs), needs, memory) {
+            Ok(()) => able.push(peer),
+            Err(unfit) => unable.push((peer, unfit.to_string())),
+        }
+    }
+    able.sort_by_cached_key(|peer| rank_of(name, peer));
+    (able, unable)
+}
+
 /// Why a peer cannot work for a job.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub(super) enum Unfit {
     /// It lacks a runtime or a label.
+    #[error("without {0}")]
     Lacks(String),
     /// It has less memory than the job asks for.
+    #[error("with less memory than is asked for")]
     TooSmall,
     /// It has, as was found out, less memory than the job's code takes.
+    #[error("with less memory than it takes")]
     Outgrown,
     /// Its policy, or it said so itself.
+    #[error("unwilling ({0})")]
     Refuses(String),
     /// It has no slots at all.
+    #[error("without slots")]
     NoSlots,
 }
 
@@ -210,6 +239,22 @@ mod tests {
         let all: Vec<_> = (0..80).map(|n| homes.place(&data(n), 1, |_| true).unwrap()).collect();
         let large = all.iter().filter(|home| **home == peer(2)).count();
         assert!((67..=77).contains(&large), "{large}");
+    }
+
+    #[test]
+    fn candidates_come_in_the_order_of_their_rank_and_the_others_with_what_they_lack() {
+        let able = PeerFacts { slots: 2, cpus: 2, memory: 1 << 30, ..PeerFacts::default() };
+        let paused = PeerFacts { refuses: Some("it is paused".to_owned()), ..able.clone() };
+        let peers = (0..8).map(|n| (peer(n), if n == 3 { paused.clone() } else { able.clone() }));
+        let peers: Vec<_> = peers.collect();
+        let needs = Needs::default();
+        let (first, unable) = candidates(b"one", &needs, 0, peers.clone());
+        assert_eq!(unable, [(peer(3), "unwilling (it is paused)".to_owned())]);
+        assert_eq!(first.len(), 7);
+        let (same, _) = candidates(b"one", &needs, 0, peers.iter().rev().cloned());
+        assert_eq!(first, same, "whatever order they are named in");
+        let (other, _) = candidates(b"other", &needs, 0, peers);
+        assert_ne!(first, other);
     }
 
     #[test]

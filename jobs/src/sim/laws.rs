@@ -37,6 +37,9 @@ pub enum Broken {
     /// An attempt began without the GPUs that it takes, or with one that another has.
     #[error("an attempt of job {0} began without GPUs of its own")]
     BadLease(JobId),
+    /// What is no attempt got a GPU that another has.
+    #[error("node {0} lent a GPU twice")]
+    LentTwice(usize),
     /// An attempt began that the node's policy does not allow.
     #[error("an attempt of job {0} began against the node's policy")]
     BegunAgainstPolicy(JobId),

@@ -75,6 +75,7 @@ pub struct Tally {
     pub withdrawn: u64,
     pub leases: u64,
     pub wide: u64,
+    pub lent: u64,
     pub reads: u64,
     pub failed_reads: u64,
     pub engines: Counters,
@@ -146,6 +147,7 @@ impl Tally {
             withdrawn,
             leases,
             wide,
+            lent,
             reads,
             failed_reads,
             engines,
@@ -190,6 +192,7 @@ impl Tally {
         self.withdrawn += withdrawn;
         self.leases += leases;
         self.wide += wide;
+        self.lent += lent;
         self.reads += reads;
         self.failed_reads += failed_reads;
         self.engines.add(engines);

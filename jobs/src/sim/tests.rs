@@ -47,7 +47,7 @@ fn everything_happened(sum: &Tally) {
         *sum;
     let Tally { memo_hits, memo_losses, misfits, lies, blames, forged, .. } = *sum;
     let Tally { growing, gifts, repeated_gifts, withdrawn, reads, failed_reads, .. } = *sum;
-    let Tally { leases, wide, .. } = *sum;
+    let Tally { leases, wide, lent, .. } = *sum;
     let engines = sum.engines;
     let seen = [
         ("jobs done", done, 3_200),
@@ -85,6 +85,7 @@ fn everything_happened(sum: &Tally) {
         ("items withdrawn", withdrawn, 400),
         ("GPUs leased", leases, 4_000),
         ("attempts that took several slots", wide, 2_000),
+        ("times that something else ran", lent, 2_000),
         ("outputs read before their commit", reads, 2_000),
         ("reads that failed", failed_reads, 120),
         ("commits", engines.commits, 40_000),

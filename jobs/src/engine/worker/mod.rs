@@ -58,6 +58,8 @@ pub struct Worker {
     leaving: BTreeMap<JobId, Leaving>,
     /// Attempts that have a slot.
     started: BTreeMap<(JobId, TaskId, Attempt), Taken>,
+    /// What is no attempt, and what it has of the node.
+    held: BTreeMap<u64, Taken>,
     /// Ended jobs, the oldest first.
     ended: VecDeque<(JobId, Epoch)>,
     down: BTreeSet<PeerId>,
@@ -93,6 +95,7 @@ impl Worker {
             unchecked: BTreeMap::new(),
             leaving: BTreeMap::new(),
             started: BTreeMap::new(),
+            held: BTreeMap::new(),
             ended: VecDeque::new(),
             down: BTreeSet::new(),
             draining: false,
@@ -182,6 +185,11 @@ impl Worker {
             WorkerEvent::StoreDone { job, roots, error } => self.on_store_done(job, roots, error),
             WorkerEvent::PeerUp { peer } => self.on_peer_up(peer),
             WorkerEvent::PeerDown { peer } => self.on_peer_down(peer),
+            WorkerEvent::Hold { id, takes } => self.hold(id, &takes),
+            WorkerEvent::LetGo { id } => {
+                self.held.remove(&id);
+                self.start_waiting();
+            }
             WorkerEvent::Drain => self.on_drain(),
             WorkerEvent::Tick => {}
         }

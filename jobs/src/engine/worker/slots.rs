@@ -13,7 +13,7 @@ use crate::engine::faults::Fault;
 use crate::ids::JobId;
 use crate::message::{Assignment, Cost, Outcome, Proof, Report};
 
-/// What a running attempt has of the node.
+/// What a running attempt, or what else runs, has of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) slots: usize,
@@ -40,11 +40,12 @@ impl Worker {
                     // Who waits for a GPU holds up nobody else.
                     let gpus = self.lease(&grant.takes)?;
                     let first = job.first_waiting()?;
-                    Some((job.running(), first, *id, grant.takes.slots(self.slots), gpus))
+                    let slots = grant.takes.slots(self.slots);
+                    Some((job.running(), first, *id, slots, gpus))
                 })
                 .min();
             let Some((_, (_, key), id, slots, gpus)) = next else { return };
-            if slots > self.slots_left() {
+            if slots.min(self.slots_of_attempts()) > self.slots_left() {
                 // It waits until there are enough, and nobody overtakes it: or it would wait for ever.
                 return;
             }
@@ -61,13 +62,35 @@ impl Worker {
     /// Slots that nobody has.
     pub(super) fn slots_left(&self) -> usize {
         let taken = self.started.values().map(|taken| taken.slots).sum();
-        self.slots.saturating_sub(taken)
+        self.slots_of_attempts().saturating_sub(taken)
     }
 
-    /// GPUs for an attempt that takes this, if enough are free.
+    /// The slots that attempts share. What is no attempt leaves them one, or they would wait as long as it runs.
+    fn slots_of_attempts(&self) -> usize {
+        self.slots.saturating_sub(self.slots_held()).max(1)
+    }
+
+    fn slots_held(&self) -> usize {
+        self.held.values().map(|taken| taken.slots).sum()
+    }
+
+    /// GPUs for who takes this, if enough are free.
     fn lease(&self, takes: &Takes) -> Option<Vec<u32>> {
-        let is_free = |gpu| !self.started.values().any(|taken| taken.gpus.contains(&gpu));
+        let all = || self.started.values().chain(self.held.values());
+        let is_free = |gpu| !all().any(|taken| taken.gpus.contains(&gpu));
         takes.lease(&self.gpus, is_free)
+    }
+
+    /// Gives something that is no attempt what it takes, if there is so much. It need not wait for the slots of
+    /// attempts that run: the next one does.
+    pub(super) fn hold(&mut self, id: u64, takes: &Takes) {
+        let slots = takes.slots(self.slots);
+        let has_slots = self.slots_held() + slots <= self.slots;
+        let gpus = self.lease(takes).filter(|_| has_slots && !self.draining);
+        if let Some(gpus) = gpus.clone() {
+            self.held.insert(id, Taken { slots, gpus });
+        }
+        self.actions.push(WorkerAction::Held { id, gpus });
     }
 
     /// Attempts that have a slot, by whose job they are of.

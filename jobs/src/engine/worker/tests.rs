@@ -320,6 +320,41 @@ fn the_end_stops_what_runs_and_is_answered_when_it_stopped() {
 }
 
 #[test]
+fn what_is_no_attempt_has_its_slots_and_gpus_to_itself_and_leaves_attempts_one_slot() {
+    let mut lab = Lab::new(3);
+    lab.worker = lab.worker.with_gpus(vec![8, 16]);
+    let hold = |lab: &mut Lab, id, cpus, gpus| {
+        lab.said.clear();
+        lab.tell(WorkerEvent::Hold { id, takes: Takes { cpus, gpus, gpu_memory: 0 } });
+        match lab.next() {
+            WorkerAction::Held { id: of, gpus } if of == id => gpus,
+            other => panic!("expected an answer, not {other:?}"),
+        }
+    };
+    assert_eq!(hold(&mut lab, 1, 2, 1), Some(vec![0]));
+    assert_eq!(hold(&mut lab, 2, 1, 2), None, "one of the GPUs is taken");
+    assert_eq!(hold(&mut lab, 3, 2, 0), None, "one slot is left");
+    assert_eq!(hold(&mut lab, 4, 1, 1), Some(vec![1]));
+
+    lab.order(1, 1, 1, assign(&[key(0, 1), key(1, 1), key(2, 1)]));
+    assert!(matches!(lab.next(), WorkerAction::CheckManifest { .. }));
+    // More than there is for attempts now, but not more than the node has.
+    lab.judge(1, Ok(Grant { takes: Takes { cpus: 2, ..Takes::default() }, ..grant("ann", None) }));
+    lab.persisted();
+    assert_eq!(lab.started(), [key(0, 1)]);
+    lab.tell(WorkerEvent::LetGo { id: 4 });
+    assert_eq!(lab.started(), []);
+    lab.tell(WorkerEvent::LetGo { id: 1 });
+    assert_eq!(lab.started(), [], "two of three slots are taken, and it takes two");
+    lab.finish(1, key(0, 1), Some(done()));
+    assert_eq!(lab.started(), [key(1, 1)]);
+    assert_eq!(hold(&mut lab, 5, 3, 2), Some(vec![0, 1]), "attempts that run are not waited for");
+    lab.tell(WorkerEvent::Drain);
+    lab.tell(WorkerEvent::LetGo { id: 5 });
+    assert_eq!(hold(&mut lab, 6, 1, 0), None, "the node stops");
+}
+
+#[test]
 fn slots_are_shared_between_jobs() {
     let mut lab = Lab::with(2, &[key(0, 1), key(1, 1), key(2, 1)]);
     lab.order(2, 2, 1, assign(&[key(0, 1), key(1, 1)]));

@@ -89,6 +89,18 @@ pub enum WorkerEvent {
         /// Who.
         peer: PeerId,
     },
+    /// Something that is no attempt is to run on this node: it wants this of it, until it lets go.
+    Hold {
+        /// Names it; another never has the same.
+        id: u64,
+        /// What it wants.
+        takes: Takes,
+    },
+    /// What was held is free again.
+    LetGo {
+        /// As in [`WorkerEvent::Hold`].
+        id: u64,
+    },
     /// The node is stopping: start nothing, hand back what waits.
     Drain,
     /// Time passed: [`Worker::next_wake`](super::Worker::next_wake) is due.
@@ -166,6 +178,13 @@ pub enum WorkerAction {
         manifest: FileRef,
         /// The GPUs that are its own meanwhile, by their numbers.
         gpus: Vec<u32>,
+    },
+    /// The answer to [`WorkerEvent::Hold`].
+    Held {
+        /// As asked.
+        id: u64,
+        /// The GPUs that are its own, by their numbers. None, when there is too little free, or the node stops.
+        gpus: Option<Vec<u32>>,
     },
     /// Stop the attempt soon; [`WorkerEvent::Finished`] is still due.
     Stop {

@@ -94,6 +94,15 @@ enum Happening {
         roots: Vec<Cid>,
         holders: Vec<PeerId>,
     },
+    Lend {
+        node: usize,
+        life: u32,
+    },
+    LetGo {
+        node: usize,
+        life: u32,
+        id: u64,
+    },
     Built {
         job: usize,
         life: u32,
@@ -170,6 +179,8 @@ struct Node {
     /// Outputs it made before and remembers, jobs and crashes through.
     memo: BTreeSet<Bytes>,
     running: BTreeMap<RunKey, Run>,
+    /// What is no attempt and runs there, and the GPUs that it has.
+    lent: BTreeMap<u64, Vec<u32>>,
     wake_at: Option<Duration>,
 }
 
@@ -311,6 +322,7 @@ impl World {
                 scratch: BTreeSet::new(),
                 memo: BTreeSet::new(),
                 running: BTreeMap::new(),
+                lent: BTreeMap::new(),
                 wake_at: None,
             });
         }
@@ -490,6 +502,11 @@ impl World {
             {
                 self.stored(node, job, roots, &holders)
             }
+            Happening::Lend { node, life } if self.nodes[node].life == life => self.lend(node),
+            Happening::LetGo { node, life, id } if self.nodes[node].life == life => {
+                self.nodes[node].lent.remove(&id);
+                self.tell_worker(node, WorkerEvent::LetGo { id })
+            }
             Happening::Built { job, life, outputs, report }
                 if self.controller_life(job) == life =>
             {
@@ -534,6 +551,8 @@ impl World {
             | Happening::Recalled { node, .. }
             | Happening::Halfway { node, .. }
             | Happening::Ran { node, .. }
+            | Happening::Lend { node, .. }
+            | Happening::LetGo { node, .. }
             | Happening::Stored { node, .. } => Some(*node),
             Happening::WakeEngine { job, .. }
             | Happening::Journaled { job, .. }

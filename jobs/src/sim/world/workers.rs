@@ -37,6 +37,8 @@ impl World {
         self.perform(node, actions)?;
         self.plan_worker_wake(node);
         self.hint_about(node);
+        let (life, pause) = (self.nodes[node].life, self.rng.millis(0, 5_000));
+        self.at(pause, Happening::Lend { node, life });
         for job in 0..self.jobs.len() {
             let known = &self.jobs[job];
             if known.draw.controller == node && known.is_submitted && known.over.is_none() {
@@ -59,6 +61,7 @@ impl World {
         state.unwritten.clear();
         state.scratch.clear();
         state.running.clear();
+        state.lent.clear();
         state.wake_at = None;
         for job in self.jobs.iter_mut().filter(|job| job.draw.controller == node) {
             self.tally.note_engine(job.engine.as_ref());
@@ -144,9 +147,35 @@ impl World {
                 WorkerAction::Forget { job } => {
                     self.nodes[node].scratch.retain(|(of, _)| *of != job);
                 }
+                WorkerAction::Held { id, gpus } => self.held(node, id, gpus)?,
                 WorkerAction::Blame { peer, .. } => self.blamed(peer)?,
             }
         }
+        Ok(())
+    }
+
+    /// Somebody wants a container on the node.
+    pub(super) fn lend(&mut self, node: usize) -> Result<(), Broken> {
+        let slots = u64::from(self.nodes[node].slots);
+        let takes = Takes {
+            cpus: self.rng.between(0, slots + 1) as u32,
+            gpus: self.rng.between(0, 2) as u32,
+            gpu_memory: 0,
+        };
+        self.tell_worker(node, WorkerEvent::Hold { id: self.order, takes })
+    }
+
+    fn held(&mut self, node: usize, id: u64, gpus: Option<Vec<u32>>) -> Result<(), Broken> {
+        let Some(gpus) = gpus else { return Ok(()) };
+        let state = &mut self.nodes[node];
+        let mut leased = state.running.values().map(|run| &run.gpus).chain(state.lent.values());
+        if leased.any(|leased| leased.iter().any(|gpu| gpus.contains(gpu))) {
+            return Err(Broken::LentTwice(node));
+        }
+        self.tally.lent += 1;
+        state.lent.insert(id, gpus);
+        let (life, pause) = (state.life, self.rng.millis(100, 20_000));
+        self.at(pause, Happening::LetGo { node, life, id });
         Ok(())
     }
 
@@ -227,8 +256,11 @@ impl World {
         let wanted = takes(&id);
         let running = &self.nodes[node].running;
         let leased = &running[&run].gpus;
-        let is_shared =
-            |gpu: &u32| running.values().filter(|run| run.gpus.contains(gpu)).count() > 1;
+        let lent = &self.nodes[node].lent;
+        let is_shared = |gpu: &u32| {
+            running.values().filter(|run| run.gpus.contains(gpu)).count() > 1
+                || lent.values().any(|lent| lent.contains(gpu))
+        };
         let is_small = |gpu: &u32| scenario::GPUS[*gpu as usize] < wanted.gpu_memory;
         let is_wrong = leased.iter().any(|gpu| is_shared(gpu) || is_small(gpu));
         if is_wrong || leased.len() != wanted.gpus as usize {
