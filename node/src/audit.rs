@@ -72,8 +72,10 @@ pub enum What {
     Accepted,
     /// Attempts of a job ended here.
     Ran,
-    /// A job was not taken in, or not worked for.
+    /// A job was not taken in, or not worked for; a container by hand was not begun.
     Refused,
+    /// A container by hand began or ended here.
+    Rented,
     /// This node's user paused it.
     Paused,
     /// And resumed it.
@@ -84,7 +86,7 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 12] = [
+    pub const ALL: [What; 13] = [
         What::Invited,
         What::Joined,
         What::Admitted,
@@ -94,6 +96,7 @@ impl What {
         What::Accepted,
         What::Ran,
         What::Refused,
+        What::Rented,
         What::Paused,
         What::Resumed,
         What::Lost,
@@ -112,6 +115,7 @@ impl What {
             What::Accepted => "accepted",
             What::Ran => "ran",
             What::Refused => "refused",
+            What::Rented => "rented",
             What::Paused => "paused",
             What::Resumed => "resumed",
             What::Lost => "lost",

@@ -1,5 +1,6 @@
 //! The decoders of the node that get bytes from outside, for `fuzz/`: of tokens, certificates and
-//! tellings, of blocks and what they are made of, of pages from the network, of submissions and the words of requests. Those
+//! tellings, of blocks and what they are made of, of pages from the network, of containers by hand, of submissions and the
+//! words of requests. Those
 //! of `ipdc-jobs` are in its own `fuzz`.
 
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use crate::broker::Sender;
 use crate::broker::topics::{self, Confinement};
 use crate::config::{Hours, Size};
 use crate::view::{ByteRange, ContentPath, Submission};
-use crate::{blocks, fetch, post, swarm};
+use crate::{blocks, fetch, post, rental, swarm};
 
 /// The decoders of this crate.
 #[must_use]
@@ -25,6 +26,7 @@ pub fn decoders() -> Vec<Decoder> {
     decoders.extend(swarm::fuzz::decoders());
     decoders.extend(blocks::fuzz::decoders());
     decoders.extend(fetch::fuzz::decoders());
+    decoders.extend(rental::fuzz::decoders());
     decoders
 }
 

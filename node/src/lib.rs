@@ -13,6 +13,7 @@
 //! | [`state`] | the SQLite file: what must survive a crash |
 //! | `protobuf`, `varint` | how IPFS writes messages and numbers |
 //! | [`audit`] | who was let in, what was run for whom |
+//! | [`rental`] | containers that people run by hand, here and on other nodes |
 //! | [`worker`] | runs attempts |
 //! | [`controller`] | accepts jobs and drives their engines |
 //! | [`api`] | HTTP for the command line and programs |
@@ -43,6 +44,7 @@ pub mod node;
 pub mod post;
 pub mod problem;
 mod protobuf;
+pub mod rental;
 pub mod runtime;
 pub mod state;
 pub mod swarm;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipdc_jobs::engine;
-use ipdc_jobs::ids::PeerId;
+use ipdc_jobs::ids::{Cid, PeerId};
 use ipdc_jobs::native::Machine;
 use libp2p_identity::Keypair;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,10 +19,10 @@ use crate::api::{self, ApiError};
 use crate::audit::{Audit, Entry, What};
 use crate::blocks::Blocks;
 use crate::blocks::pins::PinError;
-use crate::blocks::store::{Limits, Store, StoreError};
+use crate::blocks::store::{Limits, Store, StoreError, Tier};
 use crate::broker::{self, Broker, BrokerError, Links, Properties, topics};
 use crate::config::Config;
-use crate::containers::{self, Containers, Engine, Importer, Seen};
+use crate::containers::{self, Containers, Engine, Importer, InEngine, Seen};
 use crate::controller::{self, Controller};
 use crate::fetch::{self, Fetcher};
 use crate::heap;
@@ -31,8 +31,10 @@ use crate::interpreters::Interpreters;
 use crate::interrupt::Interrupts;
 use crate::machine::{self, Sampler};
 use crate::post::Post;
+use crate::rental::{self, RentError, Renter};
 use crate::runtime::{Compiler, ProcessOptions, Processes, Runtime, Trouble};
-use crate::state::{Db, StateError, pause};
+use crate::state::pins::Reason;
+use crate::state::{Db, StateError, images, pause};
 use crate::swarm::certificate::{CERTIFICATE_LIFE, now_ms};
 use crate::swarm::facts::PeerFacts;
 use crate::swarm::identity::{self, IdentityError};
@@ -40,8 +42,8 @@ use crate::swarm::membership::{Membership, MembershipError};
 use crate::swarm::streams::Streams;
 use crate::swarm::{self, InviteOptions, Swarm, SwarmError, SwarmEvent};
 use crate::view::{
-    ContainersView, Guest, GuestRequest, Invite, InviteRequest, JobCounts, JobState, Peer, RunInfo,
-    Status, WorkingFor,
+    ContainerRequest, ContainerView, ContainersView, Guest, GuestRequest, ImageView, Invite,
+    InviteRequest, JobCounts, JobState, NewImage, Peer, RunInfo, Starting, Status, WorkingFor,
 };
 use crate::worker::{self, Policy, Room, Worker};
 
@@ -139,6 +141,10 @@ pub struct Node {
     /// Why it runs no native programs, although its policy lets somebody.
     no_process: Option<String>,
     containers: Containers,
+    /// Containers by hand that run here.
+    rentals: rental::Host,
+    /// And its user's, wherever they run.
+    pub renter: Renter,
     /// Whether its policy lets anybody run containers.
     grants_containers: bool,
     post: Post,
@@ -262,7 +268,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         blocks: blocks.clone(),
         runtime: runtime.clone(),
         interpreters: interpreters.clone(),
-        importer,
+        importer: importer.clone(),
         post: post.clone(),
         changes,
     })
@@ -276,11 +282,11 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         room,
         gpus,
-        policy,
+        policy: policy.clone(),
         facts: told.clone(),
         swarm: swarm.clone(),
         blocks: blocks.clone(),
-        runtime,
+        runtime: runtime.clone(),
         fetcher,
         post: post.clone(),
         db: db.clone(),
@@ -288,6 +294,18 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         audit: audit.clone(),
     };
     let worker = Worker::start(parts, mail.worker, worker_events).await?;
+    let rentals = rental::Host::start(rental::Parts {
+        me,
+        policy,
+        facts: told.clone(),
+        swarm: swarm.clone(),
+        blocks: blocks.clone(),
+        containers: containers.clone(),
+        runtime,
+        worker: worker.clone(),
+        audit: audit.clone(),
+    });
+    let renter = Renter::new(swarm.clone(), rentals.clone(), blocks.clone(), importer.clone());
     for (job, bytes) in blocks.store().scratch_jobs() {
         if !controller.controls(job) && !worker.remembered().contains(&job) {
             tracing::info!(%job, bytes, "dropping the scratch files of a job that is over");
@@ -314,6 +332,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         processes,
         no_process,
         containers,
+        rentals,
+        renter,
         grants_containers,
         post: post.clone(),
         db,
@@ -514,7 +534,8 @@ impl Node {
             Ok(about) => (Some(about.to_owned()), None),
             Err(why) => (None, Some(why.to_owned())),
         };
-        ContainersView { engine, why, granted: self.grants_containers }
+        let by_hand = self.rentals.renters();
+        ContainersView { engine, why, granted: self.grants_containers, by_hand }
     }
 
     /// The nodes of the swarm, this one first.
@@ -533,6 +554,83 @@ impl Node {
             last_seen_s: Some(0),
         };
         std::iter::once(me).chain(self.swarm.peers().into_iter().map(Peer::from)).collect()
+    }
+
+    /// Runs a container by hand.
+    ///
+    /// # Errors
+    /// When no node does.
+    pub async fn rent(
+        &self,
+        request: ContainerRequest,
+        tell: impl Fn(Starting),
+    ) -> Result<ContainerView, RentError> {
+        let own = (self.me, placement(&self.facts.borrow()));
+        let others = self.swarm.peers().into_iter().filter(|view| view.connected);
+        let others = others.filter_map(|view| Some((view.peer, placement(&view.facts?))));
+        self.renter.run(request, others.chain([own]).collect(), tell).await
+    }
+
+    /// The images that were brought in here, and those that the engine has for others.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn images(&self) -> Result<Vec<ImageView>, NodeError> {
+        let brought = images::all(&self.db).await?;
+        // An engine that does not answer has none that could be used.
+        let there = self.containers.images().all().await.unwrap_or_default();
+        let pins = self.blocks.pins().list().await?;
+        let mut views: Vec<ImageView> = Vec::new();
+        let others = there.iter().flat_map(|image| image.roots.iter().map(|cid| (None, *cid)));
+        for (source, cid) in brought.iter().map(|(source, cid)| (Some(source), *cid)).chain(others)
+        {
+            let is_it = |image: &&InEngine| {
+                let named = source.and_then(|source| source.strip_prefix("engine "));
+                image.roots.contains(&cid) || named == Some(&image.id)
+            };
+            let names = there.iter().filter(is_it).flat_map(|image| image.names.iter().cloned());
+            let loaded = there.iter().find(|image| image.roots.contains(&cid));
+            let kept = pins.iter().any(|pin| pin.root == cid && pin.reason == Reason::User);
+            let (names, loaded) = (names.collect::<Vec<_>>(), loaded.map(|image| image.size));
+            match views.iter_mut().find(|view| view.cid == cid) {
+                Some(view) => view.names.extend(names),
+                None => views.push(ImageView { cid, names, loaded, kept }),
+            }
+        }
+        for view in &mut views {
+            view.names.sort();
+            view.names.dedup();
+        }
+        Ok(views)
+    }
+
+    /// Brings an image in, and keeps it for this node's user.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be kept.
+    pub async fn add_image(&self, new: NewImage) -> Result<ImageView, RentError> {
+        let add = self.blocks.store().add(Tier::Durable);
+        let cid = self.renter.import(&new.name, new.archive, &add).await?;
+        let pinned = self.blocks.pins().pin(cid, Reason::User).await;
+        pinned.map_err(|error| RentError::Keep(error.into()))?;
+        Ok(ImageView { cid, names: vec![new.name], loaded: None, kept: true })
+    }
+
+    /// Forgets an image: its blocks are not kept for this node's user any more, and the engine has it only under
+    /// names that others gave it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove_image(&self, cid: Cid) -> Result<(), NodeError> {
+        images::forget(&self.db, cid).await?;
+        match self.blocks.pins().unpin(cid, Reason::User).await {
+            Ok(()) | Err(PinError::NotPinned { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if let Err(trouble) = self.containers.images().forget(cid).await {
+            tracing::info!(%trouble, "an image stays in the engine");
+        }
+        Ok(())
     }
 
     /// Makes a token that lets others in.
@@ -598,6 +696,9 @@ impl Node {
                 format!("job {} of {} ({} attempts)", work.job, work.submitter, work.attempts)
             })
             .collect();
+        let renters = self.rentals.renters().into_iter();
+        let renters = renters.filter(|by_hand| by_hand.renter != self.me);
+        let list: Vec<_> = list.into_iter().chain(renters.map(|by| by.to_string())).collect();
         if !force && !list.is_empty() {
             return Err(NodeError::WorksForOthers(list.join(", ")));
         }
@@ -619,7 +720,8 @@ impl Node {
     async fn shut_down(&self) {
         self.stop.cancel();
         self.controller.drain();
-        self.worker.drain(DRAIN_BOUND).await;
+        self.renter.stop();
+        tokio::join!(self.rentals.stop(), self.worker.drain(DRAIN_BOUND));
         if let Some(processes) = self.processes.clone() {
             // What fails is in the log.
             let _ = tokio::task::spawn_blocking(move || processes.stop()).await;

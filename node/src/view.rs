@@ -3,6 +3,7 @@
 //! Server, client and command line share these types, so what one writes another reads. They hold no behaviour
 //! but their own reading and writing. Sizes are in bytes. CIDs travel as text.
 
+mod containers;
 mod jobs;
 
 use std::fmt;
@@ -24,6 +25,11 @@ use crate::swarm::facts::PeerFacts;
 use crate::swarm::revocation::Whom;
 use crate::swarm::{self, PeerView, Standing};
 
+pub use containers::{
+    BadContainerId, Carried, ContainerId, ContainerList, ContainerLogsQuery, ContainerRequest,
+    ContainerState, ContainerView, ContainersQuery, ExecRequest, Extension, Forward, ImageView,
+    NewImage, PortRequest, PortsRequest, SilentPeer, Starting, TerminalSize,
+};
 pub use jobs::{
     Accepted, AttemptFailure, Cancelled, GiveQuery, Given, ItemsQuery, JobLogs, JobQuery, JobState,
     JobView, LeftOut, LogLine, LogsQuery, Needed, StageView, StepView, Submission, TaskWork,
@@ -106,6 +112,24 @@ pub struct ContainersView {
     pub why: Option<String>,
     /// Whether the node's policy lets anybody run some.
     pub granted: bool,
+    /// Whose containers run here by hand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_hand: Vec<ByHand>,
+}
+
+/// Containers that somebody runs by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// The node that asked for them.
+    pub renter: PeerId,
+    /// How many.
+    pub containers: u32,
+}
+
+impl fmt::Display for ByHand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "containers by hand: {} of {}", self.containers, self.renter)
+    }
 }
 
 /// Jobs that a node controls and that have not ended.

@@ -3,8 +3,8 @@
 //! It takes Linux, root, and Debian's packages docker.io and busybox-static. `IPDC_TEST_NO_DOCKER=1` says that there can
 //! be none here.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -133,7 +133,10 @@ impl Engine {
             let _ = symlink("busybox", bin.join(tool));
         }
         for (name, bytes) in files {
-            fs::write(root.path().join(name), bytes).expect("a writable temp folder");
+            let file = root.path().join(name);
+            fs::write(&file, bytes).expect("a writable temp folder");
+            // It may be a program.
+            fs::set_permissions(&file, Permissions::from_mode(0o755)).expect("our own file");
         }
         let archive = self.folder.path().join("image.tar");
         let _ = Program::new("tar")
@@ -146,6 +149,15 @@ impl Engine {
             .ok();
         let archive = archive.to_str().expect("a temp folder's path").to_owned();
         let _ = self.docker(["import", &archive, name]).run().ok();
+    }
+
+    /// Writes one of its images into a file, as its user would.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn save(&self, name: &str, to: &Path) {
+        let to = to.to_str().expect("a temp folder's path");
+        let _ = self.docker(["save", "--output", to, name]).run().ok();
     }
 
     /// The containers that there are, in whatever state.

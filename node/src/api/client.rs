@@ -13,30 +13,37 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream;
+use futures::{TryStreamExt as _, stream};
 use ipdc_jobs::engine::GiftKey;
 use ipdc_jobs::ids::{Cid, JobId, PeerId, TaskId};
 use miette::Diagnostic;
-use reqwest::{Method, RequestBuilder, Response, Url, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
+use tokio_util::io::StreamReader;
 
+use super::{PROTOCOL, status_of};
 use crate::audit;
-use crate::problem::{ErrorBody, Reported};
+use crate::problem::{ErrorBody, Problem, Reported};
 use crate::view::{
-    Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Cancelled, Collected, ContentPath,
-    Delegate, Empty, GiveQuery, Given, Guest, GuestRequest, Imported, Interpreter, Invite,
-    InviteRequest, ItemsQuery, JobLogs, JobQuery, JobView, Listing, LogsQuery, NewDir,
-    NewInterpreter, PREFIX, Peer, Pin, Rekeyed, Revocation, Revoked, RunInfo, Status, Stop,
+    Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Cancelled, Collected,
+    ContainerList, ContainerLogsQuery, ContainerRequest, ContainerView, ContainersQuery,
+    ContentPath, Delegate, Empty, ExecRequest, Extension, Forward, GiveQuery, Given, Guest,
+    GuestRequest, ImageView, Imported, Interpreter, Invite, InviteRequest, ItemsQuery, JobLogs,
+    JobQuery, JobView, Listing, LogsQuery, NewDir, NewImage, NewInterpreter, PREFIX, Peer, Pin,
+    PortRequest, PortsRequest, Rekeyed, Revocation, Revoked, RunInfo, Starting, Status, Stop,
     Submission, TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
 /// job directory, fetched from other peers and compiled.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long an image may take to be brought in: it is written out by the engine, and into blocks.
+const IMAGE_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// How long a transfer may stand still. The node itself gives up a block that nobody sends sooner
 /// than this, and says who was asked.
@@ -561,6 +568,140 @@ impl Client {
         self.get(&["jobs", prefix, "tasks", &task.to_string()]).await
     }
 
+    /// Runs a container by hand; `tell` hears how far that is.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn run_container(
+        &self,
+        request: &ContainerRequest,
+        mut tell: impl FnMut(&Starting),
+    ) -> Result<ContainerView, ClientError> {
+        let response = self.send(self.request(Method::POST, &["containers"]).json(request)).await?;
+        let mut response = self.accepted(response).await?;
+        let mut rest = BytesMut::new();
+        while let Some(part) = next_chunk(&mut response, self.run.http).await? {
+            rest.extend_from_slice(&part);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = rest.split_to(end + 1);
+                // An empty one is a sign of life.
+                if line.len() == 1 {
+                    continue;
+                }
+                match serde_json::from_slice(&line).map_err(|source| self.unreadable(source))? {
+                    Starting::Container(view) => return Ok(*view),
+                    Starting::Error(problem) => return Err(self.refused(problem)),
+                    said => tell(&said),
+                }
+            }
+        }
+        Err(self.unreadable("it ended before the container began"))
+    }
+
+    /// The containers of the node's owner, and all that run on the node; of a group, if one is named.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn containers(&self, group: Option<String>) -> Result<ContainerList, ClientError> {
+        let query = ContainersQuery { group };
+        self.ask(self.request(Method::GET, &["containers"]).query(&query)).await
+    }
+
+    /// Ends a container, and forgets it.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn remove_container(&self, prefix: &str) -> Result<ContainerView, ClientError> {
+        self.ask(self.request(Method::DELETE, &["containers", prefix])).await
+    }
+
+    /// Lets a container run for so many seconds from now on.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn extend_container(
+        &self,
+        prefix: &str,
+        time_s: u64,
+    ) -> Result<ContainerView, ClientError> {
+        self.post(&["containers", prefix, "extend"], &Extension { time_s }).await
+    }
+
+    /// What a container writes, as [`Frame`](crate::rental::Frame)s.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn container_logs(
+        &self,
+        prefix: &str,
+        follow: bool,
+    ) -> Result<impl AsyncRead + Send + Unpin + use<>, ClientError> {
+        let request = self.request(Method::GET, &["containers", prefix, "logs"]);
+        let response = self.send(request.query(&ContainerLogsQuery { follow })).await?;
+        let response = self.accepted(response).await?;
+        Ok(StreamReader::new(response.bytes_stream().map_err(std::io::Error::other)))
+    }
+
+    /// A command in a container: [`Frame`](crate::rental::Frame)s both ways.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn exec(
+        &self,
+        prefix: &str,
+        exec: &ExecRequest,
+    ) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>, ClientError> {
+        let request = self.request(Method::POST, &["containers", prefix, "exec"]).json(exec);
+        let request = request.header(header::CONNECTION, "upgrade");
+        let response = self.send(request.header(header::UPGRADE, PROTOCOL)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let Empty {} = self.read_answer(response).await?;
+            return Err(self.unreadable("it did not become a command's connection"));
+        }
+        response.upgrade().await.map_err(|source| self.unreachable(source))
+    }
+
+    /// Has ports of a container on this machine's loopback; all of them that are there then.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn forward_ports(
+        &self,
+        prefix: &str,
+        ports: Vec<PortRequest>,
+    ) -> Result<Vec<Forward>, ClientError> {
+        self.post(&["containers", prefix, "ports"], &PortsRequest { ports }).await
+    }
+
+    /// The images that are known here.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn images(&self) -> Result<Vec<ImageView>, ClientError> {
+        self.get(&["images"]).await
+    }
+
+    /// Brings an image in, and keeps it. It takes as long as the image is large.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn add_image(&self, image: &NewImage) -> Result<ImageView, ClientError> {
+        let request = self.request(Method::POST, &["images"]).json(image);
+        let sent = timeout(IMAGE_LIMIT, request.send()).await;
+        let response = sent.map_err(|_| self.silent(IMAGE_LIMIT))?;
+        self.read_answer(response.map_err(|source| self.unreachable(source))?).await
+    }
+
+    /// Forgets an image.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn remove_image(&self, cid: &Cid) -> Result<(), ClientError> {
+        let Empty {} =
+            self.ask(self.request(Method::DELETE, &["images", &cid.to_string()])).await?;
+        Ok(())
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &[impl AsRef<str>]) -> Result<T, ClientError> {
         self.ask(self.request(Method::GET, path)).await
     }
@@ -621,6 +762,12 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok(body)
+    }
+
+    /// The node's own error, which came in an answer that had begun well.
+    fn refused(&self, problem: Problem) -> ClientError {
+        let status = status_of(&problem.code).as_u16();
+        Reported::with_status(problem, status).into()
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {

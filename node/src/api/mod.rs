@@ -5,6 +5,7 @@
 //! `openapi.json` describes it all, and is served; `routes.rs` holds it to the truth.
 
 pub mod client;
+mod containers;
 mod jobs_mqtt;
 mod lively;
 mod routes;
@@ -27,6 +28,9 @@ pub use jobs_mqtt::serve as serve_mqtt;
 use crate::lobby::Guest;
 use crate::node::Node;
 use crate::problem::{ErrorBody, Problem};
+
+/// What a connection becomes that a command's stdin and stdout go over.
+pub(crate) const PROTOCOL: &str = "ipdc-frames";
 
 /// Why HTTP is not served, or a request was refused.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -191,16 +195,22 @@ impl IntoResponse for Failure {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "IPDC-7003" => StatusCode::UNAUTHORIZED,
-        "IPDC-7004" | "IPDC-2207" | "IPDC-2209" => StatusCode::FORBIDDEN,
+        "IPDC-7004" | "IPDC-2207" | "IPDC-2209" | "IPDC-5813" => StatusCode::FORBIDDEN,
+        // What a node's policy does not let its peer do.
+        code if code.starts_with("IPDC-54") => StatusCode::FORBIDDEN,
         "IPDC-7005" | "IPDC-5002" | "IPDC-5202" | "IPDC-2006" | "IPDC-2211" => {
             StatusCode::BAD_REQUEST
         }
         code if code.starts_with("IPDC-35") => StatusCode::BAD_REQUEST,
         "IPDC-7006" | "IPDC-5001" | "IPDC-5003" | "IPDC-5004" | "IPDC-5201" | "IPDC-5204"
-        | "IPDC-3204" | "IPDC-3301" | "IPDC-2208" | "IPDC-5610" => StatusCode::NOT_FOUND,
+        | "IPDC-3204" | "IPDC-3301" | "IPDC-2208" | "IPDC-5610" | "IPDC-5811" => {
+            StatusCode::NOT_FOUND
+        }
         "IPDC-7007" => StatusCode::PAYLOAD_TOO_LARGE,
         "IPDC-7008" => StatusCode::SERVICE_UNAVAILABLE,
         "IPDC-7009" => StatusCode::REQUEST_TIMEOUT,
+        "IPDC-5812" | "IPDC-5816" | "IPDC-5817" => StatusCode::BAD_REQUEST,
+        "IPDC-5814" | "IPDC-5820" | "IPDC-5823" | "IPDC-5824" => StatusCode::CONFLICT,
         "IPDC-1501" | "IPDC-2010" | "IPDC-2210" | "IPDC-4007" | "IPDC-5611" => StatusCode::CONFLICT,
         "IPDC-4009" => StatusCode::TOO_MANY_REQUESTS,
         code if code.starts_with("IPDC-4") => StatusCode::UNPROCESSABLE_ENTITY,

@@ -11,7 +11,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use futures::{StreamExt as _, TryStreamExt as _};
 use ipdc_jobs::ids::{Cid, TaskId};
 use serde::Serialize;
@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
 
+use super::containers;
 use super::lively::{SILENCE, lively};
 use super::{ApiError, Failure};
 use crate::audit;
@@ -37,8 +38,8 @@ use crate::view::{
     Submission, TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
 };
 
-type Shared = State<Arc<Node>>;
-type Answer<T> = Result<Json<T>, Failure>;
+pub(super) type Shared = State<Arc<Node>>;
+pub(super) type Answer<T> = Result<Json<T>, Failure>;
 
 /// The longest JSON body: a job by name, or a question.
 const BODY_LIMIT: usize = 64 << 10;
@@ -102,7 +103,15 @@ pub(super) fn router(node: Arc<Node>) -> Router {
         .route("/jobs/{id}/files", post(keep))
         .route("/jobs/{id}/close", post(close))
         .route("/jobs/{id}/logs", get(logs))
-        .route("/jobs/{id}/tasks/{task}", get(task));
+        .route("/jobs/{id}/tasks/{task}", get(task))
+        .route("/containers", get(containers::list).post(containers::run))
+        .route("/containers/{id}", delete(containers::remove))
+        .route("/containers/{id}/extend", post(containers::extend))
+        .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/exec", post(containers::exec))
+        .route("/containers/{id}/ports", post(containers::ports))
+        .route("/images", get(containers::images).post(containers::add_image))
+        .route("/images/{cid}", delete(containers::remove_image));
     Router::new()
         .nest(crate::view::PREFIX, v1)
         .route("/openapi.json", get(openapi))
@@ -465,14 +474,14 @@ async fn resolve(node: &Node, path: &str) -> Result<(Session, Cid), Failure> {
     Ok((session, cid))
 }
 
-fn content_path(text: &str) -> Result<ContentPath, ApiError> {
+pub(super) fn content_path(text: &str) -> Result<ContentPath, ApiError> {
     text.parse()
         .map_err(|error: crate::view::BadContentPath| ApiError::Malformed(error.to_string()))
 }
 
 /// Of a request that needs no body. One that is sent all the same is read: hyper closes a connection on which a body
 /// was not, and its client, who was not told, may be sending the next request.
-struct NoBody;
+pub(super) struct NoBody;
 
 impl<S: Send + Sync> FromRequest<S> for NoBody {
     type Rejection = Failure;
@@ -494,7 +503,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 }
 
 /// JSON in and out, its errors in the API's own form.
-struct Json<T>(T);
+pub(super) struct Json<T>(pub(super) T);
 
 impl<S, T> FromRequest<S> for Json<T>
 where
@@ -522,7 +531,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
 }
 
 /// A query string, its errors in the API's own form.
-struct Query<T>(T);
+pub(super) struct Query<T>(pub(super) T);
 
 impl<S, T> FromRequestParts<S> for Query<T>
 where

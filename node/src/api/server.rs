@@ -73,7 +73,8 @@ async fn serve(stream: TcpStream, guest: Arc<Guest>, app: Router, goodbye: Cance
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
-        .serve_connection(io, app);
+        .serve_connection(io, app)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

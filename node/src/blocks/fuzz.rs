@@ -40,7 +40,7 @@ thread_local! {
 }
 
 /// Waits for what waits for nothing outside this thread.
-pub(in crate::blocks) fn block_on<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     RUNTIME.with(|runtime| runtime.block_on(work))
 }
 

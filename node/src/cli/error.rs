@@ -31,26 +31,38 @@ use crate::view::{ContentPath, JobState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exit {
     /// It did what it was asked.
-    Done = 0,
+    Done,
     /// The job, or the request, failed.
-    Failed = 1,
+    Failed,
     /// The command or what it was given is wrong.
-    Usage = 2,
+    Usage,
     /// No node runs, or it cannot be reached.
-    NoNode = 3,
+    NoNode,
     /// There is no such job or content.
-    NotFound = 4,
+    NotFound,
     /// It is not allowed, or was not confirmed.
-    Refused = 5,
+    Refused,
     /// The job is done, and some of its items failed.
-    ItemsFailed = 6,
+    ItemsFailed,
     /// Ctrl-C.
-    Interrupted = 130,
+    Interrupted,
+    /// As the command in a container did.
+    Command(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::NoNode => 3,
+            Exit::NotFound => 4,
+            Exit::Refused => 5,
+            Exit::ItemsFailed => 6,
+            Exit::Interrupted => 130,
+            Exit::Command(code) => code,
+        })
     }
 }
 
@@ -188,7 +200,9 @@ pub(super) enum CliError {
     #[error("not stopped: the node works for others")]
     #[diagnostic(
         code("IPDC-1621"),
-        help("stop it all the same with --yes: what it runs is handed back and done elsewhere")
+        help(
+            "stop it all the same with --yes: attempts are handed back and done elsewhere, containers by hand end"
+        )
     )]
     WorksForOthers {
         #[related]
@@ -297,6 +311,34 @@ pub(super) enum CliError {
     )]
     BrokenOff { bytes: u64, source: ClientError },
 
+    #[error("the container has ended: {why}")]
+    #[diagnostic(code("IPDC-1644"), help("`ipdc container ls` shows those that run"))]
+    ContainerEnded { why: String },
+
+    #[error("there is no container of the group `{group}`")]
+    #[diagnostic(code("IPDC-1645"), help("`ipdc container ls` shows groups"))]
+    NoGroup { group: String },
+
+    #[error("stdin is no terminal")]
+    #[diagnostic(
+        code("IPDC-1646"),
+        help("leave out --terminal; with --interactive the command reads this stdin all the same")
+    )]
+    NoTerminal,
+
+    #[error("the connection to the container broke")]
+    #[diagnostic(
+        code("IPDC-1647"),
+        help(
+            "`ipdc container ls` shows whether it still runs, `ipdc peers` whether its node is there"
+        )
+    )]
+    Frames(#[source] io::Error),
+
+    /// A command in a container failed, and has said itself what it had to say.
+    #[error("the command ended with exit code {code}")]
+    Command { code: u8 },
+
     /// Whoever reads our stdout has had enough. No error to the user.
     #[error("stdout was closed")]
     StdoutClosed,
@@ -375,6 +417,9 @@ impl CliError {
             ) => Exit::Refused,
             CliError::TaskInput { .. } => Exit::NotFound,
             CliError::Interrupted => Exit::Interrupted,
+            CliError::Command { code } => Exit::Command(*code),
+            CliError::NoGroup { .. } => Exit::NotFound,
+            CliError::NoTerminal => Exit::Usage,
             CliError::Items { .. } => Exit::ItemsFailed,
             CliError::StdoutClosed => Exit::Done,
             CliError::Job(_)
@@ -387,6 +432,8 @@ impl CliError {
             | CliError::Membership(_)
             | CliError::File { .. }
             | CliError::BrokenOff { .. }
+            | CliError::ContainerEnded { .. }
+            | CliError::Frames(_)
             | CliError::Name { .. }
             | CliError::Cancelled { .. }
             | CliError::NoResult { .. }

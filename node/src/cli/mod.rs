@@ -6,6 +6,7 @@
 
 mod audit;
 mod car;
+mod containers;
 mod data;
 mod debug;
 mod error;
@@ -27,6 +28,7 @@ mod runtimes;
 mod setup;
 mod start;
 mod stop;
+mod terminal;
 mod transfer;
 mod wheel;
 
@@ -117,6 +119,9 @@ enum Command {
     Jobs(jobs::Jobs),
     #[command(subcommand)]
     Job(jobs::Job),
+    #[command(subcommand)]
+    Container(containers::Container),
+    Images(containers::Images),
     Completions(Completions),
 }
 
@@ -178,7 +183,7 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(output: Output, error: &CliError) -> Exit {
-    if !matches!(error, CliError::StdoutClosed) {
+    if !matches!(error, CliError::StdoutClosed | CliError::Command { .. }) {
         output.error(error);
     }
     error.exit()
@@ -257,6 +262,8 @@ impl Command {
             Command::Run(command) => command.run(session).await,
             Command::Jobs(command) => command.run(session).await,
             Command::Job(command) => command.run(session).await,
+            Command::Container(command) => command.run(session).await,
+            Command::Images(command) => command.run(session).await,
             Command::Completions(Completions { shell }) => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "ipdc", &mut script);

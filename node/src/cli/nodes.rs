@@ -331,7 +331,10 @@ impl Answer for view::Status {
         if let Some(why) = &self.no_process {
             line("process", format!("not offered, although [policy] names who may: {why}"))?;
         }
-        let view::ContainersView { engine, why, granted } = &self.containers;
+        let view::ContainersView { engine, why, granted, by_hand } = &self.containers;
+        for by_hand in by_hand {
+            line("works for", by_hand.to_string())?;
+        }
         let granted = if *granted { "" } else { "; [policy] lets nobody run some" };
         match (engine, why) {
             (Some(engine), _) => line("container", format!("{engine}{granted}"))?,

@@ -34,7 +34,7 @@ impl Stop {
         let client = session.client()?;
         match client.stop(self.yes).await {
             Err(ClientError::Refused(reported)) if reported.status() == Some(CONFLICT) => {
-                let jobs = jobs_of_others(&client).await?;
+                let jobs = work_for_others(&client).await?;
                 if !confirmed(&jobs) {
                     return Err(CliError::WorksForOthers { jobs });
                 }
@@ -53,13 +53,16 @@ impl Stop {
     }
 }
 
-async fn jobs_of_others(client: &Client) -> Result<Vec<Detail>, CliError> {
+async fn work_for_others(client: &Client) -> Result<Vec<Detail>, CliError> {
     let status = client.status().await?;
     let others = status.working_for.iter().filter(|work| work.submitter != status.peer_id);
     let line = |work: &crate::view::WorkingFor| {
         format!("{} attempts of job {}, submitted by {}", work.attempts, work.job, work.submitter)
     };
-    Ok(others.map(|work| Detail(line(work))).collect())
+    let renters = status.containers.by_hand.iter();
+    let renters = renters.filter(|by_hand| by_hand.renter != status.peer_id);
+    let lines = others.map(line).chain(renters.map(ToString::to_string));
+    Ok(lines.map(Detail).collect())
 }
 
 /// Asks on the terminal. Without one nobody can say yes.

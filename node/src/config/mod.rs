@@ -212,6 +212,13 @@ pub struct Policy {
     pub fetch: bool,
     /// Whether containers of members may have a network.
     pub network: bool,
+    /// How many containers one owner may run here by hand at a time, of those who may run some; 0, none.
+    pub containers: u32,
+    /// For how long at most.
+    #[serde(with = "in_words")]
+    pub container_time: Duration,
+    /// Whether as the users of their images, root among them.
+    pub container_root: bool,
     /// Addresses that who may fetch may ask although they are not public.
     pub fetch_private: Vec<Range>,
     /// Requests a second to one host at most, of all jobs together; none, as many as they say.
@@ -232,6 +239,9 @@ impl Default for Policy {
             stored: Size(0),
             fetch: false,
             network: false,
+            containers: 4,
+            container_time: Duration::from_secs(8 * 3600),
+            container_root: false,
             fetch_private: Vec::new(),
             fetch_rate: None,
             owners: BTreeMap::new(),
@@ -302,6 +312,13 @@ pub struct Rule {
     pub fetch: Option<bool>,
     /// Whether its containers may have a network.
     pub network: Option<bool>,
+    /// Containers by hand at a time; 0, none.
+    pub containers: Option<u32>,
+    /// The longest that one of them may run.
+    #[serde(with = "in_words::option")]
+    pub container_time: Option<Duration>,
+    /// Whether they may be their images' users.
+    pub container_root: Option<bool>,
 }
 
 impl Rule {
@@ -319,6 +336,9 @@ impl Rule {
             stored: Some(Size(0)),
             fetch: Some(false),
             network: Some(false),
+            containers: Some(0),
+            container_time: Some(Duration::ZERO),
+            container_root: Some(false),
         }
     }
 }

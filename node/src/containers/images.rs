@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
+use bollard::models::ImageSummary;
 use bollard::query_parameters::{
-    ImportImageOptionsBuilder, ListImagesOptionsBuilder, RemoveImageOptionsBuilder,
+    ImportImageOptionsBuilder, ListImagesOptions, ListImagesOptionsBuilder,
+    RemoveImageOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -64,6 +66,19 @@ pub struct Loaded {
     /// How the engine names it.
     pub name: String,
     _known: Arc<Known>,
+}
+
+/// An image that the engine has.
+#[derive(Debug, Clone)]
+pub struct InEngine {
+    /// How the engine names it.
+    pub id: String,
+    /// The images in blocks that it is.
+    pub roots: Vec<Cid>,
+    /// What its user calls it.
+    pub names: Vec<String>,
+    /// Bytes of the engine's disk, those that it shares with others among them.
+    pub size: u64,
 }
 
 /// Why an image is not in the engine.
@@ -177,6 +192,47 @@ impl Images {
         }
     }
 
+    /// All images that the engine has.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn all(&self) -> Result<Vec<InEngine>, Trouble> {
+        let listed = self.shared.engine.ask("list its images", async |docker| {
+            docker.list_images(None::<ListImagesOptions>).await
+        });
+        let ours = |tag: &str| tag.strip_prefix(NAME)?.strip_prefix(':')?.parse().ok();
+        let image = |image: ImageSummary| {
+            let ids = [NAME, BUILT].map(|name| format!("{name}:"));
+            let is_ours = |tag: &&String| ids.iter().any(|name| tag.starts_with(name));
+            InEngine {
+                id: image.id,
+                roots: image.repo_tags.iter().filter_map(|tag| ours(tag)).collect(),
+                names: image.repo_tags.iter().filter(|tag| !is_ours(tag)).cloned().collect(),
+                size: image.size.cast_unsigned(),
+            }
+        };
+        Ok(listed.await?.into_iter().map(image).collect())
+    }
+
+    /// Takes our name from an image; what has no other is removed, unless somebody uses it.
+    ///
+    /// # Errors
+    /// When the engine does not.
+    pub async fn forget(&self, root: Cid) -> Result<(), Trouble> {
+        match self.untag(&format!("{NAME}:{root}")).await {
+            Err(trouble) if trouble.is_absence() => Ok(()),
+            untagged => untagged,
+        }
+    }
+
+    async fn untag(&self, tag: &str) -> Result<(), Trouble> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        let removed = self.shared.engine.ask("remove an image", async |docker| {
+            docker.remove_image(tag, Some(options), None).await.map(drop)
+        });
+        removed.await
+    }
+
     /// Removes the images that were not used for longest, when all take more than they may.
     async fn collect(&self) -> Result<(), Trouble> {
         let engine = &self.shared.engine;
@@ -214,11 +270,7 @@ impl Images {
                 break;
             }
             for tag in tags {
-                let options = RemoveImageOptionsBuilder::default().build();
-                let removed = engine.ask("remove an image", async |docker| {
-                    docker.remove_image(&tag, Some(options), None).await.map(drop)
-                });
-                if let Err(trouble) = removed.await {
+                if let Err(trouble) = self.untag(&tag).await {
                     tracing::debug!(%trouble, tag, "an image stays");
                 }
             }

@@ -8,7 +8,9 @@
 //! | [`images`] | images out of blocks into the engine, and how much of its disk they take |
 //! | [`archive`] | archives for the engine |
 //! | [`run`] | a container, from its beginning to its end |
-//! | [`mounts`] | what is mounted at `/job` and `/out` |
+//! | [`inside`] | commands in a container that runs |
+//! | [`mounts`] | what is mounted |
+//! | [`tools`] | this program, so that it runs in any container |
 //! | [`keeper`] | a process that removes the containers of a node that was killed |
 //!
 //! The engine is Docker, or what answers as Docker does, on this machine: folders of the node are mounted. What holds
@@ -18,10 +20,12 @@ mod archive;
 mod engine;
 mod images;
 mod import;
+mod inside;
 mod keeper;
 mod layout;
 mod mounts;
 mod run;
+mod tools;
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -32,11 +36,13 @@ use ipdc_jobs::message::FailureClass;
 use tokio::runtime::Handle;
 
 pub use engine::{Engine, Seen};
-pub use images::{Images, LoadError, Loaded};
+pub use images::{Images, InEngine, LoadError, Loaded};
 pub use import::{ImportError, Importer};
+pub use inside::{Exec, ExecHandle, Inside};
 pub use keeper::keep_if_asked;
-pub use mounts::{Folder, Mounts};
-pub use run::{End, Order, Running, Said, StartError};
+pub use mounts::{Folder, Mounts, Tools};
+pub use run::{Bind, End, Order, Running, Said, Standing, StartError};
+pub use tools::TOOLS;
 
 /// What all containers of a node are labelled with, and its peer ID: whatever has it and is not known is a left-over.
 const LABEL: &str = "ipdc.node";

@@ -1,4 +1,4 @@
-//! The files in `/job`, and the folder behind `/out`.
+//! The files in `/job`, the folder behind `/out`, and this program for containers.
 //!
 //! What the containers of a job may read is laid down once for all of them that run here, and stays for a while: a
 //! frame takes seconds, a scene's textures are gigabytes. Each folder is removed with the last who holds it.
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipdc_jobs::ids::FileRef;
 use ipdc_jobs::kind::{ReadAt, TaskError, is_path};
 
-use super::Trouble;
+use super::{Trouble, tools};
 
 /// Folders that are kept though nobody uses them: those of the jobs that a node works for by turns.
 const KEPT: usize = 4;
@@ -40,6 +40,17 @@ struct Shared {
     next: AtomicU64,
     /// The one that was used last at the end.
     laid: Mutex<Vec<Arc<Laid>>>,
+    /// This program, once a container needs it.
+    tools: Mutex<Option<Arc<Tools>>>,
+}
+
+/// This program, for containers.
+#[derive(Debug)]
+pub struct Tools {
+    /// What is to be mounted at [`TOOLS`](super::TOOLS).
+    pub folder: Folder,
+    /// What runs it there; its arguments follow.
+    pub command: Vec<String>,
 }
 
 /// Files that are laid down, once somebody has done so.
@@ -84,7 +95,8 @@ impl Mounts {
         made.map_err(Trouble::disk("the folder for containers"))?;
         // The engine is told absolute paths.
         let folder = folder.canonicalize().map_err(Trouble::disk("the folder for containers"))?;
-        let shared = Shared { folder, next: AtomicU64::new(0), laid: Mutex::default() };
+        let (next, laid, tools) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let shared = Shared { folder, next, laid, tools };
         Ok(Mounts { shared: Arc::new(shared) })
     }
 
@@ -132,9 +144,30 @@ impl Mounts {
         made.map_err(Trouble::disk("a folder for /out"))
     }
 
+    /// A folder with this program, and the command that runs it in a container where the folder is mounted at
+    /// [`TOOLS`](super::TOOLS).
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn tools(&self) -> Result<Arc<Tools>, Trouble> {
+        let mut tools = lock(&self.shared.tools);
+        if let Some(tools) = &*tools {
+            return Ok(Arc::clone(tools));
+        }
+        let made = self.folder("tools", 0o755).and_then(|folder| {
+            let command = tools::install(folder.path())?;
+            Ok(Arc::new(Tools { folder, command }))
+        });
+        let made =
+            made.map_err(Trouble::disk("this program could not be copied for containers"))?;
+        *tools = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
     /// Lets go of the files that nobody uses.
     pub(super) fn clear(&self) {
         lock(&self.shared.laid).clear();
+        lock(&self.shared.tools).take();
     }
 
     fn laid(&self, files: &BTreeMap<String, FileRef>) -> Arc<Laid> {

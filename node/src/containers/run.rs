@@ -1,7 +1,7 @@
 //! A container, from its beginning to its end.
 //!
-//! What it may not: have a network, rights, processes or memory without limit, write anywhere but in `/out`, `/tmp` and
-//! `/dev/shm`, or outlive who waits for it. It is removed when [`Running`] is dropped, in whatever state.
+//! What it may not: have rights, processes or memory without limit, write where it was not said, or outlive who waits
+//! for it. It is removed when [`Running`] is dropped, in whatever state.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,19 +20,57 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 
+use super::inside::Inside;
 use super::{Engine, LABEL, Trouble};
 
 /// Processes and threads of a container: renderers have some for each processor of a large machine.
 const PIDS: i64 = 4_096;
 
-/// Where a container's job files are.
-const JOB: &str = "/job";
-
-/// Where it leaves files.
-const OUT: &str = "/out";
-
 /// Its own scratch files: they take of its memory.
 const TMP: &str = "/tmp";
+
+/// What an image's own user is left of Docker's usual rights: to be who it likes within the container. Not to make
+/// devices, nor to send packets of any form.
+const RIGHTS: [&str; 12] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// A folder of this machine in a container.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Where it is here.
+    pub source: PathBuf,
+    /// And there.
+    pub target: &'static str,
+    /// Whether it can be written.
+    pub is_writable: bool,
+}
+
+/// Who runs in a container, and what it may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A user and a group that are nobody's, without rights. It writes nowhere but where it was said, in `/tmp` and in
+    /// `/dev/shm`.
+    Nobody {
+        /// The user and the group.
+        user: (u32, u32),
+        /// Bytes of the longest file that it may write.
+        file_size: u64,
+    },
+    /// The image's user, with the rights that it takes to be any other there. It writes anywhere in its container.
+    OfImage,
+}
 
 /// What is to be run.
 #[derive(Debug, Clone)]
@@ -45,16 +83,14 @@ pub struct Order {
     pub command: Vec<String>,
     /// Its environment, over that of the image.
     pub variables: Vec<(String, String)>,
-    /// What is at `/job`, to be read.
-    pub job: PathBuf,
-    /// What is at `/out`, to be written.
-    pub out: PathBuf,
-    /// The user and the group that it runs as.
-    pub user: (u32, u32),
+    /// Folders of this machine.
+    pub binds: Vec<Bind>,
+    /// Where the command starts, if not where the image says.
+    pub folder: Option<&'static str>,
+    /// Who it is.
+    pub standing: Standing,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of the longest file that it may write.
-    pub file_size: u64,
     /// Processors, if it may not use all.
     pub cpus: Option<u32>,
     /// The GPUs that it has, as the driver knows them.
@@ -89,6 +125,16 @@ pub enum Said {
     Out(Bytes),
     /// On stderr.
     Err(Bytes),
+}
+
+impl Said {
+    /// What it wrote.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Said::Out(bytes) | Said::Err(bytes) => bytes,
+        }
+    }
 }
 
 /// How a container ended.
@@ -155,6 +201,12 @@ impl Running {
         self.removal.held.push(Box::new(what));
     }
 
+    /// The container, to be asked things while it runs.
+    #[must_use]
+    pub fn inside(&self) -> Inside {
+        Inside::new(self.removal.engine.clone(), self.removal.id.clone())
+    }
+
     /// What it writes next; none, when it has closed both, or the engine has.
     pub async fn said(&mut self) -> Option<Said> {
         loop {
@@ -216,21 +268,20 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         entrypoint,
         command,
         variables,
-        job,
-        out,
-        user: (uid, gid),
+        binds,
+        folder,
+        standing,
         memory,
-        file_size,
         cpus,
         gpus,
         has_network,
     } = order;
     let bytes = i64::try_from(*memory).unwrap_or(i64::MAX);
-    let mount = |target: &str, source: &PathBuf, is_read_only| Mount {
-        target: Some(target.to_owned()),
-        source: Some(source.to_string_lossy().into_owned()),
+    let mount = |bind: &Bind| Mount {
+        target: Some(bind.target.to_owned()),
+        source: Some(bind.source.to_string_lossy().into_owned()),
         typ: Some(MountType::BIND),
-        read_only: Some(is_read_only),
+        read_only: Some(!bind.is_writable),
         bind_options: Some(MountBindOptions {
             propagation: Some(MountBindOptionsPropagationEnum::RPRIVATE),
             ..MountBindOptions::default()
@@ -239,7 +290,7 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
     };
     // What an image declares as a volume would be a folder on this machine's disk.
     let scratch = volumes.iter().map(String::as_str).chain([TMP]);
-    let scratch = scratch.filter(|path| ![JOB, OUT].contains(path));
+    let scratch = scratch.filter(|path| !binds.iter().any(|bind| bind.target == *path));
     let scratch: HashMap<String, String> = scratch
         .map(|path| (path.to_owned(), format!("rw,nosuid,nodev,mode=1777,size={bytes}")))
         .collect();
@@ -248,19 +299,25 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         soft: Some(most),
         hard: Some(most),
     };
+    let mut limits = vec![limit("core", 0)];
+    let (mut user, mut rights) = (None, None);
+    match standing {
+        Standing::Nobody { user: (uid, gid), file_size } => {
+            user = Some(format!("{uid}:{gid}"));
+            limits.push(limit("fsize", i64::try_from(*file_size).unwrap_or(i64::MAX)));
+        }
+        Standing::OfImage => rights = Some(RIGHTS.map(str::to_owned).into()),
+    }
     let host = HostConfig {
         memory: Some(bytes),
         // With swap: so there is none.
         memory_swap: Some(bytes),
         pids_limit: Some(PIDS),
-        ulimits: Some(vec![
-            limit("fsize", i64::try_from(*file_size).unwrap_or(i64::MAX)),
-            limit("core", 0),
-        ]),
-        mounts: Some(vec![mount(JOB, job, true), mount(OUT, out, false)]),
+        ulimits: Some(limits),
+        mounts: Some(binds.iter().map(mount).collect()),
         tmpfs: Some(scratch),
         shm_size: Some(bytes / 2),
-        readonly_rootfs: Some(true),
+        readonly_rootfs: Some(*standing != Standing::OfImage),
         network_mode: Some(if *has_network { "bridge" } else { "none" }.to_owned()),
         nano_cpus: cpus.map(|cpus| i64::from(cpus) * 1_000_000_000),
         device_requests: (!gpus.is_empty()).then(|| {
@@ -272,6 +329,7 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         }),
         ipc_mode: Some("private".to_owned()),
         cap_drop: Some(vec!["ALL".to_owned()]),
+        cap_add: rights,
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
         ..HostConfig::default()
@@ -281,8 +339,8 @@ fn body(order: &Order, volumes: &[String], node: &str) -> ContainerCreateBody {
         entrypoint: entrypoint.clone(),
         cmd: Some(command.clone()).filter(|command| !command.is_empty()),
         env: Some(variables.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        user: Some(format!("{uid}:{gid}")),
-        working_dir: Some(JOB.to_owned()),
+        user,
+        working_dir: folder.map(str::to_owned),
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         labels: Some(HashMap::from([(LABEL.to_owned(), node.to_owned())])),

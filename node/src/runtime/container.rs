@@ -23,11 +23,18 @@ use super::lines::{Lines, Words};
 use super::room::Room;
 use super::{Allowance, GuestError};
 use crate::containers::{
-    Containers, End, Folder, Loaded, Mounts, Order, Running, Said, StartError, Trouble,
+    Bind, Containers, End, Folder, Loaded, Mounts, Order, Running, Said, Standing, StartError,
+    Trouble,
 };
 
 /// What a container may leave in `/out`: as many files as a result's directory holds with ease.
 const MOST: Most = Most { files: 4_096, names: 512 << 10 };
+
+/// Where a container's job files are.
+const JOB: &str = "/job";
+
+/// Where it leaves files.
+const OUT: &str = "/out";
 
 /// How often it is looked at how much it has written. On a fast disk that is half a gigabyte beyond its limit.
 const LOOK: Duration = Duration::from_millis(250);
@@ -101,11 +108,13 @@ impl Program {
             entrypoint: self.container.entrypoint.clone(),
             command: self.container.command.clone(),
             variables: variables(given),
-            job: job.path().to_owned(),
-            out: out.path().to_owned(),
-            user: Mounts::user(),
+            binds: vec![
+                Bind { source: job.path().to_owned(), target: JOB, is_writable: false },
+                Bind { source: out.path().to_owned(), target: OUT, is_writable: true },
+            ],
+            folder: Some(JOB),
+            standing: Standing::Nobody { user: Mounts::user(), file_size: allowance.limits.output },
             memory,
-            file_size: allowance.limits.output,
             // Who does not say how many gets as much as is free.
             cpus: Some(self.container.takes.cpus).filter(|cpus| *cpus > 0),
             gpus: self.gpus.clone(),

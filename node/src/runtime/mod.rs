@@ -106,6 +106,11 @@ pub struct Runtime {
     containers: Option<Containers>,
 }
 
+/// Memory that something which is no guest of a job has.
+pub struct Claim(
+    #[expect(dead_code, reason = "it is given back when this is dropped")] room::Share,
+);
+
 struct Shared {
     directory: PathBuf,
     compiler: Compiler,
@@ -359,6 +364,14 @@ impl Runtime {
         let containers = self.containers()?.clone();
         let program = container::Program::new(containers, container.clone(), image, gpus);
         Ok(Program { runtime: self.clone(), form: Form::Container(program) })
+    }
+
+    /// So many bytes of the memory that guests have together, until what comes back is dropped; none, if there are not
+    /// so many now.
+    #[must_use]
+    pub fn claim(&self, bytes: u64) -> Option<Claim> {
+        let mut share = self.shared.room.share();
+        share.set(bytes).then_some(Claim(share))
     }
 
     /// What runs containers.

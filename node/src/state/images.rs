@@ -2,7 +2,7 @@
 
 use ipdc_jobs::ids::Cid;
 use rusqlite::types::Type;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::{Db, StateError};
 
@@ -40,13 +40,36 @@ pub async fn set(db: &Db, source: String, root: Cid) -> Result<(), StateError> {
 pub async fn find(db: &Db, source: String) -> Result<Option<Cid>, StateError> {
     db.call(move |c| {
         let root = "SELECT root FROM images WHERE source = ?";
-        c.query_row(root, [source], |row| {
-            let bytes: Vec<u8> = row.get(0)?;
-            Cid::try_from(bytes).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, error.into())
-            })
-        })
-        .optional()
+        c.query_row(root, [source], |row| cid(row, 0)).optional()
     })
     .await
+}
+
+/// All that were brought in, each with what it was made of; the one that was used last first.
+///
+/// # Errors
+/// When the database fails.
+pub async fn all(db: &Db) -> Result<Vec<(String, Cid)>, StateError> {
+    db.call(|c| {
+        let mut all = c.prepare("SELECT source, root FROM images ORDER BY used DESC")?;
+        let rows = all.query_map([], |row| Ok((row.get(0)?, cid(row, 1)?)))?;
+        rows.collect()
+    })
+    .await
+}
+
+/// Forgets all that was made of whatever and is this image.
+///
+/// # Errors
+/// When the database fails.
+pub async fn forget(db: &Db, root: Cid) -> Result<(), StateError> {
+    db.call(move |c| c.execute("DELETE FROM images WHERE root = ?", [root.to_bytes()]).map(drop))
+        .await
+}
+
+fn cid(row: &Row<'_>, column: usize) -> rusqlite::Result<Cid> {
+    let bytes: Vec<u8> = row.get(column)?;
+    Cid::try_from(bytes).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Blob, error.into())
+    })
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 ///
 /// # Errors
 /// When the stream breaks, or the message is longer than `limit` bytes.
-pub(super) async fn write<T: Serialize>(
+pub async fn write<T: Serialize>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &T,
     limit: usize,
@@ -31,7 +31,7 @@ pub(super) async fn write<T: Serialize>(
 /// # Errors
 /// When the stream breaks or ends. Of kind `InvalidData`, when what comes is too long or no JSON: no
 /// version says that. Of kind `Unsupported`, when it is JSON but not of the form known here.
-pub(super) async fn read<T: DeserializeOwned>(
+pub async fn read<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     limit: usize,
 ) -> io::Result<T> {

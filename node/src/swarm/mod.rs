@@ -23,7 +23,7 @@
 mod admission;
 mod authority;
 mod book;
-mod frame;
+pub mod frame;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 mod open;
@@ -471,7 +471,12 @@ impl Swarm {
 
 /// Who is offered which protocols.
 const OFFERED: gate::Offered = gate::Offered {
-    members: &[Protocol::Mqtt.name(), Protocol::Blocks.name(), Protocol::Peers.name()],
+    members: &[
+        Protocol::Mqtt.name(),
+        Protocol::Blocks.name(),
+        Protocol::Peers.name(),
+        Protocol::Containers.name(),
+    ],
     guests: &[Protocol::Bitswap.name(), visit::IDENTIFY, visit::PING],
 };
 

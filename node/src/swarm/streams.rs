@@ -23,14 +23,21 @@ pub enum Protocol {
     Blocks,
     /// What peers tell each other about themselves and others.
     Peers,
+    /// Containers by hand: orders, and what goes into them and comes out.
+    Containers,
     /// Blocks for guests, and theirs: all that they are offered. Not ours: nobody greets.
     Bitswap,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Protocol; 4] =
-        [Protocol::Mqtt, Protocol::Blocks, Protocol::Peers, Protocol::Bitswap];
+    pub const ALL: [Protocol; 5] = [
+        Protocol::Mqtt,
+        Protocol::Blocks,
+        Protocol::Peers,
+        Protocol::Containers,
+        Protocol::Bitswap,
+    ];
 
     /// Whether both sides say a byte first, so that the opener knows that somebody serves it.
     #[must_use]
@@ -45,6 +52,7 @@ impl Protocol {
             Protocol::Mqtt => "/ipdc/mqtt/1",
             Protocol::Blocks => "/ipdc/blocks/1",
             Protocol::Peers => "/ipdc/peers/1",
+            Protocol::Containers => "/ipdc/containers/1",
             Protocol::Bitswap => "/ipfs/bitswap/1.2.0",
         }
     }

@@ -127,6 +127,22 @@ pub enum Refusal {
         /// Who submitted it.
         submitter: PeerId,
     },
+    /// Nobody said that its containers may be their images' users.
+    #[error(
+        "this node's policy does not let containers of {owner} ({submitter}) run as the users of their images"
+    )]
+    #[diagnostic(
+        code("IPDC-5422"),
+        help(
+            "leave out --root; or the node's owner says `container_root = true` under [policy] in its ipdc.toml"
+        )
+    )]
+    Root {
+        /// Whose it is.
+        owner: String,
+        /// Who asked.
+        submitter: PeerId,
+    },
     /// It asks for the network.
     #[error("this node's policy does not let {owner} ({submitter}) fetch from the network")]
     #[diagnostic(
@@ -162,7 +178,7 @@ impl Refusal {
 
     /// Its stable code.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn stable_code(&self) -> &'static str {
         match self {
             Refusal::Missing(_) => "IPDC-5411",
             Refusal::Forged(_) => "IPDC-5412",
@@ -175,6 +191,7 @@ impl Refusal {
             Refusal::Busy { .. } => "IPDC-5419",
             Refusal::Quota { .. } => "IPDC-5420",
             Refusal::Network { .. } => "IPDC-5421",
+            Refusal::Root { .. } => "IPDC-5422",
             Refusal::Fetch { .. } => "IPDC-5500",
             Refusal::Reach { .. } => "IPDC-5501",
         }

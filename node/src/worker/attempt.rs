@@ -119,9 +119,10 @@ async fn run(
     manifest: FileRef,
     early: &early::Fetched,
 ) -> Result<Payload, TaskError> {
-    let manifest = admit::manifest(&desk.parts, desk.job, manifest, &desk.assignment.holders)
-        .await
-        .map_err(|refusal| failed(FailureClass::Worker, refusal.code(), refusal.to_string()))?;
+    let manifest =
+        admit::manifest(&desk.parts, desk.job, manifest, &desk.assignment.holders).await.map_err(
+            |refusal| failed(FailureClass::Worker, refusal.stable_code(), refusal.to_string()),
+        )?;
     let body = desk.load(&desk.assignment.body).await?;
     let inputs = desk.load(&desk.assignment.inputs).await?;
     let inputs: Vec<Input> = serde_json::from_slice(&inputs).map_err(|error| {

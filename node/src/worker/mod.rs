@@ -16,17 +16,18 @@ mod quota;
 mod room;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::Timelike as _;
 use ipdc_jobs::engine::{
-    CheckedManifest, Grant, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits,
+    CheckedManifest, Grant, Takes, Worker as Machine, WorkerAction, WorkerEvent, WorkerLimits,
     WorkerRecord,
 };
 use ipdc_jobs::ids::{Attempt, Cid, JobId, PeerId, TaskId};
 use ipdc_jobs::message::{Cost, Outcome, ToWorker};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use admit::Claim;
@@ -34,7 +35,7 @@ pub use admit::Refusal;
 use attempt::Running;
 use early::Early;
 use policy::Used;
-pub use policy::{Now, Policy};
+pub use policy::{Now, Policy, Wish};
 use quota::Held;
 pub use room::Room;
 
@@ -90,9 +91,34 @@ pub struct Parts {
 /// The worker of this node.
 #[derive(Clone)]
 pub struct Worker {
-    drain: mpsc::Sender<WorkerEvent>,
+    events: mpsc::Sender<WorkerEvent>,
+    asked: Asked,
     load: watch::Receiver<Load>,
     remembered: Arc<[JobId]>,
+}
+
+/// Who waits for the answer to a [`WorkerEvent::Hold`].
+type Asked = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<Lease>>>>>;
+
+/// Slots and GPUs of this node, for something that is no attempt, until it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    id: u64,
+    /// As the driver knows them.
+    pub gpus: Vec<String>,
+    events: mpsc::Sender<WorkerEvent>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (events, event) = (self.events.clone(), WorkerEvent::LetGo { id: self.id });
+        // Without a runtime the node is gone.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = events.send(event).await;
+            });
+        }
+    }
 }
 
 /// What the worker holds now.
@@ -121,7 +147,7 @@ impl Worker {
         let (events_out, events) = mpsc::channel(EVENT_LIMIT);
         let (checks, checked) = mpsc::channel(EVENT_LIMIT);
         let (load_out, load) = watch::channel(Load::default());
-        let drain = events_out.clone();
+        let (handle, asked) = (events_out.clone(), Asked::default());
         let started = Instant::now();
         let (machine, actions) =
             Machine::new(parts.room.slots, WorkerLimits::default(), Duration::ZERO, recovered);
@@ -139,11 +165,12 @@ impl Worker {
             results,
             running: HashMap::new(),
             early: HashMap::new(),
+            asked: Arc::clone(&asked),
             load: load_out,
         };
         let inbox = Inbox { events, checked, mail, swarm };
         tokio::spawn(desk.run(actions, inbox));
-        Ok(Worker { drain, load, remembered })
+        Ok(Worker { events: handle, asked, load, remembered })
     }
 
     /// The jobs that it remembered when it started: what they left on the disk is still needed.
@@ -158,10 +185,18 @@ impl Worker {
         self.load.borrow().clone()
     }
 
+    /// What something that is no attempt takes of this node, if there is so much; `id` is nobody else's.
+    pub async fn lease(&self, id: u64, takes: Takes) -> Option<Lease> {
+        let (answer, answered) = oneshot::channel();
+        lock(&self.asked).insert(id, answer);
+        self.events.send(WorkerEvent::Hold { id, takes }).await.ok()?;
+        answered.await.ok()?
+    }
+
     /// Hands back what waits, starts nothing more, and returns when nothing runs any more or
     /// after `bound`.
     pub async fn drain(&self, bound: Duration) {
-        let _ = self.drain.send(WorkerEvent::Drain).await;
+        let _ = self.events.send(WorkerEvent::Drain).await;
         let mut load = self.load.clone();
         let idle = load.wait_for(|load| load.running == 0);
         let _ = tokio::time::timeout(bound, idle).await;
@@ -183,6 +218,7 @@ struct Desk {
     results: Held,
     running: HashMap<Key, Running>,
     early: HashMap<JobId, Early>,
+    asked: Asked,
     load: watch::Sender<Load>,
 }
 
@@ -323,8 +359,7 @@ impl Desk {
             let facts = facts.borrow();
             (facts.paused, facts.cpu_others)
         };
-        let time = chrono::Local::now();
-        let now = Now { me: *me, paused, minute: time.hour() * 60 + time.minute(), others };
+        let now = Now { me: *me, paused, minute: minute(), others };
         let used = self.used(&owner, job);
         policy.judge(claim, &owner, used, &now).map_err(|refusal| refusal.to_string())
     }
@@ -399,6 +434,22 @@ impl Desk {
                         let _ = events.send(WorkerEvent::StoreDone { job, roots, error }).await;
                     });
                 }
+                WorkerAction::Held { id, gpus } => {
+                    let name = |gpu: u32| self.parts.gpus.get(gpu as usize);
+                    let lease = gpus.map(|gpus| Lease {
+                        id,
+                        gpus: gpus
+                            .into_iter()
+                            .filter_map(name)
+                            .map(|gpu| gpu.uuid.clone())
+                            .collect(),
+                        events: self.events.clone(),
+                    });
+                    if let Some(asked) = lock(&self.asked).remove(&id) {
+                        // When nobody waits for it any more, it ends here.
+                        let _ = asked.send(lease);
+                    }
+                }
                 WorkerAction::Blame { peer, job } => {
                     self.parts.post.conduct().report(peer, Misdeed::Order(job));
                 }
@@ -417,6 +468,13 @@ impl Desk {
             }
         }
     }
+}
+
+/// The minute of the day, here.
+#[must_use]
+pub fn minute() -> u32 {
+    let time = chrono::Local::now();
+    time.hour() * 60 + time.minute()
 }
 
 /// Holds a job's result, if its owner has room for it.
@@ -487,4 +545,8 @@ fn changes_of(record: WorkerRecord) -> Vec<Change> {
             .collect(),
         WorkerRecord::Gone { job } => vec![Change::ForgetJob { job }],
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -4,6 +4,7 @@
 //! Nothing here reads a clock, a file or the swarm.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipdc_jobs::engine::{Grant, Runtime};
 use ipdc_jobs::fetch::{Range, Reach};
@@ -42,6 +43,24 @@ struct Terms {
     stored: Option<u64>,
     fetch: bool,
     network: bool,
+    containers: u32,
+    container_time: Duration,
+    container_root: bool,
+}
+
+/// What is asked of a node for a container by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of the disk.
+    pub disk: u64,
+    /// How long it is to run.
+    pub time: Duration,
+    /// Whether it is to have a network.
+    pub network: bool,
+    /// Whether it is to run as its image's user.
+    pub root: bool,
 }
 
 /// What an owner has of this node already, but for the job that is judged.
@@ -79,6 +98,9 @@ impl Policy {
             stored,
             fetch,
             network,
+            containers,
+            container_time,
+            container_root,
             owners,
             ..
         } = &config.policy;
@@ -97,6 +119,9 @@ impl Policy {
             stored: above_zero(stored.bytes()),
             fetch: *fetch,
             network: *network,
+            containers: *containers,
+            container_time: *container_time,
+            container_root: *container_root,
         };
         let terms = owners.iter().map(|(name, rule)| (name.clone(), members.with(rule)));
         let private = config.policy.fetch_private.clone();
@@ -176,6 +201,43 @@ impl Policy {
         Ok(Grant { owner, slots: terms.slots, takes: claim.needs.takes })
     }
 
+    /// Whether `renter`, whose certificate names `owner` and who has `used` containers by hand here, may run one more.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn judge_wish(
+        &self,
+        wish: &Wish,
+        renter: PeerId,
+        owner: &str,
+        used: u32,
+        now: &Now,
+    ) -> Result<(), Refusal> {
+        let terms = self.terms(renter, owner);
+        let (owner, submitter) = (owner.to_owned(), renter);
+        if now.paused {
+            return Err(Refusal::Paused);
+        }
+        if !terms.runtimes.contains(&Runtime::Container) {
+            return Err(Refusal::Policy { owner, submitter, runtime: Runtime::Container });
+        }
+        if wish.network && !terms.network {
+            return Err(Refusal::Network { owner, submitter });
+        }
+        if wish.root && !terms.container_root {
+            return Err(Refusal::Root { owner, submitter });
+        }
+        let asked = Limits { memory: wish.memory, time_ms: millis(wish.time), output: wish.disk };
+        within(&asked, &Limits { time_ms: millis(terms.container_time), ..terms.limits })?;
+        if renter != now.me && !terms.hours.has(now.minute) {
+            return Err(Refusal::Hours { owner, hours: terms.hours });
+        }
+        if renter != now.me && terms.idle && now.others > BUSY {
+            return Err(Refusal::Busy { owner });
+        }
+        below("containers by hand", used.into(), Some(terms.containers.into()), &owner)
+    }
+
     /// Whether a job of the `owner` may fetch from where it wants to.
     fn check_reach(
         &self,
@@ -251,6 +313,9 @@ impl Terms {
             stored,
             fetch,
             network,
+            containers,
+            container_time,
+            container_root,
         } = rule;
         let given = &self.limits;
         Terms {
@@ -269,6 +334,9 @@ impl Terms {
             stored: stored.map_or(self.stored, |stored| above_zero(stored.bytes())),
             fetch: fetch.unwrap_or(self.fetch),
             network: network.unwrap_or(self.network),
+            containers: containers.unwrap_or(self.containers),
+            container_time: container_time.unwrap_or(self.container_time),
+            container_root: container_root.unwrap_or(self.container_root),
         }
     }
 }
@@ -332,7 +400,7 @@ mod tests {
     }
 
     fn code(judged: Result<Grant, Refusal>) -> Option<&'static str> {
-        judged.err().map(|refusal| refusal.code())
+        judged.err().map(|refusal| refusal.stable_code())
     }
 
     #[test]
@@ -344,7 +412,7 @@ mod tests {
         for runtime in [Runtime::Process, Runtime::Container] {
             let native = Claim { needs: runs(runtime), ..member.clone() };
             let refused = policy.judge(&native, "ann", Used::default(), &now()).unwrap_err();
-            assert_eq!(refused.code(), "IPDC-5415");
+            assert_eq!(refused.stable_code(), "IPDC-5415");
             assert!(refused.to_string().contains("ann"), "{refused}");
         }
         let limits = Limits { memory: 5 << 30, ..Limits::default() };
@@ -411,7 +479,7 @@ mod tests {
         assert!(stored.starts_with("ann has 1048576 bytes stored here"), "{stored}");
         let room = policy.room(claim.submitter, "ann", 1 << 19);
         assert!(room.check(1 << 19).is_ok());
-        assert_eq!(room.check((1 << 19) + 1).unwrap_err().code(), "IPDC-5420");
+        assert_eq!(room.check((1 << 19) + 1).unwrap_err().stable_code(), "IPDC-5420");
         assert!(policy.room(claim.submitter, "bob", 1 << 40).check(1 << 40).is_ok());
         assert_eq!(policy.jobs_taken_in(now.me, "me"), Some(2));
         assert_eq!(policy.jobs_taken_in(now.me, "bob"), None);
@@ -429,6 +497,40 @@ mod tests {
         let claim = Claim { needs, ..claim.clone() };
         let judged = policy.judge(&claim, "ann", Used::default(), &now());
         assert!(judged.is_ok(), "{judged:?}");
+    }
+
+    #[test]
+    fn containers_by_hand_are_for_whom_the_policy_names_and_within_its_limits() {
+        let renter = peer();
+        let wish = Wish {
+            memory: 1 << 30,
+            disk: 1 << 30,
+            time: Duration::from_secs(3_600),
+            network: false,
+            root: false,
+        };
+        let judge = |toml: &str, wish: Wish, used| {
+            policy(toml).judge_wish(&wish, renter, "ann", used, &now())
+        };
+        assert!(matches!(judge("", wish, 0), Err(Refusal::Policy { .. })), "nobody is named");
+        let ann = "[policy.owners.ann]\nruntimes = [\"container\"]\n";
+        assert!(judge(ann, wish, 3).is_ok());
+        assert!(matches!(judge(ann, wish, 4), Err(Refusal::Quota { most: 4, .. })));
+        let none = format!("{ann}containers = 0");
+        assert!(matches!(judge(&none, wish, 0), Err(Refusal::Quota { most: 0, .. })));
+        let long = Wish { time: Duration::from_secs(9 * 3_600), ..wish };
+        assert!(matches!(judge(ann, long, 0), Err(Refusal::Limit { .. })));
+        assert!(judge(&format!("{ann}container_time = \"1day\""), long, 0).is_ok());
+        let large = Wish { memory: 5 << 30, ..wish };
+        assert!(matches!(judge(ann, large, 0), Err(Refusal::Limit { .. })));
+        let root = Wish { root: true, ..wish };
+        assert!(matches!(judge(ann, root, 0), Err(Refusal::Root { .. })));
+        assert!(judge(&format!("{ann}container_root = true"), root, 0).is_ok());
+        let open = Wish { network: true, ..wish };
+        assert!(matches!(judge(ann, open, 0), Err(Refusal::Network { .. })));
+        let paused = Now { paused: true, ..now() };
+        let paused = policy(ann).judge_wish(&wish, renter, "ann", 0, &paused);
+        assert!(matches!(paused, Err(Refusal::Paused)));
     }
 
     #[test]

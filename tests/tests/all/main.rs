@@ -5,6 +5,7 @@
 
 mod admission;
 mod bitswap;
+mod by_hand;
 mod car;
 mod cl;
 mod controller;

@@ -222,6 +222,30 @@ fn every_operation_that_is_described_answers_as_described() {
 
     caller.call(("post", "/v1/pause"), "/v1/pause", &empty, 200);
     caller.call(("post", "/v1/resume"), "/v1/resume", &empty, 200);
+    // Without an engine: none of it is there, and that is answered as described.
+    caller.call(("get", "/v1/containers"), "/v1/containers?group=web", &none, 200);
+    let request = json!({ "image": file, "ports": [{ "port": 80 }], "env": { "A": "b" } });
+    let said = caller.call(("post", "/v1/containers"), "/v1/containers", &request, 200);
+    let last = String::from_utf8(said.body).unwrap();
+    let last: Value = serde_json::from_str(last.lines().last().unwrap()).unwrap();
+    assert_eq!(last["error"]["code"], "IPDC-5815");
+    let nobody = "/v1/containers/0123456789abcdef";
+    caller.call(("delete", "/v1/containers/{id}"), nobody, &none, 404);
+    for (what, method, body) in [
+        ("extend", "post", json!({ "time_s": 60 })),
+        ("logs", "get", none.clone()),
+        ("ports", "post", json!({ "ports": [{ "port": 80, "carries": "udp" }] })),
+    ] {
+        let template = format!("/v1/containers/{{id}}/{what}");
+        caller.call((method, &template), &format!("{nobody}/{what}"), &body, 404);
+    }
+    let exec = "/v1/containers/{id}/exec";
+    let command = json!({ "command": ["true"] });
+    caller.call(("post", exec), &format!("{nobody}/exec"), &command, 400);
+    caller.call(("get", "/v1/images"), "/v1/images", &none, 200);
+    caller.call(("post", "/v1/images"), "/v1/images", &json!({ "name": "nobody:1" }), 400);
+    caller.call(("delete", "/v1/images/{cid}"), &format!("/v1/images/{file}"), &none, 200);
+
     let invite = json!({ "ttl_s": 60, "uses": 1, "owner": "alice" });
     let invite = caller.call(("post", "/v1/invites"), "/v1/invites", &invite, 200).ok();
     let mut member = Node::joined(invite["token"].as_str().unwrap());

@@ -67,11 +67,8 @@ impl Worker {
 
     /// The slots that attempts share. What is no attempt leaves them one, or they would wait as long as it runs.
     fn slots_of_attempts(&self) -> usize {
-        self.slots.saturating_sub(self.slots_held()).max(1)
-    }
-
-    fn slots_held(&self) -> usize {
-        self.held.values().map(|taken| taken.slots).sum()
+        let held = self.held.values().map(|taken| taken.slots).sum();
+        self.slots.saturating_sub(held).max(1)
     }
 
     /// GPUs for who takes this, if enough are free.
@@ -81,14 +78,12 @@ impl Worker {
         takes.lease(&self.gpus, is_free)
     }
 
-    /// Gives something that is no attempt what it takes, if there is so much. It need not wait for the slots of
-    /// attempts that run: the next one does.
+    /// Gives something that is no attempt the GPUs that it takes, if they are free, and slots: of these others may have
+    /// more than there are, for processors can be shared.
     pub(super) fn hold(&mut self, id: u64, takes: &Takes) {
-        let slots = takes.slots(self.slots);
-        let has_slots = self.slots_held() + slots <= self.slots;
-        let gpus = self.lease(takes).filter(|_| has_slots && !self.draining);
+        let gpus = self.lease(takes).filter(|_| !self.draining);
         if let Some(gpus) = gpus.clone() {
-            self.held.insert(id, Taken { slots, gpus });
+            self.held.insert(id, Taken { slots: takes.slots(self.slots), gpus });
         }
         self.actions.push(WorkerAction::Held { id, gpus });
     }

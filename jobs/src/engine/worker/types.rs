@@ -183,7 +183,7 @@ pub enum WorkerAction {
     Held {
         /// As asked.
         id: u64,
-        /// The GPUs that are its own, by their numbers. None, when there is too little free, or the node stops.
+        /// The GPUs that are its own, by their numbers. None, when too few are free, or the node stops.
         gpus: Option<Vec<u32>>,
     },
     /// Stop the attempt soon; [`WorkerEvent::Finished`] is still due.
