@@ -36,7 +36,7 @@ MEASURE    = $(TARGET)/release/ipdc-bench measure --out bench/RESULTS.md --round
 
 .PHONY: demo test test-all fuzz build-fuzz lint bench bench-peers yardstick build-bench build-tests
 .PHONY: examples examples-rust examples-c examples-as
-.PHONY: setup-docker setup-debootstrap setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
+.PHONY: setup-docker setup-ssh setup-debootstrap setup-cc setup-c++ setup-wasm setup-deny setup-mqtt setup-paho setup-warc setup-python-wasm setup-kubo setup-peers
 
 demo: setup-cc examples-rust
 	cargo build --release --locked -p ipdc-node -p ipdc-bench
@@ -58,7 +58,7 @@ build-fuzz: setup-c++
 	CARGO_INCREMENTAL=0 RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tools/fuzz-rustc \
 	    cargo build --locked --workspace --example libfuzzer --features ipdc-fuzz/libfuzzer
 
-build-tests: setup-cc setup-docker setup-mqtt setup-paho setup-warc setup-python-wasm examples
+build-tests: setup-cc setup-docker setup-ssh setup-mqtt setup-paho setup-warc setup-python-wasm examples
 	cargo build $(DEV)
 
 lint: setup-cc setup-deny
@@ -118,6 +118,9 @@ examples-as:
 setup-docker:
 	@test -n "$$IPDC_TEST_NO_DOCKER" || { command -v dockerd && test -x /bin/busybox; } >/dev/null || \
 	    tools/apt-install docker.io busybox-static
+
+setup-ssh:
+	@command -v ssh-keygen >/dev/null || tools/apt-install openssh-client
 
 # The examples that render are built upon a Debian of this machine's making.
 setup-debootstrap:

@@ -261,7 +261,7 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         me,
         jobs_taken_in: policy.jobs_taken_in(me, &owner),
         owner,
-        keypair,
+        keypair: keypair.clone(),
         db: db.clone(),
         memo: memo.clone(),
         audit: audit.clone(),
@@ -305,7 +305,8 @@ async fn start(home: &Home, config: Config) -> Result<Arc<Node>, NodeError> {
         worker: worker.clone(),
         audit: audit.clone(),
     });
-    let renter = Renter::new(swarm.clone(), rentals.clone(), blocks.clone(), importer.clone());
+    let (host, images) = (rentals.clone(), importer.clone());
+    let renter = Renter::new(swarm.clone(), host, blocks.clone(), images, keypair.clone());
     for (job, bytes) in blocks.store().scratch_jobs() {
         if !controller.controls(job) && !worker.remembered().contains(&job) {
             tracing::info!(%job, bytes, "dropping the scratch files of a job that is over");

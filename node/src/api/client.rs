@@ -31,11 +31,11 @@ use crate::problem::{ErrorBody, Problem, Reported};
 use crate::view::{
     Accepted, AddQuery, Added, Admission, AuditQuery, ByteRange, Cancelled, Collected,
     ContainerList, ContainerLogsQuery, ContainerRequest, ContainerView, ContainersQuery,
-    ContentPath, Delegate, Empty, ExecRequest, Extension, Forward, GiveQuery, Given, Guest,
-    GuestRequest, ImageView, Imported, Interpreter, Invite, InviteRequest, ItemsQuery, JobLogs,
-    JobQuery, JobView, Listing, LogsQuery, NewDir, NewImage, NewInterpreter, PREFIX, Peer, Pin,
-    PortRequest, PortsRequest, Rekeyed, Revocation, Revoked, RunInfo, Starting, Status, Stop,
-    Submission, TaskWork, Unwanted, Usage, WAIT_LIMIT_S,
+    ContentPath, Delegate, Empty, ExecRequest, Extension, GiveQuery, Given, Guest, GuestRequest,
+    ImageView, Imported, Interpreter, Invite, InviteRequest, ItemsQuery, JobLogs, JobQuery,
+    JobView, Listing, LogsQuery, NewDir, NewImage, NewInterpreter, PREFIX, Peer, Pin, PortsRequest,
+    Rekeyed, Revocation, Revoked, RunInfo, Starting, Status, Stop, Submission, TaskWork, Unwanted,
+    Usage, WAIT_LIMIT_S,
 };
 
 /// How long a node may take to answer a request whose body was sent: the slowest checks a whole
@@ -661,16 +661,16 @@ impl Client {
         response.upgrade().await.map_err(|source| self.unreachable(source))
     }
 
-    /// Has ports of a container on this machine's loopback; all of them that are there then.
+    /// Has ports of a container on this machine's loopback, and a way in for SSH.
     ///
     /// # Errors
     /// As [`Client::status`].
     pub async fn forward_ports(
         &self,
         prefix: &str,
-        ports: Vec<PortRequest>,
-    ) -> Result<Vec<Forward>, ClientError> {
-        self.post(&["containers", prefix, "ports"], &PortsRequest { ports }).await
+        request: &PortsRequest,
+    ) -> Result<ContainerView, ClientError> {
+        self.post(&["containers", prefix, "ports"], request).await
     }
 
     /// The images that are known here.

@@ -22,7 +22,7 @@ use super::{ApiError, Failure, PROTOCOL};
 use crate::problem::Problem;
 use crate::view::{
     ContainerList, ContainerLogsQuery, ContainerRequest, ContainerView, ContainersQuery, Empty,
-    ExecRequest, Extension, Forward, ImageView, NewImage, PortsRequest, Starting,
+    ExecRequest, Extension, ImageView, NewImage, PortsRequest, Starting,
 };
 
 /// News of a container that starts which wait to be read: what comes when there is no room is as good when it is left out.
@@ -144,9 +144,9 @@ pub(super) async fn ports(
     State(node): Shared,
     Path(id): Path<String>,
     Json(request): Json<PortsRequest>,
-) -> Answer<Vec<Forward>> {
+) -> Answer<ContainerView> {
     let view = node.renter.find(&id).await?;
-    Ok(Json(node.renter.forward(&view, &request.ports).await?))
+    Ok(Json(node.renter.forward(view, &request).await?))
 }
 
 pub(super) async fn images(State(node): Shared) -> Answer<Vec<ImageView>> {

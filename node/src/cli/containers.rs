@@ -23,7 +23,7 @@ use crate::interrupt::Interrupts;
 use crate::rental::Frame;
 use crate::view::{
     AddQuery, Carried, ContainerList, ContainerRequest, ContainerState, ContainerView, ExecRequest,
-    Forward, PortRequest, Starting,
+    Forward, PortRequest, PortsRequest, Starting,
 };
 
 /// Run containers on nodes of the swarm, and look after them
@@ -91,6 +91,9 @@ pub(super) struct RunContainer {
     /// A port of it that is to be had on this machine's loopback: `80`, `8080:80`, `53/udp`; may be repeated
     #[arg(short = 'p', long = "port", value_name = "[LOCAL:]PORT[/udp]")]
     ports: Vec<PortArg>,
+    /// Let who has a key of this file, a public one, in by SSH; without a command the container waits for that
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
     /// A variable of its environment; may be repeated
     #[arg(short = 'e', long = "env", value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -134,8 +137,8 @@ impl RunContainer {
         };
         let view = interrupts.unless(started).await??;
         drop(progress);
-        for forward in &view.ports {
-            session.output.note(shown(forward));
+        for way in ways(&view) {
+            session.output.note(way);
         }
         if detach {
             return session.output.put(&view);
@@ -175,6 +178,7 @@ impl RunContainer {
             root: self.root,
             group: self.group,
             ports: self.ports.into_iter().map(|PortArg(port)| port).collect(),
+            ssh_keys: self.ssh_key.map(keys).transpose()?,
         })
     }
 }
@@ -195,6 +199,11 @@ pub(super) async fn archive(
     let added = client.add_file(file, AddQuery { pin: false }, &meter);
     let added = progress.during("adding the image", &meter, Some(len), added).await?;
     Ok(Some(FileRef { cid: added.cid, len: added.size }))
+}
+
+/// The keys in a file.
+fn keys(path: PathBuf) -> Result<String, CliError> {
+    std::fs::read_to_string(&path).map_err(CliError::file("read", path))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -225,9 +234,14 @@ impl FromStr for PortArg {
     }
 }
 
-fn shown(forward: &Forward) -> String {
-    let Forward { port, local, carries } = forward;
-    format!("port {port}/{carries} of it is at {local} here")
+/// What is had of a container on this machine.
+fn ways(view: &ContainerView) -> Vec<String> {
+    let ports = view.ports.iter().map(|Forward { port, local, carries }| {
+        format!("port {port}/{carries} of it is at {local} here")
+    });
+    let ssh = view.ssh.iter();
+    let ssh = ssh.map(|local| format!("ssh -p {} ipdc@{}", local.port(), local.ip()));
+    ports.chain(ssh).collect()
 }
 
 impl Answer for ContainerView {
@@ -263,6 +277,7 @@ impl Answer for ContainerList {
             ["CONTAINER", "NODE", "OWNER", "IMAGE", "COMMAND", "GROUP", "STATE", "LEFT", "PORTS"];
         let mut rows = table(&headings);
         for view in &self.containers {
+            let ssh = view.ssh.iter().map(|local| format!("{local}->ssh"));
             let ports = view.ports.iter();
             let ports =
                 ports.map(|Forward { port, local, carries }| format!("{local}->{port}/{carries}"));
@@ -278,7 +293,7 @@ impl Answer for ContainerList {
                     ContainerState::Ended => String::new(),
                     _ => span(Duration::from_secs(view.left_s)),
                 },
-                ports.collect::<Vec<_>>().join(" "),
+                ports.chain(ssh).collect::<Vec<_>>().join(" "),
             ]);
         }
         put_table(to, &rows)
@@ -461,27 +476,32 @@ pub(super) struct Port {
     /// Its port: `80`, `8080:80`, `53/udp`; without one, those that are had now are shown
     #[arg(value_name = "[LOCAL:]PORT[/udp]")]
     ports: Vec<PortArg>,
+    /// Let who has a key of this file, a public one, in by SSH
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
 }
 
 impl Port {
     async fn run(self, session: &Session) -> Result<(), CliError> {
         let ports = self.ports.into_iter().map(|PortArg(port)| port).collect();
-        let forwards = session.client()?.forward_ports(&self.id, ports).await?;
-        session.output.put(&Forwards(forwards))
+        let request = PortsRequest { ports, ssh_keys: self.ssh_key.map(keys).transpose()? };
+        let view = session.client()?.forward_ports(&self.id, &request).await?;
+        session.output.put(&Ways(view))
     }
 }
 
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-struct Forwards(Vec<Forward>);
+struct Ways(ContainerView);
 
-impl Answer for Forwards {
+impl Answer for Ways {
     fn text(&self, to: &mut dyn Write) -> io::Result<()> {
-        self.0.iter().try_for_each(|forward| writeln!(to, "{}", shown(forward)))
+        ways(&self.0).iter().try_for_each(|way| writeln!(to, "{way}"))
     }
 
     fn quiet(&self, to: &mut dyn Write) -> io::Result<()> {
-        self.0.iter().try_for_each(|forward| writeln!(to, "{}", forward.local))
+        let ports = self.0.ports.iter().map(|forward| forward.local);
+        ports.chain(self.0.ssh.iter().copied()).try_for_each(|local| writeln!(to, "{local}"))
     }
 }
 

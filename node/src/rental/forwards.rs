@@ -1,7 +1,7 @@
 //! Ports of containers on the loopback of this machine.
 //!
-//! A connection to one becomes a stream to the container's node, and a sender of datagrams another. They end with the
-//! container, and when this node does: nothing is remembered of them.
+//! A connection to one becomes a stream to the container's node, and a sender of datagrams another; one for SSH is
+//! served here. They end with the container, and when this node does: nothing is remembered of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipdc_jobs::ids::PeerId;
 use tokio::io::{copy_bidirectional, split};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
@@ -19,6 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::agent::{DATAGRAM, read_datagram, write_datagram};
+use super::ssh::Ssh;
 use super::wire::Ask;
 use super::{RentError, Renter};
 use crate::problem::Problem;
@@ -51,25 +51,33 @@ pub(super) struct Forwards {
 
 /// A port that is had here until this is dropped.
 struct Open {
-    forward: Forward,
+    local: SocketAddr,
+    /// The container's port; none, a way in for SSH.
+    of: Option<(NonZeroU16, Carried)>,
     ends: CancellationToken,
     _guard: DropGuard,
 }
 
 /// A port of this machine that nobody connects to yet.
 pub(super) struct Bound {
-    forward: Forward,
-    socket: Socket,
+    local: SocketAddr,
+    way: Way,
 }
 
-enum Socket {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
+/// Where a port of this machine leads.
+enum Way {
+    Tcp(TcpListener, NonZeroU16),
+    Udp(UdpSocket, NonZeroU16),
+    Ssh(TcpListener, Ssh),
 }
 
 impl Forwards {
-    /// Takes ports of this machine.
-    pub(super) async fn bind(&self, ports: &[PortRequest]) -> Result<Vec<Bound>, RentError> {
+    /// Takes ports of this machine, and one for SSH if that is asked for.
+    pub(super) async fn bind(
+        &self,
+        ports: &[PortRequest],
+        ssh: Option<Ssh>,
+    ) -> Result<Vec<Bound>, RentError> {
         let taken: usize = self.open().values().map(Vec::len).sum();
         if taken + ports.len() > PORTS {
             return Err(RentError::TooMany { what: "ports of containers", most: PORTS });
@@ -77,48 +85,72 @@ impl Forwards {
         let mut bound = Vec::new();
         for PortRequest { port, local, carries } in ports {
             let at = local.map_or(0, NonZeroU16::get);
-            let failed = |source| RentError::LocalPort { port: at, carries: *carries, source };
-            let (socket, local) = bind(*carries, at).await.map_err(failed)?;
-            let forward = Forward { port: *port, local, carries: *carries };
-            bound.push(Bound { forward, socket });
+            let way = async {
+                let at = (Ipv4Addr::LOCALHOST, at);
+                Ok(match carries {
+                    Carried::Tcp => Way::Tcp(TcpListener::bind(at).await?, *port),
+                    Carried::Udp => Way::Udp(UdpSocket::bind(at).await?, *port),
+                })
+            };
+            bound.push(Bound::new(way.await, at, *carries)?);
+        }
+        if let Some(ssh) = ssh {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+            let way = listener.map(|listener| Way::Ssh(listener, ssh));
+            bound.push(Bound::new(way, 0, Carried::Tcp)?);
         }
         Ok(bound)
     }
 
-    /// Connects them to a container's; all that it has then.
-    pub(super) fn start(
-        &self,
-        renter: &Renter,
-        view: &ContainerView,
-        bound: Vec<Bound>,
-    ) -> Vec<Forward> {
-        for Bound { forward, socket } in bound {
+    /// Connects them to a container's.
+    pub(super) fn start(&self, renter: &Renter, view: &ContainerView, bound: Vec<Bound>) {
+        for Bound { local, way } in bound {
             let ends = CancellationToken::new();
-            let port = Port {
+            let place = Place {
                 renter: renter.clone(),
                 forwards: self.clone(),
-                node: view.node,
-                id: view.id,
-                port: forward.port,
+                view: view.clone(),
                 ends: ends.clone(),
             };
+            let of = match &way {
+                Way::Tcp(_, port) => Some((*port, Carried::Tcp)),
+                Way::Udp(_, port) => Some((*port, Carried::Udp)),
+                Way::Ssh(..) => None,
+            };
             tokio::spawn(ends.clone().run_until_cancelled_owned(async move {
-                match socket {
-                    Socket::Tcp(listener) => port.carry_connections(listener).await,
-                    Socket::Udp(socket) => port.carry_datagrams(socket).await,
+                match way {
+                    Way::Tcp(listener, port) => {
+                        let carry = |place: Place, connection| place.carry(connection, port);
+                        place.take_connections(listener, carry).await;
+                    }
+                    Way::Ssh(listener, ssh) => {
+                        let serve = |place: Place, connection| {
+                            ssh.clone().serve(place.renter, place.view, connection)
+                        };
+                        place.take_connections(listener, serve).await;
+                    }
+                    Way::Udp(socket, port) => place.carry_datagrams(socket, port).await,
                 }
             }));
-            let open = Open { forward, _guard: ends.clone().drop_guard(), ends };
+            let open = Open { local, of, _guard: ends.clone().drop_guard(), ends };
             self.open().entry(view.id).or_default().push(open);
         }
-        self.of(view.id)
     }
 
-    /// Those of a container.
-    pub(super) fn of(&self, id: ContainerId) -> Vec<Forward> {
+    /// Says in `view` which of the container's there are.
+    pub(super) fn show(&self, view: &mut ContainerView) {
+        (view.ports, view.ssh) = (Vec::new(), Vec::new());
         let open = self.open();
-        let its = open.get(&id).map(Vec::as_slice).unwrap_or_default();
-        its.iter().filter(|open| !open.ends.is_cancelled()).map(|open| open.forward).collect()
+        let its = open.get(&view.id).map(Vec::as_slice).unwrap_or_default();
+        for Open { local, of, .. } in its.iter().filter(|open| !open.ends.is_cancelled()) {
+            match of {
+                Some((port, carries)) => {
+                    let (port, carries) = (*port, *carries);
+                    view.ports.push(Forward { port, local: *local, carries });
+                }
+                None => view.ssh.push(*local),
+            }
+        }
     }
 
     /// Lets go of those of a container.
@@ -136,75 +168,73 @@ impl Forwards {
     }
 }
 
-async fn bind(carries: Carried, port: u16) -> io::Result<(Socket, SocketAddr)> {
-    let at = (Ipv4Addr::LOCALHOST, port);
-    Ok(match carries {
-        Carried::Tcp => {
-            let listener = TcpListener::bind(at).await?;
-            let local = listener.local_addr()?;
-            (Socket::Tcp(listener), local)
-        }
-        Carried::Udp => {
-            let socket = UdpSocket::bind(at).await?;
-            let local = socket.local_addr()?;
-            (Socket::Udp(socket), local)
-        }
-    })
+impl Bound {
+    /// The port that `way` has; `asked` is the one that was asked for.
+    fn new(way: io::Result<Way>, asked: u16, carries: Carried) -> Result<Bound, RentError> {
+        let bound = way.and_then(|way| {
+            let local = match &way {
+                Way::Tcp(listener, _) | Way::Ssh(listener, _) => listener.local_addr()?,
+                Way::Udp(socket, _) => socket.local_addr()?,
+            };
+            Ok(Bound { local, way })
+        });
+        bound.map_err(|source| RentError::LocalPort { port: asked, carries, source })
+    }
 }
 
-/// A container's port.
+/// A container, for its ports.
 #[derive(Clone)]
-struct Port {
+struct Place {
     renter: Renter,
     forwards: Forwards,
-    node: PeerId,
-    id: ContainerId,
-    port: NonZeroU16,
-    /// It is had no more.
+    view: ContainerView,
+    /// This port is had no more.
     ends: CancellationToken,
 }
 
-impl Port {
-    async fn carry_connections(self, listener: TcpListener) {
+impl Place {
+    async fn take_connections<S>(self, listener: TcpListener, serve: impl Fn(Place, TcpStream) -> S)
+    where
+        S: Future<Output = ()> + Send + 'static,
+    {
         loop {
             let Ok((connection, _)) = listener.accept().await else {
                 sleep(PAUSE).await;
                 continue;
             };
-            let port = self.clone();
-            let ends = self.ends.clone();
-            tokio::spawn(ends.run_until_cancelled_owned(port.carry(connection)));
+            let served = serve(self.clone(), connection);
+            tokio::spawn(self.ends.clone().run_until_cancelled_owned(served));
         }
     }
 
-    async fn carry(self, mut connection: TcpStream) {
-        let Some(mut stream) = self.connect(Carried::Tcp).await else { return };
+    async fn carry(self, mut connection: TcpStream, port: NonZeroU16) {
+        let Some(mut stream) = self.connect(Carried::Tcp, port).await else { return };
         let carried = async {
             connection.set_nodelay(true)?;
             copy_bidirectional(&mut connection, &mut stream).await
         };
         if let Err(error) = carried.await {
-            tracing::debug!(container = %self.id, %error, "a connection to a port broke");
+            tracing::debug!(container = %self.view.id, %error, "a connection to a port broke");
         }
     }
 
     /// A stream to the port; none, when there is none, of which who connects hears only that it is closed.
-    async fn connect(&self, carries: Carried) -> Option<BoxStream> {
-        let ask = Ask::Port { id: self.id, port: self.port, carries };
-        match self.renter.open(self.node, &ask).await {
+    async fn connect(&self, carries: Carried, port: NonZeroU16) -> Option<BoxStream> {
+        let id = self.view.id;
+        match self.renter.open(self.view.node, &Ask::Port { id, port, carries }).await {
             Ok(stream) => Some(stream),
             Err(error) => {
                 let problem = Problem::of(&error);
-                tracing::info!(container = %self.id, why = problem.message, "a port was not reached");
+                tracing::info!(container = %id, why = problem.message, "a port was not reached");
                 if GONE.contains(&problem.code.as_str()) {
-                    self.forwards.end(self.id);
+                    self.forwards.end(id);
                 }
                 None
             }
         }
     }
 
-    async fn carry_datagrams(self, socket: UdpSocket) {
+    async fn carry_datagrams(self, socket: UdpSocket, port: NonZeroU16) {
         let socket = Arc::new(socket);
         let mut senders: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
         let mut room = vec![0; DATAGRAM];
@@ -220,52 +250,54 @@ impl Port {
                     continue;
                 }
                 let (sender, datagrams) = mpsc::channel(WAITING);
-                let (port, socket) = (self.clone(), Arc::clone(&socket));
-                let ends = self.ends.clone();
-                let carried = async move { port.carry_of(from, datagrams, &socket).await };
-                tokio::spawn(ends.run_until_cancelled_owned(carried));
+                let (place, socket) = (self.clone(), Arc::clone(&socket));
+                let carried = async move {
+                    if let Some(stream) = place.connect(Carried::Udp, port).await {
+                        carry_of(from, datagrams, &socket, stream).await;
+                    }
+                };
+                tokio::spawn(self.ends.clone().run_until_cancelled_owned(carried));
                 senders.insert(from, sender);
             }
             // What there is no room for is lost.
             let _ = senders[&from].try_send(datagram);
         }
     }
+}
 
-    /// Carries the datagrams of one sender, and those for it.
-    async fn carry_of(
-        self,
-        sender: SocketAddr,
-        mut datagrams: mpsc::Receiver<Vec<u8>>,
-        socket: &UdpSocket,
-    ) {
-        let Some(stream) = self.connect(Carried::Udp).await else { return };
-        let (mut from, mut to) = split(stream);
-        let moved = AtomicU64::new(0);
-        let outwards = async {
-            while let Some(datagram) = datagrams.recv().await {
-                write_datagram(&mut to, &datagram).await?;
-                moved.fetch_add(1, Ordering::Relaxed);
-            }
-            io::Result::Ok(())
-        };
-        let inwards = async {
-            while let Some(datagram) = read_datagram(&mut from).await? {
-                socket.send_to(&datagram, sender).await?;
-                moved.fetch_add(1, Ordering::Relaxed);
-            }
-            io::Result::Ok(())
-        };
-        let quiet = async {
-            let mut before = None;
-            while before != Some(moved.load(Ordering::Relaxed)) {
-                before = Some(moved.load(Ordering::Relaxed));
-                sleep(QUIET).await;
-            }
-        };
-        tokio::select! {
-            _ = outwards => {}
-            _ = inwards => {}
-            () = quiet => {}
+/// Carries the datagrams of one sender, and those for it.
+async fn carry_of(
+    sender: SocketAddr,
+    mut datagrams: mpsc::Receiver<Vec<u8>>,
+    socket: &UdpSocket,
+    stream: BoxStream,
+) {
+    let (mut from, mut to) = split(stream);
+    let moved = AtomicU64::new(0);
+    let outwards = async {
+        while let Some(datagram) = datagrams.recv().await {
+            write_datagram(&mut to, &datagram).await?;
+            moved.fetch_add(1, Ordering::Relaxed);
         }
+        io::Result::Ok(())
+    };
+    let inwards = async {
+        while let Some(datagram) = read_datagram(&mut from).await? {
+            socket.send_to(&datagram, sender).await?;
+            moved.fetch_add(1, Ordering::Relaxed);
+        }
+        io::Result::Ok(())
+    };
+    let quiet = async {
+        let mut before = None;
+        while before != Some(moved.load(Ordering::Relaxed)) {
+            before = Some(moved.load(Ordering::Relaxed));
+            sleep(QUIET).await;
+        }
+    };
+    tokio::select! {
+        _ = outwards => {}
+        _ = inwards => {}
+        () = quiet => {}
     }
 }

@@ -161,6 +161,7 @@ impl Rental {
             since_ms: self.since_ms,
             left_s: self.until.borrow().saturating_duration_since(Instant::now()).as_secs(),
             ports: Vec::new(),
+            ssh: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`mux`], [`agent`] | connections to the ports of one, by a process in it |
 //! | [`renter`] | asks nodes for containers, and for what is in them |
 //! | [`forwards`] | ports of containers on the loopback of this machine |
+//! | [`ssh`] | and a way in for SSH, there too |
 //!
 //! A rental has an owner, what it may take, and an end. It lives as long as its node runs, at most: nothing of it is on
 //! the disk, and whatever happens to the node, [`containers`](crate::containers) removes it. What each node lets whom do
@@ -23,6 +24,7 @@ mod log;
 mod mux;
 mod renter;
 mod session;
+mod ssh;
 mod wire;
 
 use std::num::NonZeroU16;

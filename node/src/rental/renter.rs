@@ -11,10 +11,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use ipdc_jobs::engine::{self, Needs, Runtime, Takes, candidates};
 use ipdc_jobs::ids::{Cid, PeerId};
+use libp2p_identity::Keypair;
 use tokio::io::duplex;
 use tokio::time::{Instant, timeout};
 
-use super::forwards::Forwards;
+use super::forwards::{Bound, Forwards};
+use super::ssh::Ssh;
 use super::wire::{ANSWER_LIMIT, ASK_LIMIT, Answer, Ask, Order};
 use super::{Host, RentError, session};
 use crate::blocks::Blocks;
@@ -26,7 +28,7 @@ use crate::swarm::frame;
 use crate::swarm::streams::{BoxStream, Protocol, Streams as _};
 use crate::view::{
     ContainerId, ContainerList, ContainerRequest, ContainerView, ExecRequest, PortRequest,
-    SilentPeer, Starting,
+    PortsRequest, SilentPeer, Starting,
 };
 
 /// How long a node may take to answer a question.
@@ -45,6 +47,9 @@ const PIPE: usize = 256 << 10;
 const MEMORY: u64 = 512 << 20;
 const DISK: u64 = 1 << 30;
 const TIME: Duration = Duration::from_secs(3_600);
+
+/// What a container runs that is there to get into.
+const STAYS: [&str; 3] = ["sh", "-c", "trap exit TERM; while :; do sleep 3600 & wait; done"];
 
 /// The longest name of a group, in bytes.
 const GROUP_LIMIT: usize = 64;
@@ -65,14 +70,22 @@ struct Shared {
     blocks: Blocks,
     importer: Importer,
     forwards: Forwards,
+    /// This node's, for a host key.
+    identity: Keypair,
 }
 
 impl Renter {
     /// One that asks over `swarm`, and of this node its `host`.
     #[must_use]
-    pub fn new(swarm: Swarm, host: Host, blocks: Blocks, importer: Importer) -> Renter {
+    pub fn new(
+        swarm: Swarm,
+        host: Host,
+        blocks: Blocks,
+        importer: Importer,
+        identity: Keypair,
+    ) -> Renter {
         let forwards = Forwards::default();
-        Renter { shared: Arc::new(Shared { swarm, host, blocks, importer, forwards }) }
+        Renter { shared: Arc::new(Shared { swarm, host, blocks, importer, forwards, identity }) }
     }
 
     /// Runs a container on the node that is named, or on the first of `peers`, by their rank, that does it.
@@ -87,7 +100,7 @@ impl Renter {
     ) -> Result<ContainerView, RentError> {
         check(&request)?;
         // Before anything is begun: it is what goes wrong most.
-        let bound = self.shared.forwards.bind(&request.ports).await?;
+        let bound = self.bind(&request.ports, request.ssh_keys.as_deref()).await?;
         // The blocks of the image stay until a node has them.
         let add = self.shared.blocks.store().add(Tier::Durable);
         let image = self.image(&request, &add).await?;
@@ -108,7 +121,8 @@ impl Renter {
             tell(Starting::Asked(peer));
             match self.run_on(peer, &order, &tell).await {
                 Ok(mut view) => {
-                    view.ports = self.shared.forwards.start(self, &view, bound);
+                    self.shared.forwards.start(self, &view, bound);
+                    self.shared.forwards.show(&mut view);
                     return Ok(view);
                 }
                 Err(error) if request.on.is_some() => return Err(error),
@@ -202,7 +216,7 @@ impl Renter {
             }
         }
         for view in &mut containers {
-            view.ports = self.shared.forwards.of(view.id);
+            self.shared.forwards.show(view);
         }
         containers.sort_by_key(|view| (view.since_ms, view.id));
         ContainerList { containers, silent }
@@ -287,20 +301,31 @@ impl Renter {
         self.open(view.node, &Ask::Exec { id: view.id, command, terminal }).await
     }
 
-    /// Has ports of a container on the loopback of this machine; all of them that are there then.
+    /// Has ports of a container on the loopback of this machine, and a way in for SSH if keys are named.
     ///
     /// # Errors
-    /// When one cannot be used.
+    /// When one cannot be used, or a key is none.
     pub async fn forward(
         &self,
-        view: &ContainerView,
-        ports: &[PortRequest],
-    ) -> Result<Vec<crate::view::Forward>, RentError> {
-        let bound = self.shared.forwards.bind(ports).await?;
-        Ok(self.shared.forwards.start(self, view, bound))
+        mut view: ContainerView,
+        request: &PortsRequest,
+    ) -> Result<ContainerView, RentError> {
+        let bound = self.bind(&request.ports, request.ssh_keys.as_deref()).await?;
+        self.shared.forwards.start(self, &view, bound);
+        self.shared.forwards.show(&mut view);
+        Ok(view)
     }
 
-    /// Whether ports of some container are on the loopback here now.
+    async fn bind(
+        &self,
+        ports: &[PortRequest],
+        keys: Option<&str>,
+    ) -> Result<Vec<Bound>, RentError> {
+        let ssh = keys.map(|keys| Ssh::new(keys, &self.shared.identity)).transpose()?;
+        self.shared.forwards.bind(ports, ssh).await
+    }
+
+    /// Lets go of all ports.
     pub fn stop(&self) {
         self.shared.forwards.end_all();
     }
@@ -379,8 +404,11 @@ fn check(request: &ContainerRequest) -> Result<(), RentError> {
 }
 
 fn order(id: ContainerId, image: Cid, request: &ContainerRequest) -> Order {
-    let ContainerRequest { image: name, command, env, cpus, gpus, gpu_memory, .. } =
+    let ContainerRequest { image: name, mut command, env, cpus, gpus, gpu_memory, .. } =
         request.clone();
+    if command.is_empty() && request.ssh_keys.is_some() {
+        command = STAYS.map(str::to_owned).into();
+    }
     let time = request.time_s.map_or(TIME, Duration::from_secs);
     Order {
         id,

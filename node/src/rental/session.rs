@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bollard::container::LogOutput;
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future};
 use ipdc_jobs::ids::PeerId;
 use tokio::io::{
@@ -28,6 +27,9 @@ use crate::swarm::streams::BoxStream;
 
 /// How long an ask may take to come.
 const ASK_TIME: Duration = Duration::from_secs(10);
+
+/// What one types on a terminal to say that there is no more: Ctrl-D.
+const END_OF_TEXT: [u8; 1] = [4];
 
 /// How often it is said how far an image has come.
 const SAY: Duration = Duration::from_secs(2);
@@ -73,7 +75,7 @@ async fn answer(host: &Host, peer: PeerId, ask: Ask, stream: &mut BoxStream) -> 
             match begun.await {
                 Ok(exec) => {
                     say(stream, &Answer::Open).await?;
-                    return attend(exec, stream).await;
+                    return attend(exec, terminal.is_some(), stream).await;
                 }
                 Err(error) => Err(error),
             }
@@ -169,10 +171,10 @@ async fn logs(rental: &Rental, follow: bool, stream: &mut BoxStream) -> io::Resu
 }
 
 /// Carries what goes into a command and comes out of it, until it has ended.
-async fn attend(exec: Exec, stream: &mut BoxStream) -> io::Result<()> {
+async fn attend(exec: Exec, on_terminal: bool, stream: &mut BoxStream) -> io::Result<()> {
     let Exec { mut output, input, handle } = exec;
     let (from, mut to) = split(stream);
-    let inwards = feed(from, input, &handle);
+    let inwards = feed(from, input, on_terminal, &handle);
     let outwards = async {
         while let Some(said) = output.next().await {
             match said.map_err(io::Error::other)? {
@@ -201,12 +203,15 @@ async fn attend(exec: Exec, stream: &mut BoxStream) -> io::Result<()> {
 async fn feed(
     mut from: impl AsyncRead + Unpin,
     mut input: impl AsyncWrite + Unpin,
+    on_terminal: bool,
     handle: &ExecHandle,
 ) -> io::Result<()> {
     while let Some(frame) = Frame::read(&mut from).await? {
         match frame {
             // That it reads no more is its own affair.
             Frame::Bytes(bytes) => drop(write(&mut input, &bytes).await),
+            // A terminal that is closed ends what runs on it, before it has read all.
+            Frame::Eof if on_terminal => drop(write(&mut input, &END_OF_TEXT).await),
             Frame::Eof => drop(input.shutdown().await),
             Frame::Resize(size) => drop(handle.resize(size.rows, size.columns).await),
             _ => return Err(io::ErrorKind::InvalidData.into()),
@@ -215,7 +220,7 @@ async fn feed(
     Ok(())
 }
 
-async fn write(input: &mut (impl AsyncWrite + Unpin), bytes: &Bytes) -> io::Result<()> {
+async fn write(input: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     input.write_all(bytes).await?;
     input.flush().await
 }

@@ -121,6 +121,9 @@ pub struct ContainerRequest {
     pub group: Option<String>,
     /// Ports of it that are to be had here.
     pub ports: Vec<PortRequest>,
+    /// Public keys of whom may get into it by SSH from here, a line each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_keys: Option<String>,
 }
 
 /// Where a container is in its life.
@@ -202,6 +205,9 @@ pub struct ContainerView {
     /// Its ports on the loopback of the node that was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Forward>,
+    /// Where one gets into it by SSH, on the same loopback.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ssh: Vec<SocketAddr>,
 }
 
 /// A line of the answer to `POST /containers`: the last one says how it ended.
@@ -287,6 +293,9 @@ pub struct ExecRequest {
 pub struct PortsRequest {
     /// Ports of it that are to be had here.
     pub ports: Vec<PortRequest>,
+    /// Public keys of whom may get into it by SSH from here, a line each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh_keys: Option<String>,
 }
 
 /// An image that is known here.

@@ -174,9 +174,9 @@ fn ports_of_a_container_are_had_on_the_loopback_of_who_asked_without_a_network()
     });
 
     // Later, and where nobody listens.
-    let ports = two.container(["port", &id, "9999", "--json"]).run().ok().json();
-    assert_eq!(ports.as_array().unwrap().len(), 3);
-    assert_eq!(get(local(&serde_json::json!({ "ports": ports }), 2)), 0);
+    let view = two.container(["port", &id, "9999", "--json"]).run().ok().json();
+    assert_eq!(view["ports"].as_array().unwrap().len(), 3);
+    assert_eq!(get(local(&view, 2)), 0);
     let _ = two.container(["rm", &id]).run().ok();
     eventually(SOON, "nobody listens any more", || TcpStream::connect(at).is_err().then_some(()));
 }
@@ -323,4 +323,39 @@ fn images_are_kept_by_name_and_run_anywhere_by_cid() {
     let wrong = two.asks.folder().join("wrong.tar");
     fs::write(&wrong, "no image").unwrap();
     let _ = two.container(["run", "wrong.tar"]).run().failed(2, &["IPDC-5817"]);
+}
+
+#[test]
+fn who_has_the_key_gets_in_by_ssh_and_nobody_else() {
+    let Some(two) = two(OPEN) else { return };
+    for name in ["mine", "other"] {
+        let made = Program::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", name]);
+        let _ = made.dir(two.asks.folder()).run().ok();
+    }
+    let _ = two.container(["run", "--ssh-key", "mine", "base.tar"]).run().failed(2, &[".pub"]);
+    // Without a command it stays.
+    let id = two.run(["--ssh-key", "mine.pub", "base.tar"]);
+    let view = two.seen(&two.asks, &id).unwrap();
+    let at: SocketAddr = view["ssh"][0].as_str().unwrap().parse().unwrap();
+    let ssh = |key: &str| {
+        let options = ["BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=no"];
+        let options = options.iter().flat_map(|option| ["-o", option]);
+        let port = at.port().to_string();
+        let ssh = Program::new("ssh").args(["-F", "none", "-p", &port, "-i", key]).args(options);
+        let known = two.asks.folder().join("known_hosts");
+        ssh.args(["-o", &format!("UserKnownHostsFile={}", known.display())])
+            .dir(two.asks.folder())
+            .within(SOON)
+    };
+    let ran = ssh("mine").args(["me@127.0.0.1", "echo out; echo err >&2; id -u; exit 5"]).run();
+    let ran = ran.failed(5, &["err"]);
+    assert!(ran.text().starts_with("out\n") && !ran.text().ends_with("\n0"), "{ran}");
+    let piped =
+        ssh("mine").args(["me@127.0.0.1", "tr a-z A-Z"]).stdin("hello\n".repeat(50_000)).run();
+    assert_eq!(piped.ok().text().lines().filter(|line| *line == "HELLO").count(), 50_000);
+    let shell = ssh("mine").args(["-tt", "me@127.0.0.1"]).stdin("tty; exit\n").run().ok();
+    assert!(shell.text().contains("/dev/pts/"), "{shell}");
+    let _ = ssh("other").args(["me@127.0.0.1", "true"]).run().failed(255, &["Permission denied"]);
+    let _ = two.container(["rm", &id]).run().ok();
+    let _ = ssh("mine").args(["me@127.0.0.1", "true"]).run().failed(255, &[]);
 }
