@@ -41,11 +41,15 @@ pub(super) fn bytes(
 }
 
 /// The picture in `file`, or why it is none.
-fn decode(file: &FileRef, host: &dyn Host) -> Result<Result<DynamicImage, String>, TaskError> {
+fn decode(
+    file: &FileRef,
+    holders: &[PeerId],
+    host: &dyn Host,
+) -> Result<Result<DynamicImage, String>, TaskError> {
     if file.len > FILE_LIMIT {
         return Ok(Err(format!("it has {} bytes; at most {FILE_LIMIT} are looked at", file.len)));
     }
-    let bytes = bytes(file, &[], host)?;
+    let bytes = bytes(file, holders, host)?;
     let read = || {
         let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
         let mut limits = Limits::default();
@@ -58,7 +62,7 @@ fn decode(file: &FileRef, host: &dyn Host) -> Result<Result<DynamicImage, String
 
 /// A small picture of that in `file`; none, when it is none that is known.
 pub(super) fn thumbnail(file: &FileRef, host: &dyn Host) -> Result<Option<FileRef>, TaskError> {
-    let Ok(picture) = decode(file, host)? else { return Ok(None) };
+    let Ok(picture) = decode(file, &[], host)? else { return Ok(None) };
     let small = picture.thumbnail(THUMBNAIL, THUMBNAIL);
     // 16 bits a channel are more than a thumbnail needs.
     let small = if small.color().has_alpha() {
@@ -69,18 +73,28 @@ pub(super) fn thumbnail(file: &FileRef, host: &dyn Host) -> Result<Option<FileRe
     write(&small, ImageFormat::Png, host).map(Some)
 }
 
+/// A tile of a frame.
+pub(super) struct Tile<'a> {
+    /// Where it belongs.
+    pub(super) place: Place,
+    /// Its picture.
+    pub(super) file: FileRef,
+    /// Who has that.
+    pub(super) holders: &'a [PeerId],
+}
+
 /// A frame of this size from its tiles: each a picture of its place alone, or of all the frame.
 pub(super) fn compose(
     name: &str,
     size: (u32, u32),
-    tiles: &[(Place, FileRef)],
+    tiles: &[Tile<'_>],
     host: &dyn Host,
 ) -> Result<FileRef, TaskError> {
     let format = ImageFormat::from_path(name);
     let format = format.map_err(|error| error::no_tile(name, &error.to_string()))?;
     let mut frame: Option<Frame> = None;
-    for (place, file) in tiles {
-        let tile = decode(file, host)?.map_err(|why| error::no_tile(name, &why))?;
+    for Tile { place, file, holders } in tiles {
+        let tile = decode(file, holders, host)?.map_err(|why| error::no_tile(name, &why))?;
         let frame = frame.get_or_insert_with(|| Frame::like(&tile, size));
         frame.put(&tile, *place).map_err(|why| error::no_tile(name, &why))?;
     }

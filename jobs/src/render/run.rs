@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::code::{Code, Container};
-use crate::ids::FileRef;
+use crate::ids::{Cid, FileRef, TaskId};
 use crate::kind::{self, Call, Calls, Given, Host, TaskError};
 use crate::message::{Input, Payload};
 use crate::record::{self, Records};
@@ -16,7 +16,7 @@ use super::config::{Config, FRAMES};
 use super::error;
 use super::fill::Values;
 use super::output::{End, Output};
-use super::picture;
+use super::picture::{self, Tile};
 use super::plan::Body;
 
 /// Runs a task.
@@ -70,18 +70,21 @@ fn compose(
     let corrupt = || error::corrupt("the task");
     let tiles = config.tiles.ok_or_else(corrupt)?;
     let mut pieces = Vec::with_capacity(inputs.len());
+    let mut makers = Makers::new();
     for (n, input) in (0..).zip(inputs) {
         match read(input, host)?.end {
             End::Done { files, .. } => {
                 let (_, file) = files.first_key_value().ok_or_else(corrupt)?;
-                pieces.push((tiles.place(n), *file));
+                makers.insert(file.cid, input.task);
+                pieces.push(Tile { place: tiles.place(n), file: *file, holders: &input.holders });
             }
             _ => return Ok(Output::of(End::Skipped { without: format!("its tile {n} failed") })),
         }
     }
     let name = config.files_of(frame).into_iter().next().ok_or_else(corrupt)?;
     let began = host.elapsed();
-    let file = picture::compose(&name, (tiles.width, tiles.height), &pieces, host)?;
+    let file = picture::compose(&name, (tiles.width, tiles.height), &pieces, host);
+    let file = file.map_err(|error| lost(error, &makers))?;
     let thumbnail = picture::thumbnail(&file, host)?;
     let thumbnails = thumbnail.map(|thumbnail| (frame, thumbnail)).into_iter().collect();
     let ms = millis(host.elapsed() - began);
@@ -91,10 +94,13 @@ fn compose(
 /// Makes one thing of all frames.
 fn assemble(config: &Config, inputs: &[Input], host: &dyn Host) -> Result<Output, TaskError> {
     let step = config.assemble.as_ref().ok_or_else(|| error::corrupt("the task"))?;
-    let (mut frames, mut failed) = (Vec::new(), 0);
+    let (mut frames, mut failed, mut makers) = (Vec::new(), 0, Makers::new());
     for input in inputs {
         match read(input, host)?.end {
-            End::Done { files, .. } => frames.extend(files),
+            End::Done { files, .. } => {
+                makers.extend(files.values().map(|file| (file.cid, input.task)));
+                frames.extend(files);
+            }
             _ => failed += 1,
         }
     }
@@ -110,21 +116,31 @@ fn assemble(config: &Config, inputs: &[Input], host: &dyn Host) -> Result<Output
         .with("count", numbers.len() as u32);
     let (container, outputs) = step.filled(&values);
     let frames = frames.into_iter().map(|(name, file)| (format!("{FRAMES}/{name}"), file));
-    let (files, ms) = run(container, config.given(frames), &outputs, host)?;
+    let ran = run(container, config.given(frames), &outputs, host);
+    let (files, ms) = ran.map_err(|error| lost(error, &makers))?;
     Ok(Output { ms, ..Output::of(End::Done { files, thumbnails: BTreeMap::new() }) })
+}
+
+/// Which task made which file.
+type Makers = BTreeMap<Cid, TaskId>;
+
+/// Of a file that nobody has: which task is to make it again, if one did.
+fn lost(error: TaskError, makers: &Makers) -> TaskError {
+    match error {
+        TaskError::Missing { file, message, .. } => {
+            let task = makers.get(&file.cid).copied();
+            TaskError::Missing { file, task, message }
+        }
+        other => other,
+    }
 }
 
 /// What an earlier task gave.
 fn read(input: &Input, host: &dyn Host) -> Result<Output, TaskError> {
-    let lost = |error: TaskError| match error {
-        TaskError::Missing { file, message, .. } => {
-            TaskError::Missing { file, task: Some(input.task), message }
-        }
-        other => other,
-    };
     let text = match &input.payload {
         Payload::Inline(text) => text.clone(),
-        Payload::File(file) => picture::bytes(file, &input.holders, host).map_err(lost)?,
+        Payload::File(file) => picture::bytes(file, &input.holders, host)
+            .map_err(|error| lost(error, &[(file.cid, input.task)].into()))?,
     };
     Output::decode(&text).ok_or_else(|| error::corrupt("what a task gave"))
 }

@@ -15,10 +15,11 @@ use super::plan::{self, Body};
 use super::*;
 use crate::fake::{Last, World};
 use crate::ids::TaskId;
-use crate::kind::{Failure, Step};
+use crate::kind::{Failure, Step, TaskError};
 use crate::log::Log;
 use crate::manifest::Limits;
 use crate::memo::MemoKey;
+use crate::message::{Input, Payload};
 use crate::spec::{self, Overrides};
 
 const WHOLE: &str = r#"
@@ -154,22 +155,24 @@ fn picture(world: &World, size: (u32, u32), colour: [u8; 3]) -> crate::ids::File
 #[test]
 fn tiles_of_their_own_size_or_of_the_frame_s_make_the_frame() {
     let world = World::new();
-    let place = |left, right| Place { left, top: 0, right, bottom: 5 };
+    let tile = |left, right, file| super::picture::Tile {
+        place: Place { left, top: 0, right, bottom: 5 },
+        file,
+        holders: &[],
+    };
     let (red, blue) = ([200, 0, 0], [0, 0, 200]);
-    let tiles = [
-        (place(0, 4), picture(&world, (4, 5), red)),
-        (place(4, 10), picture(&world, (10, 5), blue)),
-    ];
+    let tiles =
+        [tile(0, 4, picture(&world, (4, 5), red)), tile(4, 10, picture(&world, (10, 5), blue))];
     let frame = super::picture::compose("a.png", (10, 5), &tiles, &world).unwrap();
     let frame = super::picture::bytes(&frame, &[], &world).unwrap();
     let frame = image::load_from_memory(&frame).unwrap().to_rgb8();
     assert_eq!(frame.dimensions(), (10, 5));
     assert_eq!((frame[(3, 4)], frame[(4, 0)]), (Rgb(red), Rgb(blue)));
 
-    let wrong = [(place(0, 4), picture(&world, (3, 5), red))];
+    let wrong = [tile(0, 4, picture(&world, (3, 5), red))];
     let error = super::picture::compose("a.png", (10, 5), &wrong, &world).unwrap_err();
     assert!(error.to_string().contains("3×5 pixels; expected 4×5"), "{error}");
-    let no_picture = [(place(0, 4), world.put(b"text"))];
+    let no_picture = [tile(0, 4, world.put(b"text"))];
     assert!(super::picture::compose("a.png", (10, 5), &no_picture, &world).is_err());
     assert_eq!(super::picture::thumbnail(&world.put(b"text"), &world).unwrap(), None);
     let small = super::picture::thumbnail(&picture(&world, (512, 100), red), &world).unwrap();
@@ -235,4 +238,23 @@ fn a_frame_is_remembered_by_what_makes_it_and_by_nothing_else() {
     let mut other = config.clone();
     other.files.pop_first();
     assert_ne!(key(&config, 1), key(&other, 1));
+}
+
+#[test]
+fn a_tile_that_nobody_has_any_more_is_asked_for_by_the_task_that_made_it() {
+    let tiles = "tiles = { columns = 2, rows = 1, width = 9, height = 4 }\nframes";
+    let toml = WHOLE.replace("paint", "paint{tile}").replace("frames", tiles).replace("1-4", "5");
+    let (config, world) = (checked(&toml).unwrap(), World::new());
+    let gone = crate::ids::FileRef { cid: crate::ids::cid_of(crate::ids::CODEC_RAW, b"?"), len: 1 };
+    let input = |task, file| {
+        let files = [("f005.png".to_owned(), file)].into();
+        let output = Output::of(End::Done { files, thumbnails: Default::default() });
+        let payload = Payload::Inline(output.encode());
+        Input { task: TaskId(task), payload, holders: Vec::new() }
+    };
+    let inputs = [input(0, picture(&world, (4, 4), [1, 2, 3])), input(1, gone)];
+    let error =
+        super::run::task(&config, &Body::Compose { frame: 5 }, &inputs, &world).unwrap_err();
+    let TaskError::Missing { file, task, .. } = error else { panic!("{error}") };
+    assert_eq!((*file, task), (gone, Some(TaskId(1))));
 }

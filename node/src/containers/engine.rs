@@ -164,7 +164,15 @@ impl Engine {
     }
 
     async fn look(&self) {
-        let now = match timeout(LOOK_LIMIT, look(&self.options().socket)).await {
+        let before = self.seen();
+        let looked = timeout(LOOK_LIMIT, async {
+            match &before {
+                // Asked in the version that was agreed on then.
+                Seen::There { docker, .. } => look(docker.clone()).await,
+                Seen::Not(_) => look(connect(&self.options().socket).await?).await,
+            }
+        });
+        let now = match looked.await {
             Ok(Ok((docker, about))) => Seen::There { docker, about },
             Ok(Err(error)) => Seen::Not(explain(&self.options().socket, &error)),
             Err(_) => Seen::Not(format!(
@@ -173,7 +181,6 @@ impl Engine {
                 LOOK_LIMIT.as_secs()
             )),
         };
-        let before = self.seen();
         if let (Seen::Not(_), Seen::There { docker, about }) = (&before, &now) {
             tracing::info!(engine = about, "the container engine answers");
             let is_over = |container: &str| !lock(&self.shared.current).contains(container);
@@ -194,10 +201,13 @@ impl Engine {
     }
 }
 
-async fn look(socket: &Path) -> Result<(Docker, String), Error> {
+async fn connect(socket: &Path) -> Result<Docker, Error> {
     let socket = socket.to_string_lossy();
     let docker = Docker::connect_with_unix(&socket, ANSWER.as_secs(), API_DEFAULT_VERSION)?;
-    let docker = docker.negotiate_version().await?;
+    docker.negotiate_version().await
+}
+
+async fn look(docker: Docker) -> Result<(Docker, String), Error> {
     let version = docker.version().await?;
     let components = version.components.unwrap_or_default();
     let is_podman = components.iter().any(|component| component.name.contains("Podman"));
