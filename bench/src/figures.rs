@@ -38,6 +38,7 @@ pub(crate) enum Figure {
     Transfer,
     RenderOverhead,
     RenderAgain,
+    ImageArrival,
     ImageTransfer,
 }
 
@@ -222,6 +223,12 @@ pub(crate) const TABLES: &[Table] = &[
                 10.0,
             ),
             Row::at_most(Figure::RenderAgain, "the same again, containers started", "", 0.0),
+            Row::at_least(
+                Figure::ImageArrival,
+                "image of 200 MB to a second node, rate / that of a file",
+                "×",
+                0.5,
+            ),
             Row::at_least(
                 Figure::ImageTransfer,
                 "image of 200 MB to the engine of a second node, rate / that of a file",

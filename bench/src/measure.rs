@@ -85,7 +85,7 @@ const PARTS: &[Part] = &[
     Part { figures: &[Figure::Ingest], measure: transfer::ingest },
     Part { figures: &[Figure::Transfer], measure: transfer::node_to_node },
     Part { figures: &[Figure::RenderOverhead, Figure::RenderAgain], measure: render::frames },
-    Part { figures: &[Figure::ImageTransfer], measure: render::image },
+    Part { figures: &[Figure::ImageArrival, Figure::ImageTransfer], measure: render::image },
     Part { figures: &[Figure::Spark], measure: peers::spark },
     Part { figures: &[Figure::Dask], measure: peers::dask },
     Part { figures: &[Figure::Ray], measure: peers::ray },

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ipdc_tests::engine::{BASE, next_second};
@@ -99,7 +98,7 @@ pub(super) fn image(bench: &Bench, noted: &mut Noted) {
     other.start();
     node.wait_peers(1);
     let _ = node.cli(["pause"]).run().ok();
-    let (mut rounds, mut loads) = (Rounds::default(), Vec::new());
+    let (mut arrivals, mut rounds, mut loads) = (Rounds::default(), Rounds::default(), Vec::new());
     let archive = node.folder().join("image.tar");
     let archive = archive.to_str().expect("a temp folder's path");
     for round in 0..bench.rounds {
@@ -114,13 +113,22 @@ pub(super) fn image(bench: &Bench, noted: &mut Noted) {
         let second = took(&node, &name, "second");
         let file = node.folder().join("file");
         fs::write(&file, random()).expect("a writable folder");
-        rounds.add(first - second, bulk(&node, &other, &file));
+        let added = node.cli(["add", "--quiet"]).arg(&file).within(LONG).run().ok();
+        let bulk = pinned(&other, added.text());
+        rounds.add(first - second, bulk);
+        // Another, that is not asked for by an engine.
+        let name = format!("blocks:{round}");
+        engine.import(&name, &[("big", &random())]);
+        let image = node.cli(["images", "add", &name]).within(LONG).run().ok();
+        arrivals.add(pinned(&other, image.text()), bulk);
     }
     let remark = format!(
         "{}; ours is a job that needs the image less one that has it; `docker load` of it alone takes {:.2} s",
         rounds.describe(),
         median(loads)
     );
+    let arrived = reached(arrivals.yardstick_over_ours(), arrivals.describe());
+    noted.insert(Figure::ImageArrival, arrived);
     noted.insert(Figure::ImageTransfer, reached(rounds.yardstick_over_ours(), remark));
 }
 
@@ -142,9 +150,7 @@ fn took(node: &Node, image: &str, name: &str) -> f64 {
     view["seconds"].as_f64().expect("a job's time")
 }
 
-/// How long a file takes to be pinned on the other node, in seconds.
-fn bulk(node: &Node, other: &Node, file: &Path) -> f64 {
-    let added = node.cli(["add", "--quiet"]).arg(file).within(LONG).run().ok();
-    let pinned = other.cli(["pin", added.text()]).within(LONG).run().ok();
-    pinned.took.as_secs_f64()
+/// How long something takes to be pinned on a node, in seconds.
+fn pinned(node: &Node, cid: &str) -> f64 {
+    node.cli(["pin", cid]).within(LONG).run().ok().took.as_secs_f64()
 }

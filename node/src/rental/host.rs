@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipdc_jobs::ids::PeerId;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -185,8 +186,23 @@ impl Host {
         let stopping = host.shared.stopping.clone();
         // What is more is somebody's crowd of connections, and no misdeed of its node.
         let serving = serve_each(incoming, STREAMS_A_PEER, |_| {}, serve);
-        tokio::spawn(stopping.run_until_cancelled_owned(serving));
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(serving));
+        let cutting = host.clone().cut_off();
+        tokio::spawn(stopping.run_until_cancelled_owned(cutting));
         host
+    }
+
+    /// Ends the containers of who is no member any more.
+    async fn cut_off(self) {
+        let mut events = self.shared.parts.swarm.events();
+        while !matches!(events.recv().await, Err(RecvError::Closed)) {
+            let swarm = &self.shared.parts.swarm;
+            for rental in self.rentals().values() {
+                if swarm.owner(rental.renter).is_none() {
+                    rental.stop.cancel();
+                }
+            }
+        }
     }
 
     /// Ends all containers, and takes no more orders.
@@ -288,6 +304,7 @@ impl Host {
     fn admit(&self, mut order: Order, renter: PeerId) -> Result<Arc<Rental>, RentError> {
         let Parts { swarm, .. } = &self.shared.parts;
         let owner = swarm.owner(renter).ok_or(Refusal::Stranger(renter))?;
+        order.check()?;
         order.name.truncate(order.name.floor_char_boundary(NAME_LIMIT));
         let time = Duration::from_millis(order.time_ms);
         let mut rentals = self.rentals();
@@ -450,6 +467,8 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
             self.rental.stop.cancel();
+            let why = Some("it did not begin".to_owned());
+            self.rental.stage.send_replace(Stage::Ended { code: None, why });
             self.host.rentals().remove(&self.rental.id());
         }
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use ipdc_jobs::engine::{self, Needs, Runtime, Takes, candidates};
 use ipdc_jobs::ids::{Cid, PeerId};
 use libp2p_identity::Keypair;
@@ -25,7 +25,7 @@ use crate::containers::Importer;
 use crate::problem::{Detail, Problem};
 use crate::swarm::Swarm;
 use crate::swarm::frame;
-use crate::swarm::streams::{BoxStream, Protocol, Streams as _};
+use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use crate::view::{
     ContainerId, ContainerList, ContainerRequest, ContainerView, ExecRequest, PortRequest,
     PortsRequest, SilentPeer, Starting,
@@ -50,13 +50,6 @@ const TIME: Duration = Duration::from_secs(3_600);
 
 /// What a container runs that is there to get into.
 const STAYS: [&str; 3] = ["sh", "-c", "trap exit TERM; while :; do sleep 3600 & wait; done"];
-
-/// The longest name of a group, in bytes.
-const GROUP_LIMIT: usize = 64;
-
-/// What a container takes of a node at most.
-const CPUS_LIMIT: u32 = 1_024;
-const GPUS_LIMIT: u32 = 64;
 
 /// Asks nodes for containers. Clones share it.
 #[derive(Clone)]
@@ -98,7 +91,9 @@ impl Renter {
         peers: Vec<(PeerId, engine::PeerFacts)>,
         tell: impl Fn(Starting),
     ) -> Result<ContainerView, RentError> {
-        check(&request)?;
+        if request.image.is_empty() {
+            return Err(RentError::Wrong("a container has an image".to_owned()));
+        }
         // Before anything is begun: it is what goes wrong most.
         let bound = self.bind(&request.ports, request.ssh_keys.as_deref()).await?;
         // The blocks of the image stay until a node has them.
@@ -106,6 +101,7 @@ impl Renter {
         let image = self.image(&request, &add).await?;
         let id = ContainerId(rand::random());
         let order = order(id, image, &request);
+        order.check()?;
         let mut why = Vec::new();
         let able = match request.on {
             Some(peer) => vec![peer],
@@ -187,39 +183,45 @@ impl Renter {
 
     /// The containers of this node's owner, and all that run on this node.
     pub async fn list(&self) -> ContainerList {
-        let mut peers = self.shared.swarm.connected();
-        peers.push(self.me());
-        let asked = peers.into_iter().map(async |peer| {
-            let listed = async {
-                let mut stream = self.ask(peer, &Ask::List).await?;
-                match self.answer(peer, &mut stream).await? {
-                    Answer::Containers(listed) => Ok(listed),
-                    Answer::Refused(problem) => Err(RentError::told(problem)),
-                    _ => Err(unexpected(peer)),
-                }
-            };
-            let silent = || Err(RentError::Answer { peer, why: "it says nothing".to_owned() });
-            (peer, timeout(LISTING, listed).await.unwrap_or_else(|_| silent()))
-        });
         let (mut containers, mut silent) = (Vec::new(), Vec::new());
-        for (peer, listed) in join_all(asked).await {
+        let mut heard = self.hear_all();
+        while let Some((peer, listed)) = heard.next().await {
             match listed {
-                // A node speaks for itself only.
-                Ok(listed) => {
-                    containers.extend(listed.into_iter().filter(|view| view.node == peer))
-                }
-                // A node of an earlier version has none.
-                Err(RentError::Stream(crate::swarm::streams::StreamError::Unsupported {
-                    ..
-                })) => {}
+                Ok(listed) => containers.extend(listed),
                 Err(error) => silent.push(SilentPeer { peer, why: error.to_string() }),
             }
         }
-        for view in &mut containers {
-            self.shared.forwards.show(view);
-        }
-        containers.sort_by_key(|view| (view.since_ms, view.id));
+        containers.sort_by_key(|view: &ContainerView| (view.since_ms, view.id));
         ContainerList { containers, silent }
+    }
+
+    /// What each node has, as they answer.
+    fn hear_all(&self) -> impl Stream<Item = (PeerId, Result<Vec<ContainerView>, RentError>)> + '_ {
+        let peers = self.shared.swarm.connected().into_iter().chain([self.me()]);
+        let asked = peers.map(async |peer| {
+            let silent = RentError::Answer { peer, why: "it says nothing".to_owned() };
+            let heard = timeout(LISTING, self.hear(peer)).await;
+            (peer, heard.unwrap_or(Err(silent)))
+        });
+        asked.collect::<FuturesUnordered<_>>()
+    }
+
+    /// What one node has.
+    async fn hear(&self, peer: PeerId) -> Result<Vec<ContainerView>, RentError> {
+        let mut stream = match self.ask(peer, &Ask::List).await {
+            // A node of an earlier version has none.
+            Err(RentError::Stream(StreamError::Unsupported { .. })) => return Ok(Vec::new()),
+            asked => asked?,
+        };
+        let mut listed = match self.answer(peer, &mut stream).await? {
+            Answer::Containers(listed) => listed,
+            Answer::Refused(problem) => return Err(RentError::told(problem)),
+            _ => return Err(unexpected(peer)),
+        };
+        // A node speaks for itself only.
+        listed.retain(|view| view.node == peer);
+        listed.iter_mut().for_each(|view| self.shared.forwards.show(view));
+        Ok(listed)
     }
 
     /// The container whose ID is, or begins with, `text`, of those that [`Renter::list`] has.
@@ -227,20 +229,34 @@ impl Renter {
     /// # Errors
     /// When there is none, or more than one.
     pub async fn find(&self, text: &str) -> Result<ContainerView, RentError> {
-        let is_beginning = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let ContainerList { containers, silent } = self.list().await;
-        let begins = |view: &ContainerView| is_beginning && view.id.to_string().starts_with(text);
-        let mut found = containers.into_iter().filter(begins);
-        match (found.next(), found.next()) {
-            (Some(view), None) => Ok(view),
-            (Some(_), Some(_)) => Err(RentError::Ambiguous(text.to_owned())),
-            (None, _) if silent.is_empty() => Err(RentError::Unknown(text.to_owned())),
-            (None, _) => {
-                let silent: Vec<_> = silent.iter().map(|silent| silent.peer.to_string()).collect();
+        let unknown = || RentError::Unknown(text.to_owned());
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(unknown());
+        }
+        let whole = text.parse::<ContainerId>().ok();
+        let (mut found, mut silent) = (Vec::new(), Vec::new());
+        let mut heard = self.hear_all();
+        while let Some((peer, listed)) = heard.next().await {
+            let Ok(listed) = listed else {
+                silent.push(peer.to_string());
+                continue;
+            };
+            let begins = |view: &ContainerView| view.id.to_string().starts_with(text);
+            found.extend(listed.into_iter().filter(begins));
+            // Who is slow may have others that begin so, but no other that is it.
+            if let Some(at) = found.iter().position(|view| Some(view.id) == whole) {
+                return Ok(found.swap_remove(at));
+            }
+        }
+        match (found.pop(), found.is_empty(), silent.is_empty()) {
+            (Some(view), true, _) => Ok(view),
+            (Some(_), false, _) => Err(RentError::Ambiguous(text.to_owned())),
+            (None, _, true) => Err(unknown()),
+            (None, _, false) => {
                 let silent = silent.join(", ");
-                Err(RentError::Unknown(format!(
-                    "{text}, unless one of these has it, which do not answer: {silent}"
-                )))
+                let but =
+                    format!("{text}, unless one of these has it, which do not answer: {silent}");
+                Err(RentError::Unknown(but))
             }
         }
     }
@@ -370,37 +386,6 @@ impl Renter {
 
 fn unexpected(peer: PeerId) -> RentError {
     RentError::Answer { peer, why: "it answers something else".to_owned() }
-}
-
-/// What is wrong with a request, as far as this node can see.
-fn check(request: &ContainerRequest) -> Result<(), RentError> {
-    let wrong = |what: &str| Err(RentError::Wrong(what.to_owned()));
-    if request.image.is_empty() {
-        return wrong("a container has an image");
-    }
-    if request.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        return wrong("the name of a variable is not empty and has no `=`");
-    }
-    if request.cpus.is_some_and(|cpus| cpus == 0 || cpus > CPUS_LIMIT) {
-        return wrong("a container has 1 to 1024 processors");
-    }
-    if request.gpus > GPUS_LIMIT {
-        return wrong("a container has at most 64 GPUs");
-    }
-    if request.memory.is_some_and(|memory| memory < 6 << 20) {
-        return wrong("a container has at least 6 MiB of memory");
-    }
-    if request.time_s == Some(0) {
-        return wrong("a container runs for a second at least");
-    }
-    let is_group = |name: &String| {
-        let is_right = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        (1..=GROUP_LIMIT).contains(&name.len()) && name.bytes().all(is_right)
-    };
-    if !request.group.iter().all(is_group) {
-        return wrong("the name of a group has 1 to 64 letters, digits, `-` and `_`");
-    }
-    Ok(())
 }
 
 fn order(id: ContainerId, image: Cid, request: &ContainerRequest) -> Order {

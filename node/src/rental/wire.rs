@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use ipdc_jobs::engine::Takes;
@@ -16,6 +17,7 @@ use ipdc_jobs::ids::{Cid, cid_text};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::RentError;
 use crate::problem::Problem;
 use crate::view::{Carried, ContainerId, ContainerView, TerminalSize};
 
@@ -24,6 +26,14 @@ pub(super) const ASK_LIMIT: usize = 256 << 10;
 
 /// The longest answer: the list of some thousand containers.
 pub(super) const ANSWER_LIMIT: usize = 4 << 20;
+
+/// What a container may ask for of processors, GPUs, and memory: the engine starts none with less.
+const CPUS: RangeInclusive<u32> = 1..=1_024;
+const GPUS_LIMIT: u32 = 64;
+const MEMORY_LEAST: u64 = 6 << 20;
+
+/// The longest name of a group, in bytes.
+const GROUP_LIMIT: usize = 64;
 
 /// The longest [`Frame`], in bytes of what it carries.
 const FRAME_LIMIT: usize = 64 << 10;
@@ -103,6 +113,36 @@ pub(super) struct Order {
     pub(super) root: bool,
     /// Containers that belong together.
     pub(super) group: Option<String>,
+}
+
+impl Order {
+    /// What is wrong with it, whoever asks.
+    pub(super) fn check(&self) -> Result<(), RentError> {
+        let wrong = |what: &str| Err(RentError::Wrong(what.to_owned()));
+        if self.env.keys().any(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            return wrong("the name of a variable is not empty and has no `=`");
+        }
+        if !CPUS.contains(&self.takes.cpus) {
+            return wrong("a container has 1 to 1024 processors");
+        }
+        if self.takes.gpus > GPUS_LIMIT {
+            return wrong("a container has at most 64 GPUs");
+        }
+        if self.memory < MEMORY_LEAST {
+            return wrong("a container has at least 6 MiB of memory");
+        }
+        if self.time_ms == 0 {
+            return wrong("a container runs for a second at least");
+        }
+        let is_group = |name: &String| {
+            let is_right = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=GROUP_LIMIT).contains(&name.len()) && name.bytes().all(is_right)
+        };
+        if !self.group.iter().all(is_group) {
+            return wrong("the name of a group has 1 to 64 letters, digits, `-` and `_`");
+        }
+        Ok(())
+    }
 }
 
 /// What the other says.

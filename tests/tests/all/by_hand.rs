@@ -359,3 +359,21 @@ fn who_has_the_key_gets_in_by_ssh_and_nobody_else() {
     let _ = two.container(["rm", &id]).run().ok();
     let _ = ssh("mine").args(["me@127.0.0.1", "true"]).run().failed(255, &[]);
 }
+
+#[test]
+fn the_containers_of_who_is_cut_off_end() {
+    let Some(two) = two(OPEN) else { return };
+    let invite = two.asks.cli(["invite", "--owner", "bob", "--quiet"]).run().ok();
+    let mut bob = Node::joined(invite.text().trim());
+    bob.start();
+    bob.wait_peers(2);
+    fs::copy(two.asks.folder().join("base.tar"), bob.folder().join("base.tar")).unwrap();
+    let run = bob.cli(["container", "run", "--detach", "base.tar", WAITS[0], WAITS[1]]);
+    let id = run.run().ok().text().trim().to_owned();
+    assert_eq!(two.seen(&two.runs, &id).unwrap()["owner"], "bob");
+    let _ = two.asks.cli(["revoke", "bob"]).run().ok();
+    eventually(SOON, "it has ended", || {
+        two.seen(&two.runs, &id).filter(|view| view["state"] == "ended")
+    });
+    two.wait_no_containers();
+}
