@@ -195,7 +195,7 @@ impl IntoResponse for Failure {
 fn status_of(code: &str) -> StatusCode {
     match code {
         "IPDC-7003" => StatusCode::UNAUTHORIZED,
-        "IPDC-7004" | "IPDC-2207" | "IPDC-2209" | "IPDC-5813" => StatusCode::FORBIDDEN,
+        "IPDC-7004" | "IPDC-2207" | "IPDC-2209" => StatusCode::FORBIDDEN,
         // What a node's policy does not let its peer do.
         code if code.starts_with("IPDC-54") => StatusCode::FORBIDDEN,
         "IPDC-7005" | "IPDC-5002" | "IPDC-5202" | "IPDC-2006" | "IPDC-2211" => {

@@ -47,12 +47,12 @@ const BUILD_LINES: usize = 12;
 pub enum ImportError {
     /// The engine has none.
     #[error(
-        "there is no file `{0}` in the directory, and no such image in this machine's container engine (`docker images` lists \
+        "there is no file `{0}`, and no such image in this machine's container engine (`docker images` lists \
          those)"
     )]
     Unknown(String),
     /// There is no engine to ask.
-    #[error("there is no file `{name}` in the directory, and no engine to ask for an image: {why}")]
+    #[error("there is no file `{name}`, and no engine to ask for an image: {why}")]
     NoEngine {
         /// The image's name.
         name: String,

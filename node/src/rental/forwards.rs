@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::io::{copy_bidirectional, split};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -27,6 +27,9 @@ use crate::view::{Carried, ContainerId, ContainerView, Forward, PortRequest};
 
 /// Ports at a time, of all containers.
 const PORTS: usize = 1_024;
+
+/// Connections to one port at a time; the next one waits.
+const CONNECTIONS: usize = 512;
 
 /// How long a sender of datagrams is remembered that sends and gets none.
 const QUIET: Duration = Duration::from_secs(60);
@@ -197,12 +200,17 @@ impl Place {
     where
         S: Future<Output = ()> + Send + 'static,
     {
-        loop {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             let Ok((connection, _)) = listener.accept().await else {
                 sleep(PAUSE).await;
                 continue;
             };
             let served = serve(self.clone(), connection);
+            let served = async move {
+                served.await;
+                drop(place);
+            };
             tokio::spawn(self.ends.clone().run_until_cancelled_owned(served));
         }
     }

@@ -233,8 +233,9 @@ impl Host {
     /// The container of this ID, if `peer` may do something with it.
     pub(super) fn find(&self, id: ContainerId, peer: PeerId) -> Result<Arc<Rental>, RentError> {
         let found = self.rentals().get(&id).cloned();
-        let rental = found.ok_or_else(|| RentError::Unknown(id.to_string()))?;
-        if self.may_touch(peer, &rental) { Ok(rental) } else { Err(RentError::Foreign(id)) }
+        // To all others it is not there.
+        let found = found.filter(|rental| self.may_touch(peer, rental));
+        found.ok_or_else(|| RentError::Unknown(id.to_string()))
     }
 
     fn may_touch(&self, peer: PeerId, rental: &Rental) -> bool {
@@ -289,7 +290,7 @@ impl Host {
         let running = tokio::select! {
             begun = running => begun?,
             () = rental.stop.cancelled() => return Err(RentError::Ended(rental.id())),
-            () = self.shared.stopping.cancelled() => return Err(Refusal::Paused.into()),
+            () = self.shared.stopping.cancelled() => return Err(RentError::Ended(rental.id())),
         };
         self.note(&rental, format!("container {} of {} began", rental.id(), rental.order.name));
         rental.until.send_replace(Instant::now() + Duration::from_millis(rental.order.time_ms));

@@ -58,13 +58,6 @@ pub enum RentError {
     #[error("the IDs of several containers begin with {0}")]
     #[diagnostic(code("IPDC-5812"), help("give more of its ID: `ipdc container ls`"))]
     Ambiguous(String),
-    /// It is somebody else's.
-    #[error("container {0} is somebody else's")]
-    #[diagnostic(
-        code("IPDC-5813"),
-        help("only its owner, and the user of the node that it runs on, may do something with it")
-    )]
-    Foreign(ContainerId),
     /// The node's policy.
     #[error(transparent)]
     #[diagnostic(transparent)]

@@ -27,8 +27,8 @@ use crate::swarm::Swarm;
 use crate::swarm::frame;
 use crate::swarm::streams::{BoxStream, Protocol, StreamError, Streams as _};
 use crate::view::{
-    ContainerId, ContainerList, ContainerRequest, ContainerView, ExecRequest, PortRequest,
-    PortsRequest, SilentPeer, Starting,
+    ContainerId, ContainerList, ContainerRequest, ContainerState, ContainerView, ExecRequest,
+    PortRequest, PortsRequest, SilentPeer, Starting,
 };
 
 /// How long a node may take to answer a question.
@@ -220,7 +220,12 @@ impl Renter {
         };
         // A node speaks for itself only.
         listed.retain(|view| view.node == peer);
-        listed.iter_mut().for_each(|view| self.shared.forwards.show(view));
+        for view in &mut listed {
+            if view.state == ContainerState::Ended {
+                self.shared.forwards.end(view.id);
+            }
+            self.shared.forwards.show(view);
+        }
         Ok(listed)
     }
 

@@ -11,7 +11,7 @@ use ipdc_jobs::ids::PeerId;
 use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional, split,
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use tokio_util::io::StreamReader;
 
@@ -125,16 +125,12 @@ async fn run(
         let fetched = Arc::clone(&fetched);
         move |bytes| fetched.store(bytes, Ordering::Relaxed)
     };
-    let running = host.run(order, peer, progress);
-    let tell = async {
-        loop {
-            sleep(SAY).await;
-            say(stream, &Answer::Fetched(fetched.load(Ordering::Relaxed))).await?;
+    let mut running = Box::pin(host.run(order, peer, progress));
+    loop {
+        match timeout(SAY, &mut running).await {
+            Ok(ran) => return Ok(ran),
+            Err(_) => say(stream, &Answer::Fetched(fetched.load(Ordering::Relaxed))).await?,
         }
-    };
-    tokio::select! {
-        ran = running => Ok(ran),
-        broken = tell => broken,
     }
 }
 
@@ -199,7 +195,7 @@ async fn attend(exec: Exec, on_terminal: bool, stream: &mut BoxStream) -> io::Re
     end.write(&mut to).await
 }
 
-/// Gives a command what is for its stdin, until who sends it is gone.
+/// Gives a command what is for its stdin. Comes back only when who sends it is gone.
 async fn feed(
     mut from: impl AsyncRead + Unpin,
     mut input: impl AsyncWrite + Unpin,
@@ -217,7 +213,9 @@ async fn feed(
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
-    Ok(())
+    // It sends no more, and may still listen.
+    let _ = input.shutdown().await;
+    std::future::pending().await
 }
 
 async fn write(input: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {

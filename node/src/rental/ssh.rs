@@ -15,16 +15,22 @@ use russh::keys::{PrivateKey, PublicKey};
 use russh::server::{
     Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session, VerifiedPublicKey, run_stream,
 };
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, MethodKind, MethodSet};
+use russh::{
+    Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, MethodKind, MethodSet,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional, split};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::wire::Ask;
 use super::{Frame, RentError, Renter};
 use crate::problem::Problem;
 use crate::view::{Carried, ContainerView, ExecRequest, TerminalSize};
+
+/// How long a client may take to get in.
+const LOGIN: Duration = Duration::from_secs(60);
 
 /// How long a client may take to say what it wants of a channel.
 const ASK: Duration = Duration::from_secs(60);
@@ -84,12 +90,46 @@ impl Ssh {
         Ok(Ssh { config: Arc::new(config), keys: keys.into() })
     }
 
-    /// Serves one connection.
+    /// Serves one connection. It is over when this is dropped.
     pub(super) async fn serve(self, renter: Renter, view: ContainerView, connection: TcpStream) {
-        let client = Client { renter, view, keys: self.keys };
-        let served = async { run_stream(self.config, connection, client).await?.await };
+        let is_in = CancellationToken::new();
+        let client = Client { renter, view, keys: self.keys, is_in: is_in.clone() };
+        let served = async {
+            let greeted = timeout(LOGIN, run_stream(self.config, connection, client)).await;
+            let mut session = greeted.map_err(|_| russh::Error::ConnectionTimeout)??;
+            let _hang_up = HangUp(session.handle());
+            tokio::select! {
+                ended = &mut session => ended,
+                () = late(is_in) => Err(russh::Error::ConnectionTimeout),
+            }
+        };
         if let Err(error) = served.await {
             tracing::debug!(%error, "an SSH connection ended");
+        }
+    }
+}
+
+/// Comes back when nobody has got in who could have.
+async fn late(is_in: CancellationToken) {
+    sleep(LOGIN).await;
+    if is_in.is_cancelled() {
+        std::future::pending().await
+    }
+}
+
+/// Ends a connection when it is dropped.
+struct HangUp(Handle);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        let handle = self.0.clone();
+        // Without a runtime the node is gone.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let why = "the way into the container is closed".to_owned();
+                // It may be over already.
+                let _ = handle.disconnect(Disconnect::ByApplication, why, String::new()).await;
+            });
         }
     }
 }
@@ -122,10 +162,17 @@ struct Client {
     renter: Renter,
     view: ContainerView,
     keys: Arc<[PublicKey]>,
+    /// Somebody got in.
+    is_in: CancellationToken,
 }
 
 impl Handler for Client {
     type Error = russh::Error;
+
+    async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), russh::Error> {
+        self.is_in.cancel();
+        Ok(())
+    }
 
     async fn auth_publickey(
         &mut self,
