@@ -377,3 +377,18 @@ fn the_containers_of_who_is_cut_off_end() {
     });
     two.wait_no_containers();
 }
+
+#[test]
+fn a_container_ends_with_its_engine_and_nothing_of_it_is_left_when_that_is_back() {
+    let Some(mut two) = two(OPEN) else { return };
+    let id = two.run(["base.tar", WAITS[0], WAITS[1]]);
+    two.engine.kill();
+    let ended = two.wait_ended(&id);
+    assert!(ended["why"].as_str().unwrap().contains("container engine"), "{ended}");
+    let _ = two.container(["exec", &id, "true"]).run().failed(5, &["IPDC-5820"]);
+    let _ = two.container(["run", "base.tar", "true"]).run().failed(1, &["IPDC-5815"]);
+    two.engine.run();
+    two.wait_no_containers();
+    two.wait_engine();
+    assert_eq!(two.container(["run", "base.tar", "echo", "again"]).run().ok().text(), "again");
+}
