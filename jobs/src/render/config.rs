@@ -10,6 +10,7 @@ use crate::code::{self, Code, Container};
 use crate::engine::{Needs, Takes};
 use crate::ids::{Cid, FileRef};
 use crate::kind::{Given, JobFiles, is_path};
+use crate::manifest::MANIFEST_LIMIT;
 use crate::spec::{self, JobSpec, Located, Section, SpecError, Unit};
 
 use super::fill::Values;
@@ -204,6 +205,9 @@ const TAKEN: [&str; 3] = [FRAMES, "results.jsonl", "manifest.json"];
 /// The files of a job directory that are not in `/job`, beside the images: they are about the job.
 const NOT_GIVEN: [&str; 1] = [spec::FILE];
 
+/// Bytes that the names and CIDs of the files in `/job` may take of a manifest: three quarters of it.
+const FILES_LIMIT: usize = MANIFEST_LIMIT / 4 * 3;
+
 /// Checks and freezes `spec`.
 pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Vec<SpecError>> {
     let mut section = spec.rest.clone();
@@ -249,6 +253,16 @@ pub(super) fn of_spec(spec: &JobSpec, files: &dyn JobFiles) -> Result<Config, Ve
         let is_given = |path: &String| !NOT_GIVEN.contains(&path.as_str()) && !images.has(path);
         let all = files.paths().into_iter().filter(is_given);
         given.extend(all.filter_map(|path| files.find(&path).map(|file| (path, file))));
+    }
+    let bytes = serde_json::to_vec(&given).map_or(0, |text| text.len());
+    if bytes > FILES_LIMIT {
+        let message = format!(
+            "/job would have {} files, more than a job can name; expected about {}: put them into an archive that the \
+             command unpacks, or name in `[files]` those that it reads",
+            given.len(),
+            FILES_LIMIT * given.len() / bytes,
+        );
+        section.error(1, message);
     }
     if batch > 1 && tiles.is_some() {
         let message = "`tiles` and `batch` are both given; expected one of them";

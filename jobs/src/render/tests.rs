@@ -72,6 +72,19 @@ fn what_lies_in_the_directory_is_given_but_not_what_is_about_the_job() {
 }
 
 #[test]
+fn a_directory_of_more_files_than_a_job_can_name_is_refused_with_how_many_it_can() {
+    let world = directory();
+    for n in 0..1_000 {
+        world.name(&format!("textures/{n}"), n.to_string().as_bytes());
+    }
+    let (params, inputs) = (serde_json::Map::new(), std::collections::BTreeMap::new());
+    let over = Overrides { input: None, params: &params, inputs: &inputs };
+    let errors = spec::check(WHOLE, spec::FILE, over, &world).err().unwrap();
+    let error = errors[0].to_string();
+    assert!(error.contains("/job would have 1002 files"), "{error}");
+}
+
+#[test]
 fn tasks_are_frames_batches_or_tiles_with_what_puts_them_together() {
     let render = |frames: &[u32], tile| Body::Render { frames: frames.to_vec(), tile };
     let whole =

@@ -73,7 +73,10 @@ pub enum RentError {
     #[error("no node of the swarm runs this container")]
     #[diagnostic(
         code("IPDC-5815"),
-        help("docs/containers.md says how a node's owner lets others run containers on it")
+        help(
+            "a node with a container engine runs containers for those whom its ipdc.toml lets: \
+             `[policy.owners.NAME]`, `runtimes = [\"wasm\", \"container\"]`; docs/by-hand.md has the rest"
+        )
     )]
     Nobody {
         /// Why each does not.
