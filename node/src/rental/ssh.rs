@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use libp2p_identity::Keypair;
 use russh::keys::ssh_key::private::{Ed25519Keypair, KeypairData};
-use russh::keys::{PrivateKey, PublicKey};
+use russh::keys::{Algorithm, PrivateKey, PublicKey};
 use russh::server::{
     Auth, ChannelOpenHandle, Config, Handle, Handler, Msg, Session, VerifiedPublicKey, run_stream,
 };
@@ -71,9 +71,7 @@ impl Ssh {
     pub(super) fn new(text: &str, identity: &Keypair) -> Result<Ssh, RentError> {
         let lines = text.lines().map(str::trim);
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let keys =
-            lines.map(|line| PublicKey::from_openssh(line).map_err(|error| wrong(line, error)));
-        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let keys = lines.map(key).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() || keys.len() > KEYS {
             let message = format!("of SSH keys there are {}; expected 1 to {KEYS}", keys.len());
             return Err(RentError::Wrong(message));
@@ -134,17 +132,23 @@ impl Drop for HangUp {
     }
 }
 
-fn wrong(line: &str, error: impl std::fmt::Display) -> RentError {
-    let what = if line.starts_with("-----BEGIN") {
-        "this is a private key: give the public one, in the file that ends with .pub".to_owned()
-    } else {
-        let kind = line.split(' ').next().unwrap_or_default();
-        format!(
-            "an SSH key of the sort `{}` is not taken ({error}): ed25519 and ECDSA are",
-            kind.escape_debug()
-        )
-    };
-    RentError::Wrong(what)
+fn key(line: &str) -> Result<PublicKey, RentError> {
+    if line.starts_with("-----BEGIN") {
+        let what = "this is a private key: give the public one, in the file that ends with .pub";
+        return Err(RentError::Wrong(what.to_owned()));
+    }
+    match PublicKey::from_openssh(line) {
+        Ok(key) if matches!(key.algorithm(), Algorithm::Ed25519 | Algorithm::Ecdsa { .. }) => {
+            Ok(key)
+        }
+        _ => {
+            let sort = line.split(' ').next().unwrap_or_default().escape_debug();
+            let what = format!(
+                "an SSH key of the sort `{sort}` is not taken: ed25519 and ECDSA are (`ssh-keygen -t ed25519`)"
+            );
+            Err(RentError::Wrong(what))
+        }
+    }
 }
 
 /// Always the same for a node, and of no use for anything else.
@@ -334,6 +338,11 @@ mod tests {
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti foo@bar.com";
 
+    /// One that can be read, but whose signatures would not be.
+    const RSA: &str = "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQDua+98fmaVgKl3rzfFxWjno5PgVuAr3AuCkumI0U7GxUbbbzPiAf\
+        g1BmEybZ6cRMtmfbA78awV3B7sbxz/Dw/d763Wb00ld5Q5p0p1B5LJ2TjZLyxWuqzYyMk1chXW3H0E9qT7Ts4cqN3f\
+        J+SL5kGxnRJlGXOVzTgq3LYD/tyNpQ== x";
+
     #[test]
     fn keys_are_public_ones_a_line_each_and_what_is_none_is_told() {
         let identity = Keypair::generate_ed25519();
@@ -344,6 +353,7 @@ mod tests {
         let private = said("-----BEGIN OPENSSH PRIVATE KEY-----\nabc").unwrap();
         assert!(private.contains(".pub"), "{private}");
         assert!(said("ssh-dss AAAA x").unwrap().contains("`ssh-dss` is not taken"));
+        assert!(said(RSA).unwrap().contains("`ssh-rsa` is not taken"));
     }
 
     #[test]
