@@ -199,7 +199,7 @@ class Swarm(Executor):
         return job
 
     def _open(self, submission: dict[str, Any]) -> str:
-        return self._node.post("jobs", body=submission)["job"]
+        return self._node.submit(submission)
 
 
 def _item(args: tuple, kwargs: dict) -> Item:

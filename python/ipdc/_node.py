@@ -24,6 +24,9 @@ from ._values import File
 ANSWER_S = 60.0
 """The longest that a node may stay silent, in seconds. It holds an answer back for 30 at most."""
 
+PATIENCE_S = 3 * 3600.0
+"""The longest that a submission may take, in seconds: a node gives the building of an image an hour."""
+
 STREAM_S = 30.0
 """After so many seconds of silence a stream is given up: the node sends an empty line after ten."""
 
@@ -75,6 +78,13 @@ class Node:
             return self._json("POST", path, query)
         data = json.dumps(body).encode()
         return self._json("POST", path, query, data, {"Content-Type": "application/json"})
+
+    def submit(self, submission: dict[str, Any]) -> str:
+        """Submits a job; its ID. It may have an image built: it is waited for as long as the node answers meanwhile."""
+        headers = {"Content-Type": "application/json"}
+        data = json.dumps(submission).encode()
+        asked = self._ask("POST", ("jobs",), {}, data, headers, patience=PATIENCE_S)
+        return json.loads(self._read(*asked))["job"]
 
     def add(self, file: File) -> dict[str, Any]:
         """Adds a file to the swarm; `cid` and `size`. It stays for certain only with what names it: a directory, a job."""
@@ -148,17 +158,25 @@ class Node:
         body: Body = None,
         headers: Optional[dict[str, str]] = None,
         timeout: float = ANSWER_S,
+        patience: float = 0.0,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Sends a request, once: one that may have arrived is never sent again."""
+        """Sends a request, once: one that may have arrived is never sent again. With `patience` its answer may take so many
+        seconds, if the node answers other questions meanwhile."""
         url = "/v1/" + "/".join(quote(part, safe="/") for part in path)
         if query:
             url += "?" + urlencode(query)
         connection, token = self._connection()
         try:
             connection.request(method, url, body, {**(headers or {}), "Authorization": f"Bearer {token}"})
+            end = time.monotonic() + patience
+            while time.monotonic() < end and not select.select([connection.sock], [], [], ANSWER_S)[0]:
+                self.get("status")
             response = connection.getresponse()
             if connection.sock:
                 connection.sock.settimeout(timeout)
+        except NodeUnreachable:
+            connection.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._lost(error) from error

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::{TryStreamExt as _, stream};
@@ -38,12 +38,11 @@ use crate::view::{
     Usage, WAIT_LIMIT_S,
 };
 
-/// How long a node may take to answer a request whose body was sent: the slowest checks a whole
-/// job directory, fetched from other peers and compiled.
+/// How long a node may take to answer a request whose body was sent, but for those that may have an image built.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long an image may take to be brought in: it is written out by the engine, and into blocks.
-const IMAGE_LIMIT: Duration = Duration::from_secs(3_600);
+/// How long an answer may take that has an image built, or brought into blocks: a node gives each of them an hour.
+const PATIENCE: Duration = Duration::from_secs(3 * 3_600);
 
 /// How long a transfer may stand still. The node itself gives up a block that nobody sends sooner
 /// than this, and says who was asked.
@@ -465,12 +464,12 @@ impl Client {
         self.get(&["du"]).await
     }
 
-    /// Submits a job. It is durable when this returns.
+    /// Submits a job. It is durable when this returns. It takes as long as its image takes to be built, if it has one.
     ///
     /// # Errors
     /// As [`Client::status`].
     pub async fn submit(&self, submission: &Submission) -> Result<Accepted, ClientError> {
-        self.post(&["jobs"], submission).await
+        self.ask_patiently(self.request(Method::POST, &["jobs"]).json(submission)).await
     }
 
     /// Every job that the node remembers, newest first.
@@ -686,10 +685,7 @@ impl Client {
     /// # Errors
     /// As [`Client::status`].
     pub async fn add_image(&self, image: &NewImage) -> Result<ImageView, ClientError> {
-        let request = self.request(Method::POST, &["images"]).json(image);
-        let sent = timeout(IMAGE_LIMIT, request.send()).await;
-        let response = sent.map_err(|_| self.silent(IMAGE_LIMIT))?;
-        self.read_answer(response.map_err(|source| self.unreachable(source))?).await
+        self.ask_patiently(self.request(Method::POST, &["images"]).json(image)).await
     }
 
     /// Forgets an image.
@@ -723,6 +719,23 @@ impl Client {
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
         let response = self.send(request).await?;
+        self.read_answer(response).await
+    }
+
+    /// Asks for what may take long: it is waited for as long as the node answers other questions meanwhile.
+    async fn ask_patiently<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, ClientError> {
+        let mut answer = pin!(request.send());
+        let began = Instant::now();
+        let response = loop {
+            match timeout(ANSWER_LIMIT, &mut answer).await {
+                Ok(answer) => break answer.map_err(|source| self.unreachable(source))?,
+                Err(_) if began.elapsed() > PATIENCE => return Err(self.silent(PATIENCE)),
+                Err(_) => drop(self.status().await?),
+            }
+        };
         self.read_answer(response).await
     }
 

@@ -219,7 +219,7 @@ impl Run {
         let (input, inputs) = inputs.add(client, progress).await?;
         let (kind, dir) = self.job()?;
         let dir = transfer::send_job(client, dir, progress).await?;
-        progress.say("checking the job");
+        progress.say("checking the job; if it has a Dockerfile, building its image");
         let submission = Submission {
             kind: kind.map(str::to_owned),
             job: Some(dir.added.cid),

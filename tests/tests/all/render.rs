@@ -381,6 +381,19 @@ fn an_engine_that_hangs_is_seen_and_its_frames_wait_until_it_goes_on() {
     assert_eq!(view["items"]["done"], 2, "{view}");
 }
 
+#[test]
+#[ignore = "takes minutes"]
+fn an_image_may_take_longer_to_build_than_any_other_answer() {
+    let Some((_engine, node)) = with_engine() else { return };
+    let job = JobDir::new(
+        "kind = \"render\"\nimage = \"Dockerfile\"\ncommand = \"cp /built /out/1.txt\"\nframes = \"1\"\noutputs = [\"1.txt\"]\n",
+    );
+    let job = job.file("Dockerfile", "FROM base:1\nRUN sleep 130 && echo slowly > /built\n");
+    let _ = run(&node, &job).ok();
+    let built = fs::read_to_string(node.folder().join("result/frames/1.txt")).unwrap();
+    assert_eq!(built, "slowly\n");
+}
+
 /// Runs an example whose image is built of Debian's packages; the result.
 fn example(name: &str, video: &str) {
     let Some(engine) = Engine::online() else { return };
