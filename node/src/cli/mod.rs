@@ -13,6 +13,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod gather;
+mod images;
 mod inputs;
 mod items;
 mod jobs;
@@ -121,7 +122,7 @@ enum Command {
     Job(jobs::Job),
     #[command(subcommand)]
     Container(containers::Container),
-    Images(containers::Images),
+    Images(images::Images),
     Completions(Completions),
 }
 
